@@ -1,0 +1,207 @@
+"""What the parts of a study are to each other. Engines know algorithms, layers, summations and models only as these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from manent.core.examples import Client, Examples, Public
+from manent.core.metrics import Scored
+from manent.core.metrics import Task as Kind
+from manent.core.randomness import PrivateRandom, repeatable
+from manent.core.sums import Partial, Total
+from manent.core.training import LocalTraining, Trained
+from manent.core.vectors import Array, Arrays, Layout, Vector
+
+View = Literal["every client's vector", "the sum alone"]
+
+
+@dataclass(frozen=True)
+class SumSpec:
+    """One kind of sum that a study forms.
+
+    Attributes:
+        name: "train", "evaluate", ...; unique in the algorithm.
+        layout: how a client's vector [d] is cut into blocks.
+        purpose: for people, what is summed.
+        every: formed once every so many rounds.
+    """
+
+    name: str
+    layout: Layout
+    purpose: str
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What clients need for one sum: its name and the vectors they are sent (float32, by name)."""
+
+    sum: str
+    arrays: Mapping[str, Vector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """One client's part in one sum.
+
+    Attributes:
+        round: counted from 1.
+        seed: of the study's repeatable randomness.
+        work: share of the declared local work that it does, in (0, 1].
+    """
+
+    client: str
+    round: int
+    seed: int
+    work: float = 1.0
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Repeatable randomness for one purpose of this client in this round."""
+        return repeatable(self.seed, purpose, self.round, self.client)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A client's answer.
+
+    Attributes:
+        vector: float32[d], its term of the sum.
+        memory: float32[m] to keep if the term is in the released sum, or None.
+        probe: numbers that never leave a real client; a simulation may look at them.
+    """
+
+    vector: Vector
+    memory: Vector | None = None
+    probe: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Released:
+    """What the server learns of one sum.
+
+    Attributes:
+        total: float64[d].
+        answers: how many clients are in it.
+        round: counted from 1.
+    """
+
+    total: Total
+    answers: int
+    round: int
+
+
+Report = Mapping[str, float]
+
+
+class Algorithm(Protocol):
+    """What is computed. State, memory and vectors are explicit; nothing is kept on the object."""
+
+    def sums(self, public: Public) -> tuple[SumSpec, ...]:
+        """Every kind of sum, with its layout, before anything runs."""
+        ...
+
+    def memory(self, public: Public) -> Layout | None:
+        """What a client keeps between rounds (starting at zero), or None."""
+        ...
+
+    def init(self, public: Public, rng: np.random.Generator) -> Arrays:
+        """The server's first state."""
+        ...
+
+    def assign(self, state: Arrays, round: int, index: int) -> Assignment | None:
+        """The round's sum number `index` (from 0), or None where the round needs no further sum."""
+        ...
+
+    def local(
+        self,
+        assignment: Assignment,
+        clients: Sequence[Client],
+        memory: Sequence[Vector | None],
+        contexts: Sequence[ClientContext],
+    ) -> Sequence[Contribution]:
+        """The clients' halves, one contribution each, in order."""
+        ...
+
+    def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
+        """The server's next state, and accounted numbers for the history."""
+        ...
+
+
+class Layer(Protocol):
+    """What is done to clients' vectors before the sum, and undone on the total. Both halves are one object."""
+
+    def client(self, vectors: Array, layout: Layout, random: PrivateRandom) -> Array:
+        """Vectors [k, d] to vectors [k, d]."""
+        ...
+
+    def server(self, total: Total, layout: Layout, random: PrivateRandom) -> Total:
+        """Total [d] to total [d]."""
+        ...
+
+
+class Accumulator(Protocol):
+    """A sum being formed over positions 0 to count - 1 of a cohort; see `core.sums.TreeSum`."""
+
+    def add(self, position: int, vector: Array) -> None: ...
+
+    def skip(self, position: int) -> None: ...
+
+    def merge(self, part: Partial) -> None: ...
+
+    def take(self, level: int, index: int) -> Partial: ...
+
+    def finish(self) -> Total: ...
+
+
+class Summation(Protocol):
+    """How terms are brought together."""
+
+    @property
+    def view(self) -> View:
+        """What the server sees of the clients' vectors."""
+        ...
+
+    def init(self, size: int, count: int) -> Accumulator:
+        """An empty sum of at most `count` vectors of `size` numbers."""
+        ...
+
+
+class Model(Protocol):
+    """A parametrised function as a flat float32[d] vector: block "parameters" [p] first, then "statistics" where it has any."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes (2 for binary, 0 for regression)."""
+        ...
+
+    def init(self, rng: np.random.Generator) -> Vector:
+        """First weights."""
+        ...
+
+    def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
+        """Carry out each client's local training."""
+        ...
+
+    def gradient(self, vector: Vector, data: Examples) -> Vector:
+        """float32[p], the gradient of the mean loss over all rows."""
+        ...
+
+    def evaluate(self, vector: Vector, data: Examples) -> Scored:
+        """Scores and mean loss in evaluation mode."""
+        ...
+
+    def check(self, data: Examples, where: str) -> None:
+        """Raises InvalidInput, saying where, for data whose shape, type or labels do not fit."""
+        ...
+
+    def plain(self) -> dict[str, Any]: ...
