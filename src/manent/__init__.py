@@ -1,0 +1,110 @@
+"""manent: private federated learning and analytics. Models travel; data manent: the data remain."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from manent import data
+from manent.algorithms import (
+    SCAFFOLD,
+    Evaluation,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedDyn,
+    FedNova,
+    FedProx,
+    FedSGD,
+    FedYogi,
+)
+from manent.analytics import Histogram, Mean
+from manent.core.errors import (
+    BudgetSpent,
+    ClientFailed,
+    InvalidInput,
+    ManentError,
+    MissingExtra,
+    NotAuthorized,
+    ProtocolAbort,
+    Refused,
+)
+from manent.core.examples import Client, Column, Examples, Schema
+from manent.core.study import Cohort, Study
+from manent.core.training import Constant, CosineDecay, ExponentialDecay, LocalSGD, WarmUp
+from manent.crypto import InsecureTestRNG
+from manent.data import Federation
+from manent.engines import Conditions, Run, replay, simulate
+from manent.models.files import FittedModel, load_model
+from manent.models.numpy import LinearModel, LogisticModel, SoftmaxModel
+from manent.privacy import Statement, check
+from manent.summation import Plain
+
+if TYPE_CHECKING:
+    from manent.models.sklearn import SklearnModel
+    from manent.models.torch import TorchModel
+
+# Models that need an extra are imported when they are used.
+_EXTRA = {"TorchModel": "manent.models.torch", "SklearnModel": "manent.models.sklearn"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXTRA:
+        return getattr(import_module(_EXTRA[name]), name)
+    raise AttributeError(f"module 'manent' has no attribute {name!r}")
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SCAFFOLD",
+    "BudgetSpent",
+    "Client",
+    "ClientFailed",
+    "Cohort",
+    "Column",
+    "Conditions",
+    "Constant",
+    "CosineDecay",
+    "Evaluation",
+    "Examples",
+    "ExponentialDecay",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedDyn",
+    "FedNova",
+    "FedProx",
+    "FedSGD",
+    "FedYogi",
+    "Federation",
+    "FittedModel",
+    "Histogram",
+    "InsecureTestRNG",
+    "InvalidInput",
+    "LinearModel",
+    "LocalSGD",
+    "LogisticModel",
+    "ManentError",
+    "Mean",
+    "MissingExtra",
+    "NotAuthorized",
+    "Plain",
+    "ProtocolAbort",
+    "Refused",
+    "Run",
+    "Schema",
+    "SklearnModel",
+    "SoftmaxModel",
+    "Statement",
+    "Study",
+    "TorchModel",
+    "WarmUp",
+    "check",
+    "data",
+    "load_model",
+    "replay",
+    "simulate",
+]

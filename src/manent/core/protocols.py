@@ -69,12 +69,12 @@ class Contribution:
     """A client's answer.
 
     Attributes:
-        vector: float32[d], its term of the sum.
+        vector: float32[d] (float64 where counts need it), its term of the sum.
         memory: float32[m] to keep if the term is in the released sum, or None.
         probe: numbers that never leave a real client; a simulation may look at them.
     """
 
-    vector: Vector
+    vector: Array
     memory: Vector | None = None
     probe: Mapping[str, float] = field(default_factory=dict)
 
@@ -108,6 +108,10 @@ class Algorithm(Protocol):
         """What a client keeps between rounds (starting at zero), or None."""
         ...
 
+    def check(self, client: Client) -> None:
+        """Raises InvalidInput for a client whose data do not fit, naming the client and what is wrong."""
+        ...
+
     def init(self, public: Public, rng: np.random.Generator) -> Arrays:
         """The server's first state."""
         ...
@@ -116,7 +120,7 @@ class Algorithm(Protocol):
         """The round's sum number `index` (from 0), or None where the round needs no further sum."""
         ...
 
-    def local(
+    def answer(
         self,
         assignment: Assignment,
         clients: Sequence[Client],
@@ -128,6 +132,10 @@ class Algorithm(Protocol):
 
     def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
         """The server's next state, and accounted numbers for the history."""
+        ...
+
+    def result(self, state: Arrays) -> Arrays:
+        """What the study was for: the model, or the answer to a query."""
         ...
 
 

@@ -38,6 +38,10 @@ class Progress:
     answered: frozenset[int] = frozenset()
     lost: frozenset[int] = frozenset()
 
+    @property
+    def finished(self) -> bool:
+        return self.phase == "finished"
+
 
 @dataclass(frozen=True)
 class Opened:

@@ -1,0 +1,21 @@
+"""FedAdam: an adaptive server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from manent.algorithms.adaptive import AdaptiveServer
+from manent.core.vectors import Array
+
+
+@final
+@dataclass(frozen=True)
+class FedAdam(AdaptiveServer):
+    """v = beta2 * v + (1 - beta2) * u^2.
+
+    Reddi et al. 2021, "Adaptive Federated Optimization", Algorithm 2.
+    """
+
+    def second_moment(self, v: Array, squared: Array) -> Array:
+        return self.beta2 * v + (1 - self.beta2) * squared

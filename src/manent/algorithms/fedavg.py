@@ -1,0 +1,31 @@
+"""Federated averaging, and FedSGD as its special case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from manent.algorithms.gradient import GradientAlgorithm, Totals
+from manent.core.protocols import Model
+from manent.core.training import LocalSGD
+from manent.core.vectors import Array, Arrays, Vector
+
+
+@final
+@dataclass(frozen=True)
+class FedAvg(GradientAlgorithm):
+    """x += server_lr * weighted mean of the clients' updates.
+
+    McMahan, Moore, Ramage, Hampson, Agüera y Arcas 2017, "Communication-Efficient Learning of Deep Networks from Decentralized
+    Data", Algorithm 1. There server_lr is 1 (the default) and weights are numbers of examples.
+    """
+
+    server_lr: float = 1.0
+
+    def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
+        return parameters + self.server_lr * totals.mean("update"), {}
+
+
+def FedSGD(model: Model, lr: float) -> FedAvg:  # noqa: N802 - the algorithm's name
+    """One full-batch step a client and round: gradient descent on the pooled objective (McMahan et al. 2017, section 2)."""
+    return FedAvg(model, LocalSGD(lr=lr, steps=1))

@@ -1,0 +1,24 @@
+"""FedYogi: an adaptive server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from manent.algorithms.adaptive import AdaptiveServer
+from manent.core.vectors import Array
+
+
+@final
+@dataclass(frozen=True)
+class FedYogi(AdaptiveServer):
+    """v -= (1 - beta2) * u^2 * sign(v - u^2).
+
+    Reddi et al. 2021, "Adaptive Federated Optimization", Algorithm 2.
+    """
+
+    def second_moment(self, v: Array, squared: Array) -> Array:
+        moment: Array = v - (1 - self.beta2) * squared * np.sign(v - squared)
+        return moment

@@ -1,0 +1,288 @@
+"""What every gradient algorithm shares: one round of local training, summed and applied.
+
+An algorithm is a choice of the kernel's arguments (`kernel`), of what is sent (`terms`) and of what the server does with the mean
+(`step`). Evaluation on the clients' own test parts is one more sum of the round.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+from manent.core.examples import Client, Public
+from manent.core.metrics import check_metrics, default_metrics, finish, metric_blocks, statistics
+from manent.core.protocols import Assignment, ClientContext, Contribution, Model, Released, Report, SumSpec
+from manent.core.training import LocalSGD, LocalTraining, Trained
+from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector, scalar
+
+Weighting = Literal["examples", "equal"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A sum of metrics over the clients' own test parts, every so many rounds.
+
+    Attributes:
+        every: rounds between two evaluations.
+        metrics: names from `core.metrics.METRICS`; None takes accuracy (or RMSE) and loss.
+    """
+
+    every: int = 1
+    metrics: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InvalidInput(f"Evaluation expects every >= 1; found {self.every}.")
+
+    def names(self, model: Model) -> tuple[str, ...]:
+        """The metrics, checked against the model's task."""
+        names = self.metrics or default_metrics(model.kind)
+        check_metrics(names, model.kind)
+        return tuple(names)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What an algorithm adds to each local gradient: prox * (w - start) + shift."""
+
+    prox: float = 0.0
+    shift: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a client sends, by block, and what it keeps.
+
+    Attributes:
+        weighted: multiplied by the client's weight before the sum.
+        plain: summed as it is.
+        memory: float32[m] to keep if the term is released.
+    """
+
+    weighted: Mapping[str, Array]
+    plain: Mapping[str, Array] = field(default_factory=dict)
+    memory: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A released training sum, by block.
+
+    Attributes:
+        weight: sum of the clients' weights.
+        answers: how many clients are in the sum.
+        round: counted from 1.
+    """
+
+    layout: Layout
+    total: Array
+    weight: float
+    answers: int
+    round: int
+
+    def sum(self, block: str) -> Array:
+        """float64, the sum of a block."""
+        return self.total[self.layout.slice(block)]
+
+    def mean(self, block: str) -> Array:
+        """float64, the weighted mean of a block."""
+        mean: Array = self.sum(block) / self.weight
+        return mean
+
+
+@dataclass(frozen=True)
+class GradientAlgorithm(ABC):
+    """Federated training of one model.
+
+    Attributes:
+        model: what is trained.
+        local: what each client does in a round.
+        weighting: "examples" weights a client by its number of training rows (McMahan et al. 2017), "equal" by 1.
+        evaluation: metrics summed over the clients' test parts, or None.
+    """
+
+    model: Model
+    local: LocalSGD
+    weighting: Weighting = "examples"
+    evaluation: Evaluation | None = None
+
+    # What an algorithm chooses.
+
+    @abstractmethod
+    def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
+        """New parameters [p], and the state's arrays that change."""
+
+    def slots(self, size: int) -> dict[str, Array]:
+        """The server's arrays beside the model; `size` is p."""
+        return {}
+
+    def sends(self) -> tuple[str, ...]:
+        """Arrays of the state that go to each client beside the model."""
+        return ()
+
+    def extra_blocks(self) -> tuple[Block, ...]:
+        """Blocks of a client's vector beside the update, the statistics and the weight."""
+        return ()
+
+    def kernel(self, assignment: Assignment, memory: Vector | None) -> Correction:
+        """Arguments of the local kernel."""
+        return Correction()
+
+    def terms(self, update: Vector, work: LocalTraining, assignment: Assignment, memory: Vector | None, client: Client) -> Terms:
+        """What is sent for `update` float32[p] = new - old."""
+        return Terms({"update": update})
+
+    def memory(self, public: Public) -> Layout | None:
+        """What a client keeps between rounds."""
+        return None
+
+    # What is the same for all.
+
+    @cached_property
+    def parameters(self) -> int:
+        """p, the number of trained coordinates."""
+        return int(self.model.layout.slice("parameters").stop)
+
+    @cached_property
+    def train_layout(self) -> Layout:
+        """The vector of a training sum."""
+        source = {block.name: block for block in self.model.layout.blocks}
+        blocks = [Block("update", source["parameters"].entries)]
+        if "statistics" in source:
+            blocks.append(source["statistics"])
+        blocks += self.extra_blocks()
+        if self.weighting == "examples":
+            blocks.append(scalar("weight"))
+        return Layout(tuple(blocks))
+
+    def parameter_block(self, name: str) -> Block:
+        """A block shaped like the parameters, such as a control variate."""
+        entries = next(block for block in self.model.layout.blocks if block.name == "parameters").entries
+        return Block(name, tuple(Entry(f"{name}.{entry.name}", entry.shape) for entry in entries))
+
+    def sums(self, public: Public) -> tuple[SumSpec, ...]:
+        train = SumSpec("train", self.train_layout, "model updates (new - old)")
+        if self.evaluation is None:
+            return (train,)
+        layout = Layout(metric_blocks(self.evaluation.names(self.model), self.model.classes))
+        return train, SumSpec("evaluate", layout, "metrics on the clients' own test parts", self.evaluation.every)
+
+    def check(self, client: Client) -> None:
+        if not len(client.train):
+            raise InvalidInput(f"Client {client.name!r} has no training rows; leave it out, or give it data.")
+        self.model.check(client.train, f"client {client.name!r}, training part")
+        if client.test is not None and len(client.test):
+            self.model.check(client.test, f"client {client.name!r}, test part")
+
+    def init(self, public: Public, rng: np.random.Generator) -> Arrays:
+        return {"model": self.model.init(rng), "clients": np.array(public.clients), **self.slots(self.parameters)}
+
+    def assign(self, state: Arrays, round: int, index: int) -> Assignment | None:
+        if index == 0:
+            names = ("model", *self.sends())
+            return Assignment("train", {name: np.asarray(state[name], np.float32) for name in names})
+        if index == 1 and self.evaluation is not None and round % self.evaluation.every == 0:
+            return Assignment("evaluate", {"model": np.asarray(state["model"], np.float32)})
+        return None
+
+    def answer(
+        self,
+        assignment: Assignment,
+        clients: Sequence[Client],
+        memory: Sequence[Vector | None],
+        contexts: Sequence[ClientContext],
+    ) -> Sequence[Contribution]:
+        if assignment.sum == "evaluate":
+            return [Contribution(self._measure(assignment, client)) for client in clients]
+        works = [self._work(assignment, *each) for each in zip(clients, memory, contexts, strict=True)]
+        trained = self.model.train(works, [client.train for client in clients])
+        each = zip(works, trained, clients, memory, strict=True)
+        return [self._contribution(assignment, *one) for one in each]
+
+    def _work(self, assignment: Assignment, client: Client, memory: Vector | None, context: ClientContext) -> LocalTraining:
+        rng = context.rng("training")
+        correction = self.kernel(assignment, memory)
+        return LocalTraining(
+            start=assignment.arrays["model"],
+            batches=self.local.batches(len(client.train), rng, context.work),
+            local=self.local,
+            lr=self.local.lr * self.local.schedule.factor(context.round),
+            prox=correction.prox,
+            shift=correction.shift,
+            seed=int(rng.integers(2**63)),
+        )
+
+    def _contribution(
+        self, assignment: Assignment, work: LocalTraining, trained: Trained, client: Client, memory: Vector | None
+    ) -> Contribution:
+        p, layout = self.parameters, self.train_layout
+        terms = self.terms(trained.vector[:p] - work.start[:p], work, assignment, memory, client)
+        weight = np.float32(len(client.train) if self.weighting == "examples" else 1)
+        vector = np.empty(layout.size, np.float32)
+        weighted = dict(terms.weighted)
+        if "statistics" in layout:
+            weighted["statistics"] = trained.vector[p:] - work.start[p:]
+        for name, values in weighted.items():
+            np.multiply(values, weight, out=vector[layout.slice(name)])
+        for name, values in terms.plain.items():
+            vector[layout.slice(name)] = values
+        if "weight" in layout:
+            vector[layout.slice("weight")] = weight
+        return Contribution(vector, terms.memory, {"loss": trained.loss, "steps": float(len(work.batches))})
+
+    def _measure(self, assignment: Assignment, client: Client) -> Array:
+        names, classes = self._evaluation.names(self.model), self.model.classes
+        if client.test is None or not len(client.test):
+            return np.zeros(Layout(metric_blocks(names, classes)).size)
+        return statistics(names, self.model.evaluate(assignment.arrays["model"], client.test), classes)
+
+    @property
+    def _evaluation(self) -> Evaluation:
+        if self.evaluation is None:
+            raise InvalidInput("This study declares no evaluation; give the algorithm evaluation=Evaluation().")
+        return self.evaluation
+
+    def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
+        if assignment.sum == "evaluate":
+            return state, finish(self._evaluation.names(self.model), released.total, self.model.classes)
+        layout = self.train_layout
+        weight = float(released.total[layout.slice("weight")][0]) if "weight" in layout else float(released.answers)
+        if weight <= 0:
+            return state, {"update_norm": 0.0}
+        totals = Totals(layout, released.total, weight, released.answers, released.round)
+        model = np.array(state["model"], np.float32)
+        model[: self.parameters], changed = self.step(model[: self.parameters], state, totals)
+        if "statistics" in layout:
+            model[self.parameters :] += totals.mean("statistics").astype(np.float32)
+        return {**state, **changed, "model": model}, {"update_norm": float(np.linalg.norm(totals.mean("update")))}
+
+    def result(self, state: Arrays) -> Arrays:
+        return {"model": state["model"]}
+
+
+def need_plain_sgd(algorithm: GradientAlgorithm, reason: str) -> None:
+    """Raises InvalidInput where the local steps are not plain SGD."""
+    if not algorithm.local.plain_sgd:
+        raise InvalidInput(
+            f"{type(algorithm).__name__} needs plain SGD on the clients ({reason}); found "
+            f"optimizer={algorithm.local.optimizer!r}, momentum={algorithm.local.momentum}. Set momentum=0, optimizer='sgd'."
+        )
+
+
+def full_gradient(algorithm: GradientAlgorithm, model: Vector, client: Client) -> Vector:
+    """float32[p], the gradient of a client's whole objective, weight decay included."""
+    gradient = algorithm.model.gradient(model, client.train)
+    if algorithm.local.weight_decay:
+        gradient = gradient + np.float32(algorithm.local.weight_decay) * model[: algorithm.parameters]
+    return gradient
+
+
+def one_step(local: LocalSGD) -> LocalSGD:
+    """One full-batch step."""
+    return replace(local, epochs=None, steps=1, batch_size=None)

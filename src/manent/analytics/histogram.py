@@ -1,0 +1,84 @@
+"""The histogram of a column over all rows of all clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from manent.analytics.columns import bounded, values
+from manent.core.errors import InvalidInput
+from manent.core.examples import Client, Public
+from manent.core.protocols import Assignment, ClientContext, Contribution, Released, Report, SumSpec
+from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector
+
+
+@final
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of a declared column: one bin a code for a coded column, else `bins` equal bins between its public bounds.
+
+    Result: "counts" [bins] and "edges" [bins + 1], or "codes" [bins] for a coded column. Values outside the bounds count in the
+    first or last bin; missing values, and values that are no declared code, are left out.
+    """
+
+    column: str
+    bins: int = 10
+
+    def __post_init__(self) -> None:
+        if self.bins < 1:
+            raise InvalidInput(f"Histogram expects bins >= 1; found {self.bins}.")
+
+    def sums(self, public: Public) -> tuple[SumSpec, ...]:
+        layout = Layout((Block("counts", (Entry("counts", (len(self._cuts(public)["bins"]),)),)),))
+        return (SumSpec("histogram", layout, f"counts of {self.column!r} over each client's rows"),)
+
+    def _cuts(self, public: Public) -> dict[str, Array]:
+        """What tells a value's bin: "bins", the codes or the lower edges; and "edges" where the column is not coded."""
+        column = public.schema.column(self.column)
+        if column.codes:
+            return {"bins": np.array(sorted(column.codes), np.float32)}
+        edges = np.linspace(*bounded(column, "Histogram"), self.bins + 1, dtype=np.float32)
+        return {"bins": edges[:-1], "edges": edges}
+
+    def memory(self, public: Public) -> Layout | None:
+        return None
+
+    def check(self, client: Client) -> None:
+        values(client, self.column)
+
+    def init(self, public: Public, rng: np.random.Generator) -> Arrays:
+        return self._cuts(public)
+
+    def assign(self, state: Arrays, round: int, index: int) -> Assignment | None:
+        sent = {name: state[name] for name in ("bins", "edges") if name in state}
+        return Assignment("histogram", sent) if index == 0 else None
+
+    def answer(
+        self,
+        assignment: Assignment,
+        clients: Sequence[Client],
+        memory: Sequence[Vector | None],
+        contexts: Sequence[ClientContext],
+    ) -> Sequence[Contribution]:
+        return [Contribution(_counts(values(client, self.column), assignment.arrays)) for client in clients]
+
+    def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
+        return {**state, "counts": released.total}, {"count": float(released.total.sum())}
+
+    def result(self, state: Arrays) -> Arrays:
+        cuts = {"edges": state["edges"]} if "edges" in state else {"codes": state["bins"]}
+        return {"counts": state["counts"], **cuts} if "counts" in state else {}
+
+
+def _counts(column: Array, arrays: Arrays) -> Array:
+    bins = arrays["bins"]
+    if "edges" in arrays:
+        where = np.clip(np.searchsorted(bins, column, side="right") - 1, 0, len(bins) - 1)
+    else:
+        where = np.searchsorted(bins, column)
+        known = (where < len(bins)) & (bins[np.minimum(where, len(bins) - 1)] == column)
+        where = where[known]
+    return np.bincount(where, minlength=len(bins)).astype(np.float64)

@@ -1,0 +1,158 @@
+"""The run folder: everything about a run in plain files.
+
+study.json          the study as plain data, its hash, the seed and what the simulation assumed
+environment.json    versions, machine, fingerprint of the data
+history.jsonl       one row a sum: what the server learned, and what it cost
+probe.jsonl         one row a round: what only a simulation can know; not private
+checkpoint.safetensors   server state, progress and memory flags after the last sum, replaced in one step
+memory.bin          what clients keep between rounds
+model.safetensors   the final model, or result.json, the answer to a query
+statement.txt/.json who sees what
+failures/           inputs of clients that failed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from manent.core.errors import InvalidInput
+from manent.core.rounds import Progress
+from manent.core.vectors import Array, Arrays
+
+Row = dict[str, Any]
+PACKAGES = ("manent", "numpy", "scipy", "torch", "jax", "scikit-learn", "safetensors", "cryptography")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on: state, progress, which memory rows are current, and the unfinished
+    round's losses, and how much of the logs counts."""
+
+    state: Arrays
+    progress: Progress
+    current: Array
+    elapsed: float
+    losses: tuple[float, int]
+    lengths: Mapping[str, int]
+
+
+class RunFolder:
+    """A folder that holds one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """A new folder. Raises InvalidInput where it already holds a run."""
+        folder = Path(path)
+        if (folder / "study.json").exists():
+            raise InvalidInput(f"{folder} already holds a run; resume it, or choose another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing folder. Raises InvalidInput where it holds no run."""
+        folder = Path(path)
+        if not (folder / "study.json").is_file():
+            raise InvalidInput(f"{folder} holds no run (no study.json); give the folder that a run wrote.")
+        return cls(folder)
+
+    @property
+    def memory(self) -> Path:
+        return self.path / "memory.bin"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures"
+
+    def write(self, name: str, value: object) -> None:
+        """Write a JSON file in one step."""
+        self._replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+    def read(self, name: str) -> Row:
+        """Read a JSON file."""
+        row: Row = json.loads((self.path / name).read_text())
+        return row
+
+    def write_text(self, name: str, text: str) -> None:
+        self._replace(self.path / name, text.encode())
+
+    def append(self, log: str, row: Row) -> None:
+        """Add a row to a JSON-lines log."""
+        with open(self.path / log, "ab") as file:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def rows(self, log: str) -> list[Row]:
+        """All rows of a log."""
+        path = self.path / log
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint in one step; the logs' present lengths belong to it."""
+        arrays = {f"state.{name}": np.asarray(array) for name, array in checkpoint.state.items()}
+        facts = {
+            "progress": {**asdict(checkpoint.progress), "answered": [], "lost": []},
+            "elapsed": checkpoint.elapsed,
+            "losses": checkpoint.losses,
+            "lengths": dict(checkpoint.lengths),
+        }
+        data = save({**arrays, "current": checkpoint.current}, {"facts": json.dumps(facts)})
+        self._replace(self.path / "checkpoint.safetensors", data)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, or None. The logs are cut back to it."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            for log in ("history.jsonl", "probe.jsonl"):
+                (self.path / log).unlink(missing_ok=True)
+            return None
+        with safe_open(path, "numpy") as file:
+            facts = json.loads(file.metadata()["facts"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        for log, length in facts["lengths"].items():
+            if (self.path / log).exists():
+                os.truncate(self.path / log, length)
+        progress = Progress(**{**facts["progress"], "answered": frozenset(), "lost": frozenset()})
+        state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
+        return Checkpoint(state, progress, arrays["current"], facts["elapsed"], tuple(facts["losses"]), facts["lengths"])
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of each log."""
+        logs = [self.path / log for log in ("history.jsonl", "probe.jsonl")]
+        return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(data)
+        os.replace(part, path)
+
+
+def environment(fingerprint: str) -> Row:
+    """Versions, machine and data of a run."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": versions,
+        "data": fingerprint,
+    }

@@ -1,0 +1,34 @@
+"""Run a failed client again, on the inputs that were kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from manent.core.errors import InvalidInput
+from manent.core.protocols import Assignment, ClientContext, Contribution
+from manent.core.study import Study
+from manent.data.federation import Federation
+
+
+def replay(folder: str | Path, study: Study, data: Federation) -> Contribution:
+    """What the client answers to the inputs in a `failures/...` folder of a run; raises what it raised, unwrapped.
+
+    Raises InvalidInput where the folder holds no inputs, or the client is not in the data.
+    """
+    path = Path(folder)
+    if not (path / "failure.json").is_file():
+        raise InvalidInput(f"{path} holds no failure.json; give a folder under failures/ of a run.")
+    facts = json.loads((path / "failure.json").read_text())
+    tensors = load_file(path / "inputs.safetensors")
+    arrays = {name.removeprefix("array."): array for name, array in tensors.items() if name.startswith("array.")}
+    context = ClientContext(**facts["context"])
+    found = [client for client in data.clients if client.name == context.client]
+    if not found:
+        raise InvalidInput(f"The data have no client {context.client!r}; they have {', '.join(data.names[:10])}.")
+    memory = None if tensors.get("memory") is None else np.asarray(tensors["memory"], np.float32)
+    (contribution,) = study.algorithm.answer(Assignment(facts["sum"], arrays), found, [memory], [context])
+    return contribution

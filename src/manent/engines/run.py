@@ -1,0 +1,86 @@
+"""What a run leaves: its history, its probe, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+from manent.core.study import Study
+from manent.core.vectors import Array, Arrays
+from manent.privacy.statement import Statement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from manent.models.files import FittedModel
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended.
+
+    Attributes:
+        history: one row a sum: "round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds" (since the start), and
+            the accounted numbers of the algorithm. This is what the server of a deployment knows.
+        probe: one row an evaluated round, **not private**: only a simulation can know it. "round", "seconds", "train_loss";
+            "test", the metrics on the central test set; "clients", by metric the mean, sd, min and max over the clients' own
+            test parts; and "client", the metrics by client, for at most 50 clients.
+        state: the algorithm's last state.
+        seconds: wall time, all sessions of a resumed run together.
+        start_up: seconds of them before the first round.
+    """
+
+    study: Study
+    statement: Statement
+    state: Arrays
+    history: Sequence[Row]
+    probe: Sequence[Row]
+    seconds: float
+    folder: Path | None = None
+    start_up: float = field(default=0.0, compare=False)
+
+    @property
+    def result(self) -> Arrays:
+        """What the study was for: {"model": vector}, or the arrays that answer a query."""
+        return self.study.algorithm.result(self.state)
+
+    @property
+    def model(self) -> FittedModel:
+        """The trained model. Raises InvalidInput for a study that trains none."""
+        from manent.models.files import FittedModel
+
+        model = getattr(self.study.algorithm, "model", None)
+        if model is None:
+            raise InvalidInput(f"{type(self.study.algorithm).__name__} trains no model; see run.result.")
+        return FittedModel(model, np.asarray(self.state["model"], np.float32))
+
+    def series(self, name: str, source: str = "test") -> tuple[Array, Array]:
+        """Rounds and values of one metric.
+
+        Args:
+            source: "history"; or from the probe "test" (central test set), "clients" (mean over clients) or "train" ("loss").
+        """
+        if source == "history":
+            pairs = [(row["round"], row[name]) for row in self.history if name in row]
+        elif source == "train":
+            pairs = [(row["round"], row[f"train_{name}"]) for row in self.probe if f"train_{name}" in row]
+        else:
+            found = [(row["round"], row.get(source, {}).get(name)) for row in self.probe]
+            pairs = [(r, v["mean"] if isinstance(v, Mapping) else v) for r, v in found if v is not None]
+        if not pairs:
+            raise InvalidInput(f"The run has no {name!r} in {source!r}; try another metric or source.")
+        rounds, values = zip(*pairs, strict=True)
+        return np.array(rounds), np.array(values, np.float64)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Metrics by round, bytes and seconds; written to `path` where one is given."""
+        from manent.engines.plots import plot_runs
+
+        return plot_runs({self.study.name or type(self.study.algorithm).__name__: (self.history, self.probe)}, path)
