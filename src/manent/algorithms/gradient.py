@@ -152,10 +152,9 @@ class GradientAlgorithm(ABC):
     @cached_property
     def train_layout(self) -> Layout:
         """The vector of a training sum."""
-        source = {block.name: block for block in self.model.layout.blocks}
-        blocks = [Block("update", source["parameters"].entries)]
-        if "statistics" in source:
-            blocks.append(source["statistics"])
+        blocks = [self.parameter_block("update")]
+        if "statistics" in self.model.layout:
+            blocks.append(self._block("statistics", "statistics"))
         blocks += self.extra_blocks()
         if self.weighting == "examples":
             blocks.append(scalar("weight"))
@@ -163,7 +162,10 @@ class GradientAlgorithm(ABC):
 
     def parameter_block(self, name: str) -> Block:
         """A block shaped like the parameters, such as a control variate."""
-        entries = next(block for block in self.model.layout.blocks if block.name == "parameters").entries
+        return self._block("parameters", name)
+
+    def _block(self, source: str, name: str) -> Block:
+        entries = next(block for block in self.model.layout.blocks if block.name == source).entries
         return Block(name, tuple(Entry(f"{name}.{entry.name}", entry.shape) for entry in entries))
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:

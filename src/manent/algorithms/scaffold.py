@@ -29,13 +29,14 @@ class SCAFFOLD(GradientAlgorithm):
     """Every local gradient is shifted by c - c_i, the server's control minus the client's own.
 
     Karimireddy, Kale, Mohri, Reddi, Stich, Suresh 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
-    Algorithm 1. The server keeps c = mean of all clients' c_i: c += sum of the changes / number of clients.
+    Algorithm 1. The server keeps c = mean of all clients' c_i: c += (answers / clients) * mean of the changes.
 
     Attributes:
         control: the new c_i: "difference" is option II, c_i - c + (x - y) / (steps * lr), at no cost (the default);
             "gradient" is option I, the full gradient at x, one more pass.
         server_lr: the paper's global step size, 1 by default.
-        weighting: "equal", as in the paper.
+        weighting: "equal", as in the paper. With "examples" the changes are weighted like the updates, so that the shifts
+            cancel in the weighted mean; c is then the clients' weighted mean exactly when everyone takes part.
     """
 
     weighting: Weighting = "equal"
@@ -68,10 +69,10 @@ class SCAFFOLD(GradientAlgorithm):
             new = full_gradient(self, work.start, client)
         else:
             new = own - assignment.arrays["control"] - update / np.float32(len(work.batches) * work.lr)
-        return Terms({"update": update}, {"control": new - own}, memory=new)
+        return Terms({"update": update, "control": new - own}, memory=new)
 
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
-        control = state["control"] + totals.sum("control") / float(state["clients"])
+        control = state["control"] + totals.mean("control") * (totals.answers / float(state["clients"]))
         return parameters + self.server_lr * totals.mean("update"), {"control": control}
 
 

@@ -290,7 +290,8 @@ class _Simulation:
         tested = [i for i, client in enumerate(setting.data.clients) if client.test is not None and len(client.test)]
         if tested:
             found = self.pool.measure(vector, tested)
-            row["clients"] = {name: _spread([metrics[name] for metrics in found]) for name in names}
+            spreads = {name: _spread([metrics[name] for metrics in found]) for name in names}
+            row["clients"] = {name: spread for name, spread in spreads.items() if spread}
             if len(tested) <= NAMED:
                 row["client"] = {setting.data.clients[i].name: _finite(own) for i, own in zip(tested, found, strict=True)}
         row["seconds"] = float(f"{self.elapsed:.4f}")

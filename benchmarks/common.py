@@ -1,0 +1,34 @@
+"""What every benchmark shares: a table for people, one JSON line for programs, and where results are kept."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def keep(name: str, values: dict[str, Any], print_json: bool) -> None:
+    """Write benchmarks/results/NAME.json, and print the values as the last line where asked."""
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    (RESULTS / f"{name}.json").write_text(json.dumps({**values, "environment": machine}, indent=2) + "\n")
+    if print_json:
+        print(json.dumps(values))
