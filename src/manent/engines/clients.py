@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +47,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitAnswer:
-    """What came of a unit: its partial sum, which positions answered or dropped out, and what only a simulation can know."""
+    """What came of a unit: its partial sum, which positions answered or dropped out, and the clients' own losses."""
 
     partial: Partial
     answered: tuple[int, ...]
     lost: tuple[int, ...]
     sent_to: int
-    probe: Mapping[str, float] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class ClientSide:
         spec = self.plan.sums[unit.sum]
         total = self.plan.summation.init(spec.layout.size, unit.count)
         answered, lost, sent_to = [], [], 0
-        probe: dict[str, float] = {}
+        losses: list[float] = []
         for position, index, slot in zip(unit.positions, unit.clients, unit.slots or (0,) * len(unit.clients), strict=True):
             client = self.clients[index]
             fate = self.conditions.fate(self.seed, unit.round, unit.sum_index, client.name)
@@ -111,9 +110,9 @@ class ClientSide:
             if self.memory is not None and contribution.memory is not None:
                 self.memory.stage(index, slot, contribution.memory)
             answered.append(position)
-            for name, value in contribution.probe.items():
-                probe[name] = probe.get(name, 0.0) + value
-        return UnitAnswer(total.take(unit.level, unit.index), tuple(answered), tuple(lost), sent_to, probe)
+            if "loss" in contribution.probe:
+                losses.append(contribution.probe["loss"])
+        return UnitAnswer(total.take(unit.level, unit.index), tuple(answered), tuple(lost), sent_to, tuple(losses))
 
     def _one(self, assignment: Assignment, client: Client, memory: Vector | None, context: ClientContext) -> Contribution:
         stage = assignment.sum

@@ -149,7 +149,9 @@ def _curve(
     bytes_after: dict[int, int] = {}
     for row, total in zip(history, accumulate(row["bytes_up"] + row["bytes_down"] for row in history), strict=True):
         bytes_after[row["round"]] = total
-    rows = [row for row in history if metric in row] if source == "history" else [r for r in probe if r.get(source, {}).get(metric)]
+    rows = (
+        [row for row in history if metric in row] if source == "history" else [r for r in probe if r.get(source, {}).get(metric)]
+    )
     values = [row[metric] if source == "history" else row[source][metric] for row in rows]
     spread = source == "clients"
     return Curve(
@@ -226,7 +228,14 @@ def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
             fontweight="bold",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": curve.colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": curve.colour,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
     axes.set_xlim(left, right)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -221,14 +222,16 @@ class _Simulation:
         total = plan.summation.init(spec.layout.size, len(cohort))
         self.pool.publish(assignment)
         sent_to, answers = 0, 0
+        losses: list[float] = []
         for answer in self.pool.answers(self._units(assignment.sum, cohort)):
             part = answer.partial
             total.merge(Partial(part.level, part.index, None if part.total is None else part.total.copy()))
             sent_to, answers = sent_to + answer.sent_to, answers + len(answer.answered)
-            if "loss" in answer.probe:
-                self.losses = self.losses[0] + answer.probe["loss"], self.losses[1] + len(answer.answered)
+            losses += answer.losses
             effects += self._step(Answered(answer.answered)) if answer.answered else ()
             effects += self._step(Lost(answer.lost)) if answer.lost else ()
+        # fsum rounds once, so the order in which workers answer does not show.
+        self.losses = self.losses[0] + fsum(losses), self.losses[1] + len(losses)
         row: dict[str, Any] = {
             "round": at.round,
             "sum": assignment.sum,
@@ -254,7 +257,7 @@ class _Simulation:
 
     def _units(self, name: str, cohort: tuple[int, ...]) -> Iterator[Unit]:
         """The cohort in aligned runs, small enough to keep every worker busy to the end."""
-        level = max(len(cohort) // (16 * (os.cpu_count() or 1)), 1).bit_length() - 1
+        level = max(len(cohort) // (16 * self.pool.size), 1).bit_length() - 1
         for index in range(-(-len(cohort) >> level)):
             clients = cohort[index << level : (index + 1) << level]
             slots = () if self.memory is None else tuple(int(self.memory.current[i]) for i in clients)

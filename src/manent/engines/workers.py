@@ -125,10 +125,14 @@ class Workers:
                 "answered": answer.answered,
                 "lost": answer.lost,
                 "sent_to": answer.sent_to,
-                "probe": dict(answer.probe),
+                "losses": answer.losses,
             }
         except ClientFailed as error:
             return {"failed": asdict(failure_of(error))}
+
+    @property
+    def size(self) -> int:
+        return len(self._pids)
 
     def publish(self, assignment: Assignment) -> None:
         """Put an assignment's arrays where the workers read them."""
@@ -154,7 +158,7 @@ class Workers:
                 tuple(reply["answered"]),
                 tuple(reply["lost"]),
                 reply["sent_to"],
-                reply["probe"],
+                tuple(reply["losses"]),
             )
 
     def measure(self, model: Array, clients: list[int]) -> list[dict[str, float]]:
@@ -221,6 +225,8 @@ class Workers:
 
 class InProcess:
     """The same work in this process, one unit after another: for debugging, and where processes cannot be forked."""
+
+    size = 1
 
     def __init__(self, side: ClientSide, measure: Measure) -> None:
         self._side, self._measure = side, measure

@@ -1,0 +1,247 @@
+"""What a person who plans a study needs to know of a federation: sizes, labels, base rates, how much clients differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manent.core.examples import Client, Schema
+from manent.core.randomness import repeatable
+from manent.core.vectors import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Group
+
+LISTED = 20
+"""Up to so many clients are listed one by one; more are summarised."""
+CHANCE_DEALS = 5
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes, counted over each client's train and test rows.
+
+    Attributes:
+        counts: int64[clients, classes]; every position of a sequence counts.
+        names: of the classes.
+    """
+
+    counts: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Each client's label distribution, [clients, classes]."""
+        shares: NDArray[np.float64] = self.counts / self.counts.sum(axis=1, keepdims=True)
+        return shares
+
+    @property
+    def pooled(self) -> NDArray[np.float64]:
+        """The label distribution of all rows together, [classes]."""
+        total: NDArray[np.float64] = self.counts.sum(axis=0) / self.counts.sum()
+        return total
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """Each client's total variation distance to the pooled distribution, half the sum of |p - q|, [clients] in [0, 1]."""
+        distances: NDArray[np.float64] = np.abs(self.shares - self.pooled).sum(axis=1) / 2
+        return distances
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A regression target over each client's train and test rows: mean and standard deviation, float64[clients]."""
+
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    pooled_mean: float
+    unit: str
+
+
+@dataclass(frozen=True, repr=False)
+class Description:
+    """Facts of a federation. `print` it for a table; `plot` draws it.
+
+    Attributes:
+        train, test: rows of each client, int64[clients].
+        target: `Labels`, or `Numbers` for regression.
+        heterogeneity: for classes, the mean over rows of their client's total variation distance to the pooled label
+            distribution: 0 if all clients are alike, towards 1 if they share nothing. For regression, the share of the
+            target's variance that lies between clients (eta squared): 0 if all have one mean, 1 if a client's rows are all equal.
+        by_chance: the same measure if the same rows were dealt at random to clients of the same sizes (small clients
+            differ by chance alone); compare the two.
+    """
+
+    name: str
+    clients: tuple[str, ...]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    target: Labels | Numbers
+    heterogeneity: float
+    by_chance: float
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=StringIO(), width=120, color_system=None)
+        console.print(self.__rich__())
+        return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+    __repr__ = __str__
+
+    def __rich__(self) -> Group:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+
+        header, rows = self.table()
+        table = Table(box=box.SIMPLE_HEAD)
+        for index, column in enumerate(header):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for index, row in enumerate(rows):
+            table.add_row(*row, end_section=len(self.clients) <= LISTED and index == len(rows) - 2)
+        return Group(self._title(), table, *self._notes())
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows as text: a row a client and one for all; for more than 20 clients, a row a quantity with its spread."""
+        return _listed(self) if len(self.clients) <= LISTED else _summarised(self)
+
+    def plot(self, path: str | None = None) -> Figure:
+        """Draw it, and save it where a path is given (format by its ending). Raises MissingExtra without matplotlib."""
+        from manent.data.drawing import draw
+
+        return draw(self, path)
+
+    def _title(self) -> str:
+        count = len(self.clients)
+        rows = (
+            f"{self.train.sum():,} train and {self.test.sum():,} test rows" if self.test.any() else f"{self.train.sum():,} rows"
+        )
+        return f"{self.name}: {count:,} client{'' if count == 1 else 's'}, {rows}"
+
+    def _notes(self) -> list[str]:
+        chance = f"{self.by_chance:.3f} if the same rows were dealt at random."
+        if isinstance(self.target, Numbers):
+            return [f"Heterogeneity {self.heterogeneity:.3f}: share of the target's variance between clients; {chance}"]
+        notes = [f"Heterogeneity {self.heterogeneity:.3f}: mean distance (total variation) to the pooled labels; {chance}"]
+        if len(self.clients) <= LISTED and _numbered(self.target.names):
+            notes.append(f"Labels: {', '.join(f'{label} {name}' for label, name in enumerate(self.target.names))}.")
+        return notes
+
+
+def describe(name: str, clients: Sequence[Client], schema: Schema) -> Description:
+    """The facts of these clients; see `Description`."""
+    targets = [np.concatenate([c.train.y, *([] if c.test is None else [c.test.y])]) for c in clients]
+    if schema.classes is None:
+        target, heterogeneity, by_chance = _numbers(targets, schema)
+    else:
+        target, heterogeneity, by_chance = _labels(targets, schema.classes, schema)
+    return Description(
+        name,
+        tuple(client.name for client in clients),
+        np.array([len(client.train) for client in clients], np.int64),
+        np.array([0 if client.test is None else len(client.test) for client in clients], np.int64),
+        target,
+        heterogeneity,
+        by_chance,
+    )
+
+
+def _labels(targets: Sequence[Array], classes: int, schema: Schema) -> tuple[Labels | Numbers, float, float]:
+    codes = {} if schema.target is None else schema.target.codes
+    names = tuple(codes.get(label, str(label)) for label in range(classes))
+    labels = Labels(np.stack([np.bincount(y.reshape(-1), minlength=classes) for y in targets]), names)
+    everything = np.concatenate(targets)
+    owner = np.repeat(np.arange(len(targets)), [len(y) for y in targets])
+    rng, chance = repeatable(0, "describe"), []
+    for _ in range(CHANCE_DEALS):
+        cells = rng.permutation(owner).reshape(-1, *[1] * (everything.ndim - 1)) * classes + everything
+        dealt = np.bincount(cells.reshape(-1), minlength=len(targets) * classes).reshape(len(targets), classes)
+        chance.append(_mean_distance(Labels(dealt, names)))
+    return labels, _mean_distance(labels), float(np.mean(chance))
+
+
+def _mean_distance(labels: Labels) -> float:
+    return float(np.average(labels.distances, weights=labels.counts.sum(axis=1)))
+
+
+def _numbers(targets: Sequence[Array], schema: Schema) -> tuple[Labels | Numbers, float, float]:
+    flat = [y.reshape(-1).astype(np.float64) for y in targets]
+    sizes, mean = np.array([len(y) for y in flat]), np.array([y.mean() for y in flat])
+    pooled = np.concatenate(flat)
+    total = float(((pooled - pooled.mean()) ** 2).sum())
+    between = float((sizes * (mean - pooled.mean()) ** 2).sum())
+    numbers = Numbers(
+        mean, np.array([y.std() for y in flat]), float(pooled.mean()), "" if schema.target is None else schema.target.unit
+    )
+    return numbers, between / total if total > 0 else 0.0, (len(flat) - 1) / max(len(pooled) - 1, 1)
+
+
+def _listed(facts: Description) -> tuple[list[str], list[list[str]]]:
+    header, columns = ["client", "train"], [[*facts.clients, "all"], _with_total(facts.train)]
+    if facts.test.any():
+        header, columns = [*header, "test"], [*columns, _with_total(facts.test)]
+    target = facts.target
+    if isinstance(target, Numbers):
+        unit = f" ({target.unit})" if target.unit else ""
+        header += [f"target mean{unit}", "sd"]
+        columns += [
+            [f"{value:.4g}" for value in [*target.mean, target.pooled_mean]],
+            [*(f"{value:.4g}" for value in target.sd), ""],
+        ]
+    else:
+        if len(target.names) == 2:
+            header += [target.names[1], "base rate"]
+            columns += [_with_total(target.counts[:, 1]), [f"{share:.1%}" for share in [*target.shares[:, 1], target.pooled[1]]]]
+        elif len(target.names) <= 10:
+            header += [str(label) for label in range(len(target.names))] if _numbered(target.names) else list(target.names)
+            columns += [_with_total(target.counts[:, label]) for label in range(len(target.names))]
+        else:
+            shares = np.vstack([target.shares, target.pooled])
+            header += ["classes", "most common"]
+            columns += [[str(int(n)) for n in (shares > 0).sum(axis=1)], [_top(share, target.names) for share in shares]]
+        header.append("distance")
+        columns.append([*(f"{distance:.3f}" for distance in target.distances), ""])
+    return header, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _numbered(names: tuple[str, ...]) -> bool:
+    """Whether names are too long to head the columns of a table, and are told below it."""
+    return 2 < len(names) <= 10 and sum(map(len, names)) > 40
+
+
+def _with_total(counts: Array) -> list[str]:
+    return [f"{int(count):,}" for count in [*counts, counts.sum()]]
+
+
+def _top(shares: Array, names: tuple[str, ...]) -> str:
+    label = int(shares.argmax())
+    return f"{shares[label]:.0%} {names[label]!r}"
+
+
+def _summarised(facts: Description) -> tuple[list[str], list[list[str]]]:
+    rows = [_spread("train rows", facts.train, ",.0f")]
+    if facts.test.any():
+        rows.append(_spread("test rows", facts.test, ",.0f"))
+    target = facts.target
+    if isinstance(target, Numbers):
+        unit = f" ({target.unit})" if target.unit else ""
+        rows += [_spread(f"target mean{unit}", target.mean, ".4g"), _spread(f"target sd{unit}", target.sd, ".4g")]
+    else:
+        if len(target.names) == 2:
+            rows.append(_spread(f"base rate of {target.names[1]}", target.shares[:, 1], ".1%"))
+        else:
+            rows.append(_spread(f"classes held, of {len(target.names)}", (target.counts > 0).sum(axis=1), ",.0f"))
+            rows.append(_spread("share of the commonest class", target.shares.max(axis=1), ".1%"))
+        rows.append(_spread("distance to pooled labels", target.distances, ".3f"))
+    return ["per client", "least", "5%", "median", "95%", "most", "mean"], rows
+
+
+def _spread(name: str, values: Array, form: str) -> list[str]:
+    return [name, *(f"{value:{form}}" for value in (*np.quantile(values, [0, 0.05, 0.5, 0.95, 1]), values.mean()))]

@@ -1,0 +1,137 @@
+"""A federation: who holds data, what their schema is, and what the server itself holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manent.core.errors import InvalidInput
+from manent.core.examples import Client, Examples, Public, Schema, join
+from manent.core.study import canonical, plain
+from manent.data.checks import check_schema, checked_client, checked_part, first_repeated
+from manent.data.describe import Description, describe
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Federation:
+    """Clients with the same kind of data; a `Population`, and what a simulation runs on.
+
+    Built only if the data are what the schema declares; rows that lack a value in a column with missing="drop" are left out.
+
+    Attributes:
+        clients: the holders of data, in a fixed order.
+        schema: what each client's data look like.
+        name: for people.
+        test: public test examples that the server holds, or None.
+
+    Raises InvalidInput for no client, equal names, an empty client, other types or shapes than declared, missing or infinite
+    values, labels out of range, and values outside a column's bounds or codes.
+    """
+
+    clients: tuple[Client, ...]
+    schema: Schema
+    name: str = "federation"
+    test: Examples | None = None
+
+    def __post_init__(self) -> None:
+        check_schema(self.schema)
+        clients = tuple(self.clients)
+        if not clients:
+            raise InvalidInput("A federation needs at least one client; found none.")
+        twice = first_repeated([client.name for client in clients])
+        if twice is not None:
+            raise InvalidInput(f"Clients need unique names; {twice!r} occurs more than once. Rename or join them.")
+        object.__setattr__(self, "clients", tuple(checked_client(client, self.schema) for client in clients))
+        if self.test is not None:
+            object.__setattr__(self, "test", checked_part(self.test, self.schema, "(the server's own)", "test"))
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self.clients)
+
+    def __repr__(self) -> str:
+        train = sum(len(client.train) for client in self.clients)
+        test = sum(len(client.test) for client in self.clients if client.test is not None)
+        held = "" if self.test is None else f", {len(self.test):,} held by the server"
+        return f"<Federation {self.name}: {len(self):,} clients, {train:,} train and {test:,} test rows{held}>"
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The clients' names, in order."""
+        return tuple(client.name for client in self.clients)
+
+    @property
+    def public(self) -> Public:
+        """What everyone may know: the schema, and how many clients there are."""
+        return Public(self.schema, len(self.clients))
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Training rows of each client, int64[clients]."""
+        return np.array([len(client.train) for client in self.clients], np.int64)
+
+    def client(self, name: str) -> Client:
+        """One client by name. Raises InvalidInput for an unknown one."""
+        return self.subset([name]).clients[0]
+
+    def subset(self, names: Iterable[str]) -> Federation:
+        """A federation of these clients, in the order given. Raises InvalidInput for an unknown name."""
+        known = {client.name: client for client in self.clients}
+        wanted = list(names)
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            some = ", ".join(list(known)[:10]) + (", ..." if len(known) > 10 else "")
+            raise InvalidInput(f"No client {unknown[0]!r} in {self.name}; it has {some}.")
+        return replace(self, clients=tuple(known[name] for name in wanted))
+
+    def pooled(self, part: Part = "train") -> Examples:
+        """Every client's rows in one data set. Only a simulation can do this: in a deployment the data stay where they are.
+
+        Args:
+            part: "train", or "test" for the test rows of those clients that have any.
+
+        Raises InvalidInput where no client has test rows.
+        """
+        if part not in ("train", "test"):
+            raise InvalidInput(f"pooled expects part 'train' or 'test'; found {part!r}.")
+        parts = [client.train if part == "train" else client.test for client in self.clients]
+        held = [data for data in parts if data is not None]
+        if not held:
+            raise InvalidInput(
+                f"No client of {self.name} has test rows. Build it with test_fraction > 0, or use `federation.test`."
+            )
+        return join(held)
+
+    def describe(self) -> Description:
+        """What a person who plans a study needs to know: sizes, labels, base rates, how much clients differ.
+
+        It prints as a table, and `.plot(path)` draws it. It looks at every client's rows, so only a simulation can do this.
+        """
+        return describe(self.name, self.clients, self.schema)
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the schema, the names and every byte of data: equal if and only if the data are."""
+        digest = hashlib.sha256(canonical(plain(self.schema)))
+        for client in self.clients:
+            for part, data in (("train", client.train), ("test", client.test)):
+                _feed(digest, f"{client.name}/{part}", data)
+        _feed(digest, "server", self.test)
+        return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, label: str, data: Examples | None) -> None:
+    arrays = {} if data is None else {"x": data.x, "y": data.y, **{f"column {n}": c for n, c in sorted(data.columns.items())}}
+    for name, array in arrays.items():
+        head = f"{len(label)}:{label} {len(name)}:{name} {array.dtype.str} {array.shape};"
+        digest.update(head.encode())
+        digest.update(np.ascontiguousarray(array).data)

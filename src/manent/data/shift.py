@@ -1,0 +1,74 @@
+"""Feature shift: clients that see the same things through different instruments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+from manent.core.examples import Client, Column, Examples
+from manent.core.randomness import repeatable
+from manent.core.vectors import Array
+from manent.data.federation import Federation
+
+Kind = Literal["noise", "rotation", "affine"]
+
+
+def feature_shift(federation: Federation, kind: Kind, strength: float, seed: int = 0) -> Federation:
+    """A copy in which each client's inputs, train and test, are changed in its own way.
+
+    Labels, columns and the server's test set stay. Features lose bounds and codes in the schema, which no longer hold.
+
+    Args:
+        kind, strength: for client i of N, counted from 1,
+            "noise": Gaussian noise of variance strength * i / N on every number (Li et al. 2022, sec. 4);
+            "rotation": images [..., height, width] turned by an angle, evenly spaced from -strength to +strength degrees,
+            empty corners filled with 0;
+            "affine": x * exp(strength * a) + strength * b with a, b ~ N(0, 1), one pair a client for images, and one a feature
+            for rows of numbers.
+        seed: decides noise, a and b.
+
+    Raises InvalidInput for characters, for a negative strength, and for a rotation of what is no image.
+    """
+    if kind not in ("noise", "rotation", "affine"):
+        raise InvalidInput(f"feature_shift expects kind 'noise', 'rotation' or 'affine'; found {kind!r}.")
+    if not (np.isfinite(strength) and strength >= 0):
+        raise InvalidInput(f"feature_shift expects a finite strength >= 0; found {strength}.")
+    if federation.clients[0].train.x.dtype != np.float32:
+        raise InvalidInput("feature_shift changes numbers; these inputs are characters (int64).")
+    if kind == "rotation" and len(federation.schema.shape) < 2:
+        raise InvalidInput(f"A rotation needs images [..., height, width]; one example has shape {federation.schema.shape}.")
+    count = len(federation)
+    clients = []
+    for index, client in enumerate(federation.clients):
+        parts = [
+            None if data is None else _shifted(data, kind, strength, (index + 1, count), (seed, client.name, part))
+            for part, data in (("train", client.train), ("test", client.test))
+        ]
+        clients.append(Client(client.name, parts[0] or client.train, parts[1]))
+    features = tuple(Column(c.name, c.unit, missing=c.missing, description=c.description) for c in federation.schema.features)
+    return replace(federation, clients=tuple(clients), schema=replace(federation.schema, features=features))
+
+
+def _shifted(data: Examples, kind: Kind, strength: float, place: tuple[int, int], source: tuple[int, str, str]) -> Examples:
+    (index, count), (seed, name, part) = place, source
+    if kind == "noise":
+        noise = repeatable(seed, "feature noise", name, part).standard_normal(data.x.shape, np.float32)
+        x = data.x + np.float32(np.sqrt(strength * index / count)) * noise
+    elif kind == "rotation":
+        x = _rotated(data.x, strength * (2 * (index - 1) / (count - 1) - 1) if count > 1 else strength)
+    else:
+        rng = repeatable(seed, "feature map", name)
+        size = data.x.shape[1:] if data.x.ndim == 2 else ()
+        gain, offset = np.exp(strength * rng.standard_normal(size)), strength * rng.standard_normal(size)
+        x = (data.x * gain + offset).astype(np.float32)
+    return Examples(x, data.y, data.columns)
+
+
+def _rotated(x: Array, degrees: float) -> Array:
+    from scipy.ndimage import rotate
+
+    turned: Array = rotate(x, degrees, axes=(-1, -2), reshape=False, order=1, mode="constant", cval=0.0)
+    return turned.astype(np.float32)

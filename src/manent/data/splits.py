@@ -1,0 +1,272 @@
+"""How rows of one data set are dealt to clients: pure functions of (labels, clients, rng).
+
+Each split returns one sorted array of row numbers for each client; together they hold every row exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manent.core.errors import InvalidInput
+from manent.core.vectors import Array
+
+Indices = NDArray[np.int64]
+
+
+class Split(Protocol):
+    """A rule that deals rows to clients.
+
+    Args:
+        labels: [n], classes where the rule looks at them; only n matters to the others.
+        clients: how many, at least 1.
+        rng: decides everything random.
+
+    Returns one sorted int64 array a client, none empty. Raises InvalidInput where the rule cannot be met.
+    """
+
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]: ...
+
+
+@dataclass(frozen=True)
+class IID:
+    """Equal parts (to one row) at random."""
+
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        _check_counts(len(labels), clients)
+        return _sorted(np.array_split(rng.permutation(len(labels)), clients))
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """Label shares drawn from a Dirichlet distribution; the smaller alpha, the more the clients differ.
+
+    Attributes:
+        alpha: concentration; 0.1 is very skewed, 100 nearly IID.
+        balanced: False deals each class by shares ~ Dir(alpha) over clients, so sizes differ too (Yurochkin et al. 2019, sec. 4).
+            True gives equal sizes, and each client a class mix ~ Dir(alpha * prior) (Hsu et al. 2019, sec. 3), the prior being
+            the classes' shares in the data; classes that run out are dealt no further.
+        minimum: rows that each client gets at least; one that drew fewer takes random rows from the largest.
+    """
+
+    alpha: float
+    balanced: bool = False
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        _check_positive("Dirichlet", "alpha", self.alpha)
+
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        _check_counts(len(labels), clients, self.minimum)
+        pools = [rng.permutation(rows) for rows in _rows_by_class(labels, "Dirichlet")]
+        if self.balanced:
+            return _deal_mixes(pools, clients, self.alpha, rng)
+        parts: list[list[Indices]] = [[] for _ in range(clients)]
+        for rows in pools:
+            shares = _dirichlet(np.full(clients, self.alpha), rng)
+            cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
+            for part, piece in zip(parts, np.split(rows, cuts), strict=True):
+                part.append(piece)
+        return _topped_up([np.concatenate(part) for part in parts], self.minimum, rng)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Rows sorted by label, cut into clients * per_client equal shards, dealt at random (McMahan et al. 2017, sec. 3)."""
+
+    per_client: int = 2
+
+    def __post_init__(self) -> None:
+        _check_positive("Shards", "per_client", self.per_client)
+
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        shards = clients * self.per_client
+        if clients >= 1 and shards > len(labels):
+            raise InvalidInput(
+                f"{clients} clients with {self.per_client} shards each need {shards} rows; found {len(labels)}. Use fewer shards."
+            )
+        _check_counts(len(labels), clients)
+        pieces = np.array_split(np.concatenate(_rows_by_class(labels, "Shards")), shards)
+        dealt = rng.permutation(shards).reshape(clients, self.per_client)
+        return _sorted([np.concatenate([pieces[shard] for shard in row]) for row in dealt])
+
+
+@dataclass(frozen=True)
+class LabelSkew:
+    """Each client holds rows of just so many classes; those who hold a class share it equally (Li et al. 2022, sec. 4)."""
+
+    classes_per_client: int
+
+    def __post_init__(self) -> None:
+        _check_positive("LabelSkew", "classes_per_client", self.classes_per_client)
+
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        _check_counts(len(labels), clients)
+        pools = _rows_by_class(labels, "LabelSkew")
+        each, classes = self.classes_per_client, len(pools)
+        if each > classes:
+            raise InvalidInput(f"LabelSkew({each}) needs at least {each} classes; the data have {classes}.")
+        if each * clients < classes:
+            raise InvalidInput(
+                f"{clients} clients with {each} classes each cannot hold all {classes} classes; "
+                f"use more clients or classes_per_client."
+            )
+        owned = _dealt_classes(clients, each, classes, rng)
+        parts: list[list[Indices]] = [[] for _ in range(clients)]
+        for label, rows in enumerate(pools):
+            owners = rng.permutation(np.flatnonzero(owned[:, label]))
+            for owner, piece in zip(owners, np.array_split(rng.permutation(rows), len(owners)), strict=True):
+                parts[owner].append(piece)
+        dealt = [np.concatenate(part) for part in parts]
+        if min(len(part) for part in dealt) == 0:
+            raise InvalidInput("LabelSkew leaves a client without rows: a class has fewer rows than holders. Use fewer clients.")
+        return _sorted(dealt)
+
+
+@dataclass(frozen=True)
+class QuantitySkew:
+    """Random rows, unequal sizes. Give one of power and alpha.
+
+    Attributes:
+        power: sizes proportional to rank ** -power (a power law; 0 is equal), ranks given at random.
+        alpha: sizes proportional to a draw from Dir(alpha) (Li et al. 2022, sec. 4).
+        minimum: rows that each client gets at least.
+    """
+
+    power: float | None = None
+    alpha: float | None = None
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.power is None) == (self.alpha is None):
+            raise InvalidInput(f"QuantitySkew needs either power or alpha; found power={self.power}, alpha={self.alpha}.")
+        if self.alpha is not None:
+            _check_positive("QuantitySkew", "alpha", self.alpha)
+        if self.power is not None and not (np.isfinite(self.power) and self.power >= 0):
+            raise InvalidInput(f"QuantitySkew expects a finite power >= 0; found {self.power}.")
+
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        _check_counts(len(labels), clients, self.minimum)
+        if self.alpha is not None:
+            shares = _dirichlet(np.full(clients, self.alpha), rng)
+        else:
+            weights = np.arange(1, clients + 1, dtype=np.float64) ** -(self.power or 0.0)
+            shares = rng.permutation(weights / weights.sum())
+        sizes = self.minimum + _whole(shares, len(labels) - clients * self.minimum)
+        return _sorted(np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1]))
+
+
+def by_key(keys: Array | Sequence[object]) -> dict[str, Indices]:
+    """The natural split: rows by who they belong to, in order of the key.
+
+    Args:
+        keys: [n], a name or number for each row.
+
+    Raises InvalidInput for a missing key, and for different keys that read the same.
+    """
+    array = keys if isinstance(keys, np.ndarray) else np.array(list(keys), object)
+    if array.ndim != 1 or len(array) == 0:
+        raise InvalidInput(f"A key for each row is expected, [n]; found shape {array.shape}.")
+    if array.dtype.kind == "O":
+        missing = [row for row, key in enumerate(array) if key is None or key != key]
+    else:
+        missing = [int(row) for row in np.flatnonzero(array != array)]
+    if missing:
+        raise InvalidInput(f"Row {missing[0]} has no client key. Fill it, or leave the row out ({len(missing)} rows lack one).")
+    try:
+        unique, where = np.unique(array, return_inverse=True)
+    except TypeError:
+        raise InvalidInput("Client keys are of several types, such as text and numbers; make all of them text.") from None
+    order = np.argsort(where, kind="stable").astype(np.int64)
+    groups = np.split(order, np.cumsum(np.bincount(where))[:-1])
+    named = {str(key): rows for key, rows in zip(unique, groups, strict=True)}
+    if len(named) < len(unique):
+        raise InvalidInput("Two different client keys read the same as text; rename one.")
+    return named
+
+
+def _check_positive(split: str, name: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise InvalidInput(f"{split} expects a finite {name} > 0; found {value}.")
+
+
+def _check_counts(rows: int, clients: int, minimum: int = 1) -> None:
+    if clients < 1 or minimum < 1:
+        raise InvalidInput(f"A split expects clients >= 1 and minimum >= 1; found clients={clients}, minimum={minimum}.")
+    if rows < clients * minimum:
+        raise InvalidInput(f"{clients} clients with at least {minimum} rows each need {clients * minimum} rows; found {rows}.")
+
+
+def _rows_by_class(labels: Array, split: str) -> list[Indices]:
+    """Row numbers of each class that occurs."""
+    if labels.ndim != 1 or labels.dtype.kind not in "biu":
+        raise InvalidInput(
+            f"{split} needs one class label a row, whole numbers [n]; found {labels.dtype} of shape {labels.shape}. "
+            f"Use IID, QuantitySkew or a natural key."
+        )
+    return list(by_key(labels).values())
+
+
+def _sorted(parts: Sequence[Array]) -> list[Indices]:
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def _dirichlet(alpha: Array, rng: np.random.Generator) -> NDArray[np.float64]:
+    """One draw, also where alpha is so small that every gamma draw underflows to 0 (then one share is 1)."""
+    draw: NDArray[np.float64] = rng.dirichlet(alpha)
+    if not np.isfinite(draw).all() or draw.sum() == 0:
+        draw = np.zeros(len(alpha))
+        draw[rng.choice(len(alpha), p=alpha / alpha.sum())] = 1.0
+    return draw
+
+
+def _whole(shares: Array, total: int) -> Indices:
+    """Whole numbers that add up to total, each within one of shares * total (largest remainders)."""
+    exact = shares * total
+    whole: Indices = np.floor(exact).astype(np.int64)
+    short = total - int(whole.sum())
+    whole[np.argsort(whole - exact, kind="stable")[:short]] += 1
+    return whole
+
+
+def _topped_up(parts: list[Indices], minimum: int, rng: np.random.Generator) -> list[Indices]:
+    parts = [rng.permutation(part) for part in parts]
+    for index in range(len(parts)):
+        while len(parts[index]) < minimum:
+            largest = max(range(len(parts)), key=lambda other: len(parts[other]))
+            give = min(minimum - len(parts[index]), len(parts[largest]) - minimum)
+            parts[index] = np.concatenate([parts[index], parts[largest][:give]])
+            parts[largest] = parts[largest][give:]
+    return _sorted(parts)
+
+
+def _deal_mixes(pools: list[Indices], clients: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
+    """Equal sizes; each client draws its classes from a mix of its own, from what is left."""
+    left = np.array([len(rows) for rows in pools])
+    prior = left / left.sum()
+    sizes = [len(part) for part in np.array_split(np.arange(left.sum()), clients)]
+    parts: list[Indices] = []
+    for size in sizes:
+        mix, counts = _dirichlet(alpha * prior, rng), np.zeros_like(left)
+        while counts.sum() < size:
+            open_mix = np.where(left > counts, mix, 0.0)
+            if open_mix.sum() <= 0:
+                open_mix = (left - counts).astype(np.float64)
+            drawn = rng.multinomial(size - counts.sum(), open_mix / open_mix.sum())
+            counts = np.minimum(counts + drawn, left)
+        parts.append(np.concatenate([rows[n - c : n] for rows, n, c in zip(pools, left, counts, strict=True)]))
+        left = left - counts
+    return _sorted(parts)
+
+
+def _dealt_classes(clients: int, each: int, classes: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which client holds which class, bool[clients, classes]: the classes held least so far, ties at random."""
+    owned = np.zeros((clients, classes), np.bool_)
+    for client in range(clients):
+        held = owned.sum(axis=0)
+        owned[client, np.lexsort((rng.random(classes), held))[:each]] = True
+    return owned
