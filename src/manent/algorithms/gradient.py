@@ -168,6 +168,11 @@ class GradientAlgorithm(ABC):
         entries = next(block for block in self.model.layout.blocks if block.name == source).entries
         return Block(name, tuple(Entry(f"{name}.{entry.name}", entry.shape) for entry in entries))
 
+    @property
+    def together(self) -> int:
+        """How many clients the model likes to train in one call."""
+        return int(getattr(self.model, "together", 1))
+
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
         train = SumSpec("train", self.train_layout, "model updates (new - old)")
         if self.evaluation is None:

@@ -17,7 +17,7 @@ def repeatable_seed(seed: int, purpose: str, *path: int | str) -> int:
     """A 128-bit number that depends on every argument."""
     digest = blake2b(digest_size=16)
     for part in (seed, purpose, *path):
-        text = f"{type(part).__name__}:{part}".encode()
+        text = (f"str:{part}" if isinstance(part, str) else f"int:{int(part)}").encode()
         digest.update(len(text).to_bytes(4, "big") + text)
     return int.from_bytes(digest.digest(), "big")
 

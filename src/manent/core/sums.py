@@ -36,12 +36,15 @@ class TreeSum:
         self.size, self.count = size, count
         self._nodes: dict[tuple[int, int], Total | None] = {}
         self._taken = 0
+        self._spare: list[Total] = []  # buffers to use again: fresh pages cost more than the addition
 
     def add(self, position: int, vector: Array) -> None:
         """Add the [d] vector of one position. It is copied."""
         if vector.shape != (self.size,):
             raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {vector.shape}.")
-        self.merge(Partial(0, position, vector.astype(np.float64)))
+        total = self._spare.pop() if self._spare else np.empty(self.size)
+        np.copyto(total, vector)
+        self.merge(Partial(0, position, total))
 
     def skip(self, position: int) -> None:
         """Record that a position contributes nothing."""
@@ -50,34 +53,52 @@ class TreeSum:
     def merge(self, part: Partial) -> None:
         """Take the sum over an aligned run of positions. Its array is used in place: it belongs to this sum from now on."""
         level, index, total = part.level, part.index, part.total
-        first, last = index << level, min((index + 1) << level, self.count)
+        if total is not None and total.shape != (self.size,):
+            raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {total.shape}.")
+        first = index << level
         if index < 0 or first >= self.count:
             raise InvalidInput(f"Position {first} is outside a cohort of {self.count}.")
         self._refuse_twice(level, index)
-        self._taken += last - first
+        self._taken += self._width(level, index)
         while (level, index ^ 1) in self._nodes:
             sibling = self._nodes.pop((level, index ^ 1))
-            total = _plus(sibling, total) if index & 1 else _plus(total, sibling)
+            total = self._plus(sibling, total) if index & 1 else self._plus(total, sibling)
             level, index = level + 1, index >> 1
         self._nodes[level, index] = total
 
     def finish(self) -> Total:
-        """The [d] total. Raises ProtocolAbort where a position is unaccounted for."""
+        """The [d] total, once. Raises ProtocolAbort where a position is unaccounted for."""
         if self._taken != self.count:
             raise ProtocolAbort(f"Only {self._taken} of {self.count} positions were added or skipped; no sum is formed.")
-        total = self._join(list(self._nodes))
+        total, self._taken = self._join(list(self._nodes)), 0
         return np.zeros(self.size) if total is None else total
 
-    def take(self, level: int, index: int) -> Partial:
-        """Remove and return the sum over one aligned run whose positions are all in, to be merged elsewhere."""
+    def take(self, level: int, index: int, out: Total | None = None) -> Partial:
+        """Remove and return the sum over one aligned run, to be merged elsewhere; copied into `out` where given.
+
+        Raises ProtocolAbort where positions of the run are missing, or summed with others already.
+        """
         inside = [(lower, at) for lower, at in self._nodes if lower <= level and at >> (level - lower) == index]
-        return Partial(level, index, self._join(inside))
+        found, width = sum(self._width(*key) for key in inside), self._width(level, index)
+        if found != width:
+            raise ProtocolAbort(f"Run {index} of level {level} has {found} of its {width} positions; no sum of it is formed.")
+        self._taken -= width
+        total = self._join(inside)
+        if total is None or out is None:
+            return Partial(level, index, total)
+        np.copyto(out, total)
+        self._spare.append(total)
+        return Partial(level, index, out)
+
+    def _width(self, level: int, index: int) -> int:
+        """How many of a run's positions are in the cohort: all, but for the last run, which may be cut short."""
+        return min((index + 1) << level, self.count) - (index << level)
 
     def _join(self, keys: list[tuple[int, int]]) -> Total | None:
         # What remains of a run are the aligned runs of the binary form of its length; the tree joins them from the right.
         total: Total | None = None
         for key in sorted(keys, key=lambda key: key[1] << key[0], reverse=True):
-            total = _plus(self._nodes.pop(key), total)
+            total = self._plus(self._nodes.pop(key), total)
         return total
 
     def _refuse_twice(self, level: int, index: int) -> None:
@@ -88,10 +109,11 @@ class TreeSum:
             if below < level and at >> (level - below) == index:
                 raise ProtocolAbort(f"Position {at << below} was given twice; a term is summed once.")
 
-
-def _plus(left: Total | None, right: Total | None) -> Total | None:
-    if left is None:
-        return right
-    if right is None:
-        return left
-    return np.add(left, right, out=left)
+    def _plus(self, left: Total | None, right: Total | None) -> Total | None:
+        if left is None:
+            return right
+        if right is None:
+            return left
+        if len(self._nodes) + len(self._spare) <= self.count.bit_length():
+            self._spare.append(right)
+        return np.add(left, right, out=left)

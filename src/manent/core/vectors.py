@@ -117,7 +117,10 @@ class Layout:
             tensor = np.asarray(tensors[name])
             if tensor.shape != shape:
                 raise InvalidInput(f"Tensor {name!r} has shape {tensor.shape}; the layout expects {shape}.")
-            vector[where] = tensor.reshape(-1)
+            if tensor.dtype.kind not in "fiub":
+                raise InvalidInput(f"Tensor {name!r} has type {tensor.dtype}; the layout expects real numbers.")
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+                vector[where] = tensor.reshape(-1)
         self.check_finite(vector)
         return vector
 
@@ -132,9 +135,9 @@ class Layout:
 
     def not_finite(self, vector: Array) -> str | None:
         """Name of the first tensor that holds NaN or infinity, or None."""
-        if np.isfinite(vector.sum(dtype=np.float64)):
-            # A finite sum in float64 of float32 numbers means that every term is finite.
-            return None
+        with np.errstate(all="ignore"):
+            if np.isfinite(np.dot(vector, vector)):  # finite squares come from finite numbers; the rest is looked at closely
+                return None
         for name, (where, _) in self._entries.items():
             if not np.isfinite(vector[where]).all():
                 return name

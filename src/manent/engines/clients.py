@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from safetensors.numpy import save_file
 
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 from manent.core.examples import Client
-from manent.core.protocols import Assignment, ClientContext, Contribution
+from manent.core.protocols import Accumulator, Assignment, ClientContext, Contribution
 from manent.core.sums import Partial
-from manent.core.vectors import Vector
+from manent.core.vectors import Array, Vector
 from manent.crypto.random import SystemRandom
 from manent.engines.conditions import Conditions
 from manent.engines.memory import ClientMemory
@@ -57,17 +58,15 @@ class UnitAnswer:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A client that failed, as plain data, so that it can cross a pipe."""
+class _Asked:
+    """A client that will answer: where it stands, and what it is given."""
 
-    client: str
-    round: int
-    stage: str
-    reason: str
-    folder: str | None
-
-    def error(self) -> ClientFailed:
-        return ClientFailed(self.client, self.round, self.stage, self.reason, self.folder)
+    position: int
+    index: int
+    slot: int
+    client: Client
+    memory: Vector | None
+    context: ClientContext
 
 
 class ClientSide:
@@ -85,63 +84,93 @@ class ClientSide:
         self.plan, self.clients, self.seed, self.conditions = plan, clients, seed, conditions
         self.memory, self.failures = memory, failures
         self.random = SystemRandom()
+        self._totals: dict[tuple[str, int], Accumulator] = {}
 
-    def answer(self, unit: Unit, assignment: Assignment) -> UnitAnswer:
-        """Train or measure on each client of a unit, and add up what arrives. Raises ClientFailed."""
-        spec = self.plan.sums[unit.sum]
-        total = self.plan.summation.init(spec.layout.size, unit.count)
-        answered, lost, sent_to = [], [], 0
+    @property
+    def together(self) -> int:
+        """How many clients the study's algorithm takes in one call."""
+        return int(getattr(self.plan.study.algorithm, "together", 1))
+
+    def answer(self, unit: Unit, assignment: Assignment, out: Array | None = None) -> UnitAnswer:
+        """Train or measure on each client of a unit, and add up what arrives, into `out` where given. Raises ClientFailed."""
+        asked, lost, sent_to = self._asked(unit)
+        total = self._total(unit)
+        for position in lost:
+            total.skip(position)
         losses: list[float] = []
+        for start in range(0, len(asked), self.together):
+            group = asked[start : start + self.together]
+            for one, contribution in zip(group, self._answers(assignment, group), strict=True):
+                self._add(total, one, contribution, unit)
+                if "loss" in contribution.probe:
+                    losses.append(contribution.probe["loss"])
+        part = total.take(unit.level, unit.index, out)
+        return UnitAnswer(part, tuple(one.position for one in asked), tuple(lost), sent_to, tuple(losses))
+
+    def _asked(self, unit: Unit) -> tuple[list[_Asked], list[int], int]:
+        """Who of a unit will answer, the positions of those who will not, and to how many the assignment went."""
+        asked, lost, sent_to = [], [], 0
         for position, index, slot in zip(unit.positions, unit.clients, unit.slots or (0,) * len(unit.clients), strict=True):
             client = self.clients[index]
             fate = self.conditions.fate(self.seed, unit.round, unit.sum_index, client.name)
             sent_to += fate.dropped != "before_training"
             if not fate.answers:
-                total.skip(position)
                 lost.append(position)
                 continue
             memory = None if self.memory is None else self.memory.read(index, slot)
             context = ClientContext(client.name, unit.round, self.seed, fate.work)
-            contribution = self._one(assignment, client, memory, context)
-            vectors = contribution.vector[None]
-            for layer in self.plan.study.layers:
-                vectors = layer.client(vectors, spec.layout, self.random)
-            total.add(position, vectors[0])
-            if self.memory is not None and contribution.memory is not None:
-                self.memory.stage(index, slot, contribution.memory)
-            answered.append(position)
-            if "loss" in contribution.probe:
-                losses.append(contribution.probe["loss"])
-        return UnitAnswer(total.take(unit.level, unit.index), tuple(answered), tuple(lost), sent_to, tuple(losses))
+            asked.append(_Asked(position, index, slot, client, memory, context))
+        return asked, lost, sent_to
 
-    def _one(self, assignment: Assignment, client: Client, memory: Vector | None, context: ClientContext) -> Contribution:
-        stage = assignment.sum
+    def _total(self, unit: Unit) -> Accumulator:
+        """An empty sum for a cohort of this size; one is kept, for its buffers."""
+        key = unit.sum, unit.count
+        if key not in self._totals:
+            self._totals = {key: self.plan.summation.init(self.plan.sums[unit.sum].layout.size, unit.count)}
+        return self._totals[key]
+
+    def _add(self, total: Accumulator, one: _Asked, contribution: Contribution, unit: Unit) -> None:
+        vectors = contribution.vector[None]
+        for layer in self.plan.study.layers:
+            vectors = layer.client(vectors, self.plan.sums[unit.sum].layout, self.random)
+        total.add(one.position, vectors[0])
+        if self.memory is not None and contribution.memory is not None:
+            self.memory.stage(one.index, one.slot, contribution.memory)
+
+    def _answers(self, assignment: Assignment, group: list[_Asked]) -> Sequence[Contribution]:
+        """The contributions of some clients, checked. Where one of several fails, each is asked by itself, to name it."""
         try:
-            (contribution,) = self.plan.study.algorithm.answer(assignment, [client], [memory], [context])
-            layout = self.plan.sums[stage].layout
-            layout.check_size(contribution.vector)
-            tensor = layout.not_finite(contribution.vector)
-        except ManentError as error:
-            raise self._failed(assignment, client, memory, context, str(error)) from error
+            found = self.plan.study.algorithm.answer(
+                assignment, [one.client for one in group], [one.memory for one in group], [one.context for one in group]
+            )
+            if len(found) != len(group):
+                raise InvalidInput(f"answer() gave {len(found)} contributions for {len(group)} clients.")
+            for contribution in found:
+                self._check(assignment, contribution)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-            raise self._failed(assignment, client, memory, context, reason) from error
+            if len(group) > 1:
+                return [contribution for one in group for contribution in self._answers(assignment, [one])]
+            known = isinstance(error, ManentError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            raise self._failed(assignment, group[0], reason) from error
+        return found
+
+    def _check(self, assignment: Assignment, contribution: Contribution) -> None:
+        layout = self.plan.sums[assignment.sum].layout
+        layout.check_size(contribution.vector)
+        tensor = layout.not_finite(contribution.vector)
         if tensor is not None:
-            reason = (
+            raise InvalidInput(
                 f"its vector holds NaN or infinity in {tensor!r}: training diverged. Expected finite numbers; lower the learning "
                 f"rate, or set max_grad_norm."
             )
-            raise self._failed(assignment, client, memory, context, reason)
-        return contribution
 
-    def _failed(
-        self, assignment: Assignment, client: Client, memory: Vector | None, context: ClientContext, reason: str
-    ) -> ClientFailed:
-        folder = None
+    def _failed(self, assignment: Assignment, one: _Asked, reason: str) -> ClientFailed:
+        folder, context = None, one.context
         if self.failures is not None:
-            folder = self.failures / f"round-{context.round:05d}-{assignment.sum}-{_safe(client.name)}"
-            keep_inputs(folder, assignment, memory, context, reason)
-        return Failure(client.name, context.round, assignment.sum, reason, None if folder is None else str(folder)).error()
+            folder = self.failures / f"round-{context.round:05d}-{assignment.sum}-{_safe(one.client.name)}"
+            keep_inputs(folder, assignment, one.memory, context, reason)
+        return ClientFailed(one.client.name, context.round, assignment.sum, reason, str(folder) if folder else None)
 
 
 def keep_inputs(folder: Path, assignment: Assignment, memory: Vector | None, context: ClientContext, reason: str) -> None:
@@ -157,10 +186,3 @@ def keep_inputs(folder: Path, assignment: Assignment, memory: Vector | None, con
 
 def _safe(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:60]
-
-
-def failure_of(error: ClientFailed) -> Failure:
-    """The plain form of a client's failure."""
-    if not isinstance(error, ClientFailed):
-        raise InvalidInput(f"Expected a ClientFailed, found {type(error).__name__}.")
-    return Failure(error.client, error.round, error.stage, error.reason, error.folder)

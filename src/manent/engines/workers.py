@@ -27,7 +27,7 @@ from manent.core.examples import Client
 from manent.core.protocols import Assignment
 from manent.core.sums import Partial
 from manent.core.vectors import Array
-from manent.engines.clients import ClientSide, Failure, Unit, UnitAnswer, failure_of
+from manent.engines.clients import ClientSide, Unit, UnitAnswer
 
 Message = dict[str, Any]
 Measure = Callable[[Array, Client], dict[str, float]]
@@ -116,19 +116,19 @@ class Workers:
             unit = Unit(
                 **{**message["unit"], "clients": tuple(message["unit"]["clients"]), "slots": tuple(message["unit"]["slots"])}
             )
-            answer = side.answer(unit, Assignment(unit.sum, arrays))
-            if answer.partial.total is not None:
-                out = self._results[number].view(8 * self._largest * message["slot"], answer.partial.total.size, np.float64)
-                out[:] = answer.partial.total
+            size = side.plan.sums[unit.sum].layout.size
+            out = self._results[number].view(8 * self._largest * message["slot"], size, np.float64)
+            answer = side.answer(unit, Assignment(unit.sum, arrays), out)
             return {
-                "size": None if answer.partial.total is None else answer.partial.total.size,
+                "size": None if answer.partial.total is None else size,
                 "answered": answer.answered,
                 "lost": answer.lost,
                 "sent_to": answer.sent_to,
                 "losses": answer.losses,
             }
         except ClientFailed as error:
-            return {"failed": asdict(failure_of(error))}
+            facts = (error.client, error.round, error.stage, error.reason, error.folder)
+            return {"failed": facts}
 
     @property
     def size(self) -> int:
@@ -182,7 +182,7 @@ class Workers:
                 reply = self._receive(worker)
                 job, slot = waiting[worker].popleft()
                 if "failed" in reply:
-                    raise Failure(**reply["failed"]).error()
+                    raise ClientFailed(*reply["failed"])
                 yield job, reply, worker, slot
                 free[worker].append(slot)
                 self._give(worker, jobs, waiting, free)
