@@ -1,0 +1,45 @@
+"""Uniform bits as numbers, and the lazy comparison of a uniform real number with a probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+from manent.core.randomness import PrivateRandom
+from manent.core.vectors import Array
+
+Size = int | tuple[int, ...]
+
+CHUNK = 1 << 15  # draws at a time, so that buffers stay in the second-level cache
+
+
+def draw_bits(random: PrivateRandom, count: int, dtype: type[np.unsignedinteger]) -> Array:
+    """dtype[count], uniform."""
+    each = 8 // np.dtype(dtype).itemsize
+    return random.words(-(-count // each)).view(dtype)[:count]
+
+
+def is_below(bounds: Callable[[int], tuple[Fraction, Fraction]], level: int, bits: int, random: PrivateRandom) -> bool:
+    """Whether U < chance, for U uniform in [0, 1) of which `level` holds the first `bits` bits.
+
+    `bounds(bits)` encloses the chance, the closer the more bits. Bits are drawn, 192 at a time, until it is certain.
+    """
+    while True:
+        low, high = bounds(bits)
+        if Fraction(level + 1, 1 << bits) <= low:
+            return True
+        if Fraction(level, 1 << bits) >= high:
+            return False
+        for word in random.words(3):
+            level, bits = (level << 64) | int(word), bits + 64
+
+
+def checked_shape(size: Size) -> tuple[int, ...]:
+    """The shape of a size. Raises InvalidInput where it is none."""
+    shape = size if isinstance(size, tuple) else (size,)
+    if not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
+        raise InvalidInput(f"Expected a size of whole numbers >= 0, found {size!r}. Give an int or a tuple of them.")
+    return shape
