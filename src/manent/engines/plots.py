@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ INK, QUIET, FAINT = "#22313f", "#5d6b78", "#e3e8ec"
 # Okabe and Ito's colours, which people with any colour vision tell apart; the pale yellow is left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
 STYLES = ("solid", (0, (5, 2)), (0, (1, 1.2)))
+LABEL = 24
+"""Characters in a line of a label."""
 BANDS = 4
 """More runs than this are drawn without bands, which would hide each other."""
 ORDER = ("accuracy", "auc", "rmse", "f1", "loss")
@@ -149,10 +152,12 @@ def _curve(
     bytes_after: dict[int, int] = {}
     for row, total in zip(history, accumulate(row["bytes_up"] + row["bytes_down"] for row in history), strict=True):
         bytes_after[row["round"]] = total
-    rows = (
-        [row for row in history if metric in row] if source == "history" else [r for r in probe if r.get(source, {}).get(metric)]
-    )
-    values = [row[metric] if source == "history" else row[source][metric] for row in rows]
+    if source == "history":
+        rows = [row for row in history if metric in row]
+        values = [row[metric] for row in rows]
+    else:
+        rows = [row for row in probe if row.get(source, {}).get(metric) not in ({}, None)]
+        values = [row[source][metric] for row in rows]
     spread = source == "clients"
     return Curve(
         name,
@@ -212,7 +217,8 @@ def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
     """Names and last values at the right edge, apart from each other, led to by a dotted line from the curve's end."""
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
-    step = 0.085 * (high - low)
+    lines = max(len(wrap(f"{curve.name}  0.000", LABEL)) for curve in curves)
+    step = (0.02 + 0.065 * lines) * (high - low)
     order = sorted(range(len(curves)), key=lambda i: float(curves[i].y[-1]))
     places = _apart([float(curves[i].y[-1]) for i in order], step, low, high)
     for i, place in zip(order, places, strict=True):
@@ -220,7 +226,7 @@ def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
         end = float(curve.x["seconds"][-1])
         axes.plot([end, right], [last, last], color=curve.colour, linewidth=0.8, linestyle=(0, (1, 2)), clip_on=False)
         axes.annotate(
-            f"{curve.name}  {last:.3f}",
+            "\n".join(wrap(f"{curve.name}  {last:.3f}", LABEL)),
             xy=(right, last),
             xytext=(right + 0.035 * (right - left), place),
             color=curve.colour,

@@ -1,0 +1,212 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from manent.core.errors import ClientFailed, InvalidInput, ManentError
+
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are a message, not a traceback: exit code 2 for invalid input, 1 for the rest."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ManentError as error:
+            _say(f"[bold red]Error:[/] {escape(message(error))}")
+            raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            _say(f"[bold red]Error:[/] {escape(f'{error.filename}: {error.strerror}' if error.filename else str(error))}")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Private federated learning and analytics: models and questions travel to the data; the data stay.\n\n"
+    "A study file is Python that defines `study` and `data`. First look: [bold]manent demo hospitals[/]",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before a study.\n\n[dim]manent data describe heart_disease[/]")
+demo_app = typer.Typer(no_args_is_help=True, help="Complete demonstrations on real data.\n\n[dim]manent demo hospitals[/]")
+app.add_typer(data_app, name="data")
+app.add_typer(demo_app, name="demo")
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; may be repeated.")]
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.py", help="Python that defines `study` and `data`.")]
+
+
+def message(error: ManentError) -> str:
+    """An error for people: of a client's failure only what happened, as its folder keeps the rest."""
+    if isinstance(error, ClientFailed):
+        kept = f" Its inputs, and where it was raised, are kept in {error.folder}." if error.folder else ""
+        reason = error.reason.splitlines()[0] if error.reason else "no reason given"
+        return f"Client {error.client!r} failed in round {error.round}, stage {error.stage!r}: {reason}{kept}"
+    return str(error)
+
+
+def _say(text: str) -> None:
+    Console(file=sys.stderr, soft_wrap=True, highlight=False).print(text)
+
+
+def _show(content: Any) -> None:
+    Console(file=sys.stdout, highlight=False).print(content)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from manent import __version__
+
+        typer.echo(f"manent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Options of the program as a whole."""
+
+
+@app.command()
+def run(
+    study: Annotated[Path | None, typer.Argument(metavar="[STUDY.py]", help="Python that defines `study` and `data`.")] = None,
+    sets: Sets = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything repeatable: cohorts, data order, first weights. (default: 0)")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; the result does not depend on it. (default: one a processor)")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to keep the run. (default: runs/NAME-DATE-TIME)")] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(min=1, help="Rounds between two looks at the test parts. (default: 1)")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with the run in this folder.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Run a study on this machine, or go on with one that was stopped.
+
+    [dim]manent run examples/hospitals.py --set rounds=30 --set algorithm.local.lr=0.01
+    manent run --resume runs/hospitals-20270101-120000[/]
+    """
+    from manent.app.launch import Launch, begin, reopen
+    from manent.app.outcome import outcome
+
+    if (study is None) == (resume is None):
+        raise InvalidInput("Give a study file to run, or --resume FOLDER to go on with one; not both.")
+    if resume is not None:
+        if sets or seed is not None or folder is not None or evaluate_every is not None:
+            raise InvalidInput("--resume takes the study, --set, --seed and --evaluate-every from the folder; leave them out.")
+        prepared = reopen(resume, workers)
+    else:
+        launch = Launch(str(study and study.absolute()), tuple(sets or ()), seed or 0, workers, evaluate_every or 1)
+        prepared = begin(launch, folder)
+    try:
+        ended = prepared.run(quiet)
+    except KeyboardInterrupt:
+        _say(f"Stopped. Nothing is lost; go on with: [bold]manent run --resume {escape(shlex.quote(str(prepared.folder)))}[/]")
+        raise typer.Exit(INTERRUPTED) from None
+    if not quiet:
+        _show(outcome(ended, prepared.declared.data))
+
+
+@app.command()
+def check(
+    study: StudyArgument,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Check a study against its data, and state who will see what. Nothing is run.
+
+    [dim]manent check examples/hospitals.py
+    manent check examples/hospitals.py --set rounds=100 --json[/]
+    """
+    from manent.app.studyfile import load_study
+    from manent.privacy.check import check as state
+
+    declared = load_study(study, sets or ())
+    statement = state(declared.study, declared.data)
+    typer.echo(json.dumps(statement.plain(), indent=2, ensure_ascii=False) if as_json else str(statement))
+
+
+@app.command()
+def plot(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders that runs wrote.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to draw into, .png, .svg or .pdf. (default: in the folder, or runs.png)"),
+    ] = None,
+) -> None:
+    """Draw runs, finished or under way, beside each other: by round, by data sent and by time.
+
+    [dim]manent plot runs/hospitals-20270101-120000
+    manent plot runs/fedavg runs/fedadam -o compared.png[/]
+    """
+    from manent.app.launch import compare
+
+    target = output or (folders[0] / "plots" / "run.png" if len(folders) == 1 else Path("runs.png"))
+    compare(folders, target)
+    typer.echo(f"Drawn into {target}")
+
+
+@data_app.command()
+def describe(
+    source: Annotated[str, typer.Argument(metavar="STUDY.py|NAME", help="A study file, or a data set such as heart_disease.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw it into this file.")] = None,
+) -> None:
+    """What a person planning a study needs to know: sizes, labels, base rates, how much clients differ.
+
+    [dim]manent data describe heart_disease
+    manent data describe my_study.py --plot data.png[/]
+    """
+    from manent.app.named import federation
+    from manent.engines.plots import save
+
+    description = federation(source).describe()
+    _show(description)
+    if plot is not None:
+        save(description.plot(), plot)
+        typer.echo(f"Drawn into {plot}")
+
+
+@demo_app.command()
+def hospitals(
+    folder: Annotated[Path | None, typer.Option(help="Where to write. (default: runs/hospitals-DATE-TIME)")] = None,
+    seeds: Annotated[int, typer.Option(min=2, max=50, help="How often everything is trained anew.")] = 5,
+    show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+) -> None:
+    """Heart disease at four hospitals: each alone, all data together, and federated. Under a minute; writes a report.
+
+    [dim]manent demo hospitals
+    manent demo hospitals --seeds 10 --open[/]
+    """
+    from manent.app.hospitals import demonstrate
+
+    report = demonstrate(folder, seeds, Console(highlight=False))
+    if show:
+        typer.launch(str(report))
+
+
+def main() -> None:
+    """The entry point `manent`."""
+    app(prog_name="manent")

@@ -1,0 +1,237 @@
+"""Models that need nothing but numpy: linear, logistic and softmax regression, and the dense network beneath them.
+
+The mean loss over n rows is, with s the scores: mean (s - y)^2 (regression), mean log(1 + e^s) - y s (binary),
+mean logsumexp(s) - s_y (multiclass); each as in Bishop, Pattern Recognition and Machine Learning (2006), sections 3.1 and 4.3.
+The `l2` of a model adds l2/2 |W|^2 to what is minimised (never on intercepts); reported losses leave it out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+from manent.core.examples import Examples
+from manent.core.metrics import Scored, Task
+from manent.core.study import plain
+from manent.core.training import LocalTraining, Trained, descend
+from manent.core.vectors import Array, Block, Entry, Layout, Vector
+from manent.models.checks import check_features, check_single_targets, check_targets
+
+Initial = Literal["zeros", "uniform"]
+Weights = list[tuple[Array, Array | None]]  # (W [inputs, outputs], intercept [outputs] or None), layer by layer; views
+
+
+def _sigmoid(s: Array) -> Array:
+    e = np.exp(-np.abs(s))
+    p: Array = np.where(s >= 0, 1 / (1 + e), e / (1 + e))
+    return p
+
+
+# Hidden layers: the function in place, and its derivative in terms of its value.
+_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "identity": (lambda s: s, lambda a: np.ones_like(a)),
+    "relu": (lambda s: np.maximum(s, 0), lambda a: (a > 0).astype(a.dtype)),
+    "tanh": (lambda s: np.tanh(s), lambda a: 1 - a * a),
+    "logistic": (_sigmoid, lambda a: a * (1 - a)),
+}
+
+
+def loss_and_slope(kind: Task, scores: Array, y: Array) -> tuple[float, Array]:
+    """Mean loss of scores [n, outputs] against y [n], and its derivative by the scores [n, outputs]."""
+    rows = len(y)
+    if kind == "multiclass":
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        slope = np.exp(shifted)
+        total = slope.sum(axis=1, keepdims=True)
+        picked = np.arange(rows), y
+        loss = (np.log(total[:, 0]) - shifted[picked]).mean()
+        slope /= total
+        slope[picked] -= 1
+        return float(loss), slope / scores.dtype.type(rows)
+    s, target = scores[:, 0], y.astype(scores.dtype, copy=False)
+    if kind == "binary":
+        return float((np.logaddexp(s, 0) - target * s).mean()), ((_sigmoid(s) - target) / s.dtype.type(rows))[:, None]
+    error = s - target
+    return float((error * error).mean()), (error * s.dtype.type(2 / rows))[:, None]
+
+
+class DenseModel(ABC):
+    """A fully connected network on [n, features] whose vector a subclass lays out; without hidden layers, a linear model.
+
+    Attributes:
+        features: columns of x.
+        kind, classes: as `core.protocols.Model`.
+        l2: adds l2/2 |W|^2 to what is minimised.
+        activation: of hidden layers.
+
+    The arithmetic follows the type of the vector.
+    """
+
+    features: int
+    classes: int
+    l2: float
+    kind: Task
+    activation: str = "identity"
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout: ...
+
+    @abstractmethod
+    def weights(self, vector: Array) -> Weights:
+        """Views of a vector, layer by layer."""
+
+    def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
+        """Carry out each client's local training, one after another."""
+        size = self.layout.size
+        return [descend(self._gradient, size, work, part) for work, part in zip(works, data, strict=True)]
+
+    def gradient(self, vector: Vector, data: Examples) -> Vector:
+        """[d], the gradient of the mean loss over all rows, l2 included."""
+        self.layout.check_size(vector)
+        return self._gradient(vector, data.x, data.y)[1]
+
+    def evaluate(self, vector: Vector, data: Examples) -> Scored:
+        """Scores [n] or [n, classes], and the mean loss without l2 (0 where there are no rows)."""
+        self.layout.check_size(vector)
+        scores = self._forward(vector, data.x)[-1]
+        loss = loss_and_slope(self.kind, scores, data.y)[0] if len(data) else 0.0
+        return Scored(self._squeeze(scores), data.y, loss)
+
+    def scores(self, vector: Vector, x: Array) -> Array:
+        """Logits [n] (binary) or [n, classes], predictions [n] (regression)."""
+        self.layout.check_size(vector)
+        return self._squeeze(self._forward(vector, x)[-1])
+
+    def check(self, data: Examples, where: str) -> None:
+        """Raises InvalidInput, saying where, for data whose shape, type or labels do not fit."""
+        check_features(data.x, self.features, where)
+        check_single_targets(data, where)
+        check_targets(data, self.kind, self.classes, where)
+
+    def _squeeze(self, scores: Array) -> Array:
+        return scores if self.kind == "multiclass" else scores[:, 0]
+
+    def _forward(self, vector: Array, x: Array) -> list[Array]:
+        """The input, then every layer's output; the last are the scores."""
+        act, _ = _ACTIVATIONS[self.activation]
+        weights, values = self.weights(vector), [x]
+        for depth, (W, b) in enumerate(weights, start=1):
+            s = values[-1] @ W
+            if b is not None:
+                s += b
+            values.append(act(s) if depth < len(weights) else s)
+        return values
+
+    def _gradient(self, vector: Array, x: Array, y: Array) -> tuple[float, Array]:
+        _, derivative = _ACTIVATIONS[self.activation]
+        values = self._forward(vector, x)
+        loss, slope = loss_and_slope(self.kind, values[-1], y)
+        gradient = np.empty_like(vector)
+        layers = list(zip(self.weights(vector), self.weights(gradient), strict=True))
+        for depth in range(len(layers) - 1, -1, -1):
+            (W, _), (dW, db) = layers[depth]
+            np.matmul(values[depth].T, slope, out=dW)
+            if self.l2:
+                dW += vector.dtype.type(self.l2) * W
+            if db is not None:
+                slope.sum(axis=0, out=db)
+            if depth:
+                slope = (slope @ W.T) * derivative(values[depth])
+        return loss, gradient
+
+
+class _Regression(DenseModel):
+    """What the three below share: tensors "weight" and "bias", and the choice of first weights."""
+
+    initial: Initial
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.features < 1:
+            raise InvalidInput(f"{name} expects features >= 1; found {self.features}.")
+        if not (np.isfinite(self.l2) and self.l2 >= 0):
+            raise InvalidInput(f"{name} expects a finite l2 >= 0; found {self.l2}.")
+        if self.initial not in ("zeros", "uniform"):
+            raise InvalidInput(f'{name} expects initial "zeros" or "uniform"; found {self.initial!r}.')
+        if self.kind == "multiclass" and self.classes < 2:
+            raise InvalidInput(f"{name} expects classes >= 2; found {self.classes}.")
+
+    @cached_property
+    def layout(self) -> Layout:  # cached: read in every step
+        many = (self.classes,) if self.kind == "multiclass" else ()
+        return Layout((Block("parameters", (Entry("weight", (*many, self.features)), Entry("bias", many))),))
+
+    def weights(self, vector: Array) -> Weights:
+        outputs = self.classes if self.kind == "multiclass" else 1
+        cut = outputs * self.features
+        return [(vector[:cut].reshape(outputs, self.features).T, vector[cut:])]
+
+    def init(self, rng: np.random.Generator) -> Vector:
+        """First weights: zeros, or uniform on +-1/sqrt(features)."""
+        if self.initial == "zeros":
+            return np.zeros(self.layout.size, np.float32)
+        edge = self.features**-0.5
+        return rng.uniform(-edge, edge, self.layout.size).astype(np.float32)
+
+    def plain(self) -> dict[str, Any]:
+        """The declaration as plain data."""
+        return {name: plain(getattr(self, name)) for name in ("features", "classes", "l2", "initial")}
+
+
+@dataclass(frozen=True)
+class LinearModel(_Regression):
+    """Least squares: s = x w + b, loss mean (s - y)^2.
+
+    Attributes:
+        features: columns of x.
+        l2: adds l2/2 |w|^2 to the loss.
+        initial: first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+    """
+
+    features: int
+    l2: float = 0.0
+    initial: Initial = "zeros"
+    kind = "regression"
+    classes = 0
+
+
+@dataclass(frozen=True)
+class LogisticModel(_Regression):
+    """Logistic regression for labels 0 and 1; the score x w + b is the logit of 1.
+
+    Attributes:
+        features: columns of x.
+        l2: adds l2/2 |w|^2 to the loss.
+        initial: first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+    """
+
+    features: int
+    l2: float = 0.0
+    initial: Initial = "zeros"
+    kind = "binary"
+    classes = 2
+
+
+@dataclass(frozen=True)
+class SoftmaxModel(_Regression):
+    """Softmax regression for labels 0 to classes - 1; scores [n, classes].
+
+    Attributes:
+        features: columns of x.
+        classes: number of classes, at least 2.
+        l2: adds l2/2 |W|^2 to the loss.
+        initial: first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+    """
+
+    features: int
+    classes: int
+    l2: float = 0.0
+    initial: Initial = "zeros"
+    kind = "multiclass"

@@ -1,0 +1,119 @@
+"""Local training in torch: the kernel of `core.training` as few operations in place on flat vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manent.core.examples import Examples
+from manent.core.training import LocalSGD, LocalTraining, Trained
+from manent.core.vectors import Array
+from manent.models.torch_network import Network, explained, seeded, tensor
+
+
+def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
+    """One client's training. Raises InvalidInput where the network does not fit the data."""
+    network.load(work.start)
+    network.mode(training=True)
+    x, y = tensor(data.x), tensor(data.y)
+    through = network.through(x, data.y)
+    local = work.local
+    folds = local.plain_sgd and local.max_grad_norm is None
+    total = 0.0
+    with (
+        explained("training", data.x),
+        seeded(work.seed, network.random),
+        torch.set_grad_enabled(through is network.autograd),
+    ):
+        step = _Folded(network, work) if folds else _Stored(network, work)
+        for batch in work.batches:
+            if isinstance(batch, slice):
+                loss = through.backward(x[batch], y[batch], step.targets, step.keep, step.scale)
+            else:
+                rows = torch.from_numpy(batch)
+                loss = through.backward(x.index_select(0, rows), y.index_select(0, rows), step.targets, step.keep, step.scale)
+            step.finish()
+            total += loss.item()
+    return Trained(network.read(), total / len(work.batches))
+
+
+class _Folded:
+    """Plain SGD: w <- (1 - lr (decay + prox)) w - lr g + lr (prox anchor - shift), the first two terms in the backward pass."""
+
+    def __init__(self, network: Network, work: LocalTraining) -> None:
+        self.weights, self.targets, self.scale = network.weights, network.views, -work.lr
+        self.keep = 1 - work.lr * (work.local.weight_decay + work.prox)
+        self.pull = _pull(work, len(network.weights))
+        if self.pull is not None:
+            self.pull = self.pull.mul_(-work.lr)
+
+    def finish(self) -> None:
+        if self.pull is not None:
+            self.weights.add_(self.pull)
+
+
+class _Stored:
+    """Clipping, momentum and Adam need the gradient: the pass writes it to one flat buffer, and the step follows."""
+
+    keep, scale = 0.0, 1.0
+
+    def __init__(self, network: Network, work: LocalTraining) -> None:
+        self.weights = network.weights
+        self.gradient, self.targets = network.gradient
+        self.limit, self.lr = work.local.max_grad_norm, work.lr
+        self.decay = work.local.weight_decay + work.prox
+        self.pull = _pull(work, len(network.weights))
+        self.rule = _Adam(self.weights) if work.local.optimizer == "adam" else _Momentum(work.local)
+
+    def finish(self) -> None:
+        g = self.gradient
+        if self.limit is not None:
+            norm = torch.linalg.vector_norm(g).item()
+            if norm > self.limit:
+                g.mul_(self.limit / norm)
+        if self.decay:
+            g.add_(self.weights, alpha=self.decay)
+        if self.pull is not None:
+            g.add_(self.pull)
+        self.rule.step(self.weights, g, self.lr)
+
+
+def _pull(work: LocalTraining, parameters: int) -> Tensor | None:
+    """shift - prox * anchor, the part of the gradient that is the same in every step, or None."""
+    pull: Array | None = work.shift
+    if work.prox:
+        anchor = work.start[:parameters] if work.anchor is None else work.anchor
+        pulled = np.float32(-work.prox) * anchor
+        pull = pulled if pull is None else pulled + pull
+    elif pull is not None:
+        pull = pull.copy()
+    return None if pull is None else torch.from_numpy(pull)
+
+
+class _Momentum:
+    """Heavy ball: b = momentum * b + g, started at the first g. Without momentum, g itself."""
+
+    def __init__(self, local: LocalSGD) -> None:
+        self.momentum = local.momentum
+        self.buffer: Tensor | None = None
+
+    def step(self, weights: Tensor, g: Tensor, lr: float) -> None:
+        if self.momentum:
+            self.buffer = g.clone() if self.buffer is None else self.buffer.mul_(self.momentum).add_(g)
+            g = self.buffer
+        weights.add_(g, alpha=-lr)
+
+
+class _Adam:
+    """Adam with bias correction, at its published defaults."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.m, self.v, self.taken = torch.zeros_like(weights), torch.zeros_like(weights), 0
+
+    def step(self, weights: Tensor, g: Tensor, lr: float) -> None:
+        self.taken += 1
+        self.m.mul_(0.9).add_(g, alpha=0.1)
+        self.v.mul_(0.999).addcmul_(g, g, value=0.001)
+        size = self.v.div(1 - 0.999**self.taken).sqrt_().add_(1e-8)
+        weights.addcdiv_(self.m, size, value=-lr / (1 - 0.9**self.taken))

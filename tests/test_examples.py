@@ -1,0 +1,43 @@
+"""Every example runs, as a script and as a study file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.app.commands import program
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+SAYS = {
+    "hospitals.py": ["All hospitals' test patients together: accuracy 0.7", "Switzerland"],
+    "mean_age.py": ["Mean age 53.1 years, of 740 patients", "asymptomatic"],
+    "digits_torch.py": ["FedProx, slow clients count: accuracy 0.", "Drawn into"],
+    "sklearn_mlp.py": ["Accuracy on the central test set: 0.9", "Loaded from"],
+}
+
+
+def test_every_example_is_known() -> None:
+    assert {path.name for path in EXAMPLES} == set(SAYS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_as_a_script(tmp_path: Path, path: Path) -> None:
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for part in SAYS[path.name]:
+        assert part in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_as_a_study_file(tmp_path: Path, path: Path) -> None:
+    fewer = () if path.name == "mean_age.py" else ("--set", "rounds=2")
+    process = program("run", path, "--folder", tmp_path / "run", "--seed", 1, *fewer)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Who saw what" in out
+    assert (tmp_path / "run" / "history.jsonl").exists()
