@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from manent import data
+from manent.accounting import Budget
 from manent.algorithms import (
     SCAFFOLD,
     Evaluation,
@@ -38,15 +39,16 @@ from manent.data import Federation
 from manent.engines import Conditions, Run, replay, simulate
 from manent.models.files import FittedModel, load_model
 from manent.models.numpy import LinearModel, LogisticModel, SoftmaxModel
-from manent.privacy import Statement, check
+from manent.privacy import AdaptiveClip, CentralNoise, Clip, Discretize, DistributedNoise, LocalNoise, Statement, check
 from manent.summation import Plain
 
 if TYPE_CHECKING:
+    from manent.models.jax import JaxModel
     from manent.models.sklearn import SklearnModel
     from manent.models.torch import TorchModel
 
 # Models that need an extra are imported when they are used.
-_EXTRA = {"TorchModel": "manent.models.torch", "SklearnModel": "manent.models.sklearn"}
+_EXTRA = {"TorchModel": "manent.models.torch", "JaxModel": "manent.models.jax", "SklearnModel": "manent.models.sklearn"}
 
 
 def __getattr__(name: str) -> Any:
@@ -59,14 +61,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SCAFFOLD",
+    "AdaptiveClip",
+    "Budget",
     "BudgetSpent",
+    "CentralNoise",
     "Client",
     "ClientFailed",
+    "Clip",
     "Cohort",
     "Column",
     "Conditions",
     "Constant",
     "CosineDecay",
+    "Discretize",
+    "DistributedNoise",
     "Evaluation",
     "Examples",
     "ExponentialDecay",
@@ -84,7 +92,9 @@ __all__ = [
     "Histogram",
     "InsecureTestRNG",
     "InvalidInput",
+    "JaxModel",
     "LinearModel",
+    "LocalNoise",
     "LocalSGD",
     "LogisticModel",
     "ManentError",

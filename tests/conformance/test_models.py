@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
@@ -120,6 +121,69 @@ def torch_binary(variant: float = 1.0) -> Any:
     return TorchModel(nn.Sequential(nn.Linear(6, width), nn.Sigmoid(), nn.Linear(width, 1)), loss, kind="binary")
 
 
+def jax_dense(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    """init and apply of a dense network."""
+    import jax
+
+    def init(key: Any) -> Any:
+        keys = jax.random.split(key, len(sizes))
+        each = zip(keys, sizes, sizes[1:], strict=False)
+        return [{"w": jax.random.normal(k, (a, b)) / a**0.5, "b": jax.numpy.zeros(b)} for k, a, b in each]
+
+    def apply(layers: Any, x: Any) -> Any:
+        for layer in layers[:-1]:
+            x = jax.nn.relu(x @ layer["w"] + layer["b"])
+        return x @ layers[-1]["w"] + layers[-1]["b"]
+
+    return init, apply
+
+
+@functools.cache  # one object, for the programs that it has compiled
+def jax_mlp(variant: float = 1.0) -> Any:
+    from manent.models import JaxModel
+
+    return JaxModel(*jax_dense((6, int(8 * variant), 3)), "cross_entropy", classes=3)
+
+
+@functools.cache  # one object, for the programs that it has compiled
+def jax_binary(variant: float = 1.0) -> Any:
+    import jax
+
+    from manent.models import JaxModel
+
+    def loss(scores: Any, y: Any) -> Any:
+        return jax.nn.softplus(jax.numpy.where(y == 1, -scores, scores)).mean() * variant
+
+    return JaxModel(*jax_dense((6, 4, 1)), loss, kind="binary")
+
+
+@functools.cache  # one object, for the programs that it has compiled
+def jax_sequence(variant: float = 1.0) -> Any:
+    import jax
+
+    from manent.models import JaxModel
+
+    width = int(5 * variant)
+
+    def init(key: Any) -> Any:
+        a, b, c = jax.random.split(key, 3)
+        return {
+            "letters": jax.random.normal(a, (7, width)),
+            "hidden": jax.random.normal(b, (width, width)) / width**0.5,
+            "next": jax.random.normal(c, (width, 7)) / width**0.5,
+        }
+
+    def apply(p: Any, x: Any) -> Any:
+        def read(state: Any, letter: Any) -> Any:
+            state = jax.numpy.tanh(state @ p["hidden"] + p["letters"][letter])
+            return state, state @ p["next"]
+
+        start = jax.numpy.zeros((len(x), width), p["next"].dtype)
+        return jax.lax.scan(read, start, x.T)[1].swapaxes(0, 1)
+
+    return JaxModel(init, apply, "cross_entropy", classes=7)
+
+
 def sk_logistic(variant: float = 1.0) -> Any:
     from sklearn.linear_model import LogisticRegression
 
@@ -169,6 +233,9 @@ ROWS = {
     "torch BatchNorm": Row(torch_norm, tabular(6, 0), "torch", batch_coupled=True),
     "torch sequence": Row(torch_sequence, text, "torch"),
     "torch loss function": Row(torch_binary, tabular(6, 2), "torch"),
+    "jax dense": Row(jax_mlp, tabular(6, 3), "jax"),
+    "jax sequence": Row(jax_sequence, text, "jax"),
+    "jax loss function": Row(jax_binary, tabular(6, 2), "jax"),
     "sklearn LogisticRegression": Row(sk_logistic, tabular(6, 3), "sklearn"),
     "sklearn Ridge": Row(sk_ridge, tabular(6, 0), "sklearn"),
     "sklearn SGDClassifier": Row(sk_sgd, tabular(6, 2), "sklearn"),
@@ -207,6 +274,13 @@ def parameters(model: Any) -> slice:
     return model.layout.slice("parameters")
 
 
+@functools.cache
+def jax_losses(model: Any) -> Any:
+    import jax
+
+    return jax.jit(lambda vector, x, y: model._losses(model._tree(vector), x, y))
+
+
 def objective(model: Any, vector: Vector64, data: Examples) -> float:
     """What `gradient` differentiates, in float64."""
     if hasattr(model, "module"):
@@ -221,6 +295,12 @@ def objective(model: Any, vector: Vector64, data: Examples) -> float:
         y = torch.from_numpy(data.y)
         scores = module(x.double() if x.is_floating_point() else x)
         return model._loss(scores, y.double() if y.is_floating_point() else y).item()
+    if hasattr(model, "tree"):
+        import jax
+
+        with jax.enable_x64(True):
+            x = data.x.astype(np.float64) if data.x.dtype.kind == "f" else data.x
+            return float(jax_losses(model)(jax.numpy.asarray(vector), x, data.y).mean())
     scores = model.scores(vector, data.x.astype(np.float64))
     loss = loss_and_slope(model.kind, scores.reshape(len(scores), -1), data.y)[0]
     return loss + model.l2 / 2 * sum(float((W**2).sum()) for W, _ in model.weights(vector))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import manent as mn
+from manent.core.layers import Stage
 from manent.core.sums import TreeSum
 from manent.engines.folder import RunFolder
 from manent.engines.memory import ClientMemory
@@ -243,28 +244,44 @@ def test_a_client_that_diverges_is_an_error_that_names_the_tensor():
 
 @dataclass(frozen=True)
 class Twice:
-    """A layer that doubles, and halves the total."""
+    """A layer that multiplies, and divides the total."""
 
     factor: float
 
-    def client(self, vectors, layout, random):
+    def enter(self, form, gathering):
+        return TwiceStage(form, self.factor)
+
+
+@dataclass(frozen=True)
+class TwiceStage(Stage):
+    factor: float
+
+    def client(self, vectors, sent, random):
         return vectors * self.factor
 
-    def server(self, total, layout, random):
-        return total / self.factor
+    def server(self, total, state, random):
+        return total / self.factor, state
 
 
 @dataclass(frozen=True)
 class Plus:
-    """A layer that adds a constant per client; undone by the count it hides in the block called weight."""
+    """A layer that adds a constant per client, and takes it off ten times."""
 
     amount: float
 
-    def client(self, vectors, layout, random):
+    def enter(self, form, gathering):
+        return PlusStage(form, self.amount)
+
+
+@dataclass(frozen=True)
+class PlusStage(Stage):
+    amount: float
+
+    def client(self, vectors, sent, random):
         return vectors + self.amount
 
-    def server(self, total, layout, random):
-        return total - 10 * self.amount
+    def server(self, total, state, random):
+        return total - 10 * self.amount, state
 
 
 def test_layers_act_forward_on_clients_and_backward_on_the_server(data):

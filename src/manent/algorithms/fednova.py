@@ -34,6 +34,10 @@ class FedNova(GradientAlgorithm):
         if self.mu and self.local.momentum:
             raise InvalidInput("FedNova has a closed form for momentum or for mu, not for both; set one of them to 0.")
 
+    @property
+    def scalable(self) -> bool:
+        return False  # a number of steps shares no norm with an update
+
     def extra_blocks(self) -> tuple[Block, ...]:
         return (scalar("effective_steps"),)
 

@@ -75,15 +75,15 @@ class Totals:
     """A released training sum, by block.
 
     Attributes:
-        weight: sum of the clients' weights.
-        answers: how many clients are in the sum.
+        weight: sum of the clients' weights, or the public divisor.
+        answers: how many clients are in the sum, or were expected to be.
         round: counted from 1.
     """
 
     layout: Layout
     total: Array
     weight: float
-    answers: int
+    answers: float
     round: int
 
     def sum(self, block: str) -> Array:
@@ -173,8 +173,14 @@ class GradientAlgorithm(ABC):
         """How many clients the model likes to train in one call."""
         return int(getattr(self.model, "together", 1))
 
+    @property
+    def scalable(self) -> bool:
+        """Whether a client's vector may be scaled down as a whole, as clipping does."""
+        return True
+
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
-        train = SumSpec("train", self.train_layout, "model updates (new - old)")
+        divisor = "weight" if "weight" in self.train_layout else None
+        train = SumSpec("train", self.train_layout, "model updates (new - old)", scalable=self.scalable, divisor=divisor)
         if self.evaluation is None:
             return (train,)
         layout = Layout(metric_blocks(self.evaluation.names(self.model), self.model.classes))
@@ -259,10 +265,11 @@ class GradientAlgorithm(ABC):
         if assignment.sum == "evaluate":
             return state, finish(self._evaluation.names(self.model), released.total, self.model.classes)
         layout = self.train_layout
-        weight = float(released.total[layout.slice("weight")][0]) if "weight" in layout else float(released.answers)
+        answers = float(released.answers) if released.divisor is None else released.divisor
+        weight = float(released.total[layout.slice("weight")][0]) if "weight" in layout else answers
         if weight <= 0:
             return state, {"update_norm": 0.0}
-        totals = Totals(layout, released.total, weight, released.answers, released.round)
+        totals = Totals(layout, released.total, weight, answers, released.round)
         model = np.array(state["model"], np.float32)
         model[: self.parameters], changed = self.step(model[: self.parameters], state, totals)
         if "statistics" in layout:

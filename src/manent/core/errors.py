@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 
 class ManentError(Exception):
     """Root of every error that manent raises on purpose."""
@@ -34,6 +37,10 @@ class MissingExtra(ManentError):
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. Install it with: pip install 'manent[{extra}]'"
         )
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
+        return type(self), (self.package, self.extra, self.purpose)
 
 
 class ClientFailed(ManentError):
@@ -49,10 +56,13 @@ class ClientFailed(ManentError):
     def __init__(self, client: str, round: int, stage: str, reason: str, folder: str | None = None) -> None:
         kept = f" Its inputs are kept in {folder} (see manent.replay)." if folder else ""
         super().__init__(f"Client {client!r} failed in round {round}, stage {stage!r}: {reason}{kept}")
-        self.client, self.round, self.stage, self.reason, self.folder = (
-            client,
-            round,
-            stage,
-            reason,
-            folder,
-        )
+        self.client, self.round, self.stage, self.reason, self.folder = client, round, stage, reason, folder
+
+    def __reduce__(self) -> tuple[type[ClientFailed], tuple[str, int, str, str, str | None]]:
+        return type(self), (self.client, self.round, self.stage, self.reason, self.folder)
+
+
+def check_count(owner: str, name: str, value: Any, otherwise: str = "") -> None:
+    """Raises InvalidInput unless the value is a whole number of at least 1."""
+    if not isinstance(value, Integral) or int(value) < 1:
+        raise InvalidInput(f"{owner} expects {name} >= 1; found {value!r}. Give a whole number{otherwise}.")

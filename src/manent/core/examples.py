@@ -121,6 +121,14 @@ def join(parts: Sequence[Examples]) -> Examples:
     """All rows of several data sets, one after another. Only a simulation can pool data like this."""
     if not parts:
         raise InvalidInput("Nothing to join: expected at least one data set.")
+    for kind, found in (
+        ("columns", [", ".join(sorted(p.columns)) or "none" for p in parts]),
+        ("shape of x", [p.x.shape[1:] for p in parts]),
+        ("shape of y", [p.y.shape[1:] for p in parts]),
+    ):
+        other = next((f for f in found if f != found[0]), None)
+        if other is not None:
+            raise InvalidInput(f"Data sets that are joined need the same {kind}; found {found[0]} and {other}.")
     return Examples(
         np.concatenate([p.x for p in parts]),
         np.concatenate([p.y for p in parts]),

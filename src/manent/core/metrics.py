@@ -105,7 +105,7 @@ METRICS = {
             "loss",
             ("binary", "multiclass", "regression"),
             lambda c: 1,
-            lambda s, c: np.array([s.loss * s.count]),
+            lambda s, c: np.array([s.loss * s.count if s.count else 0.0]),
             lambda t, n: float(t[0] / n),
         ),
         Metric("rmse", ("regression",), lambda c: 1, _squared_error, lambda t, n: float(np.sqrt(max(t[0] / n, 0.0)))),

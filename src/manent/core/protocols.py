@@ -9,14 +9,34 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from manent.core.examples import Client, Examples, Public
+from manent.core.layers import Form, Gathering, Layer, Stage
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
-from manent.core.randomness import PrivateRandom, repeatable
-from manent.core.sums import Partial, Total
+from manent.core.randomness import repeatable
+from manent.core.sums import Number, Partial, Total
 from manent.core.training import LocalTraining, Trained
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
 View = Literal["every client's vector", "the sum alone"]
+
+__all__ = [
+    "Accumulator",
+    "Algorithm",
+    "Assignment",
+    "ClientContext",
+    "Contribution",
+    "Form",
+    "Gathering",
+    "Layer",
+    "Model",
+    "PrivacyBudget",
+    "Released",
+    "Report",
+    "Stage",
+    "SumSpec",
+    "Summation",
+    "View",
+]
 
 
 @dataclass(frozen=True)
@@ -28,12 +48,17 @@ class SumSpec:
         layout: how a client's vector [d] is cut into blocks.
         purpose: for people, what is summed.
         every: formed once every so many rounds.
+        scalable: whether a client's vector keeps its meaning when it is scaled down as a whole, as an update does and a count
+            does not. Only such a sum can be clipped.
+        divisor: the block whose total the server divides by (the sum of the clients' weights), or None.
     """
 
     name: str
     layout: Layout
     purpose: str
     every: int = 1
+    scalable: bool = False
+    divisor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +110,15 @@ class Released:
 
     Attributes:
         total: float64[d].
-        answers: how many clients are in it.
+        answers: how many clients are in it; under differential privacy how many were expected.
         round: counted from 1.
+        divisor: what a mean divides by where that has to be public (under differential privacy), else None.
     """
 
     total: Total
     answers: int
     round: int
+    divisor: float | None = None
 
 
 Report = Mapping[str, float]
@@ -139,18 +166,6 @@ class Algorithm(Protocol):
         ...
 
 
-class Layer(Protocol):
-    """What is done to clients' vectors before the sum, and undone on the total. Both halves are one object."""
-
-    def client(self, vectors: Array, layout: Layout, random: PrivateRandom) -> Array:
-        """Vectors [k, d] to vectors [k, d]."""
-        ...
-
-    def server(self, total: Total, layout: Layout, random: PrivateRandom) -> Total:
-        """Total [d] to total [d]."""
-        ...
-
-
 class Accumulator(Protocol):
     """A sum being formed over positions 0 to count - 1 of a cohort; see `core.sums.TreeSum`."""
 
@@ -173,9 +188,31 @@ class Summation(Protocol):
         """What the server sees of the clients' vectors."""
         ...
 
-    def init(self, size: int, count: int) -> Accumulator:
-        """An empty sum of at most `count` vectors of `size` numbers."""
+    def init(self, size: int, count: int, dtype: Number = np.float64) -> Accumulator:
+        """An empty sum of at most `count` vectors of `size` numbers; of whole numbers that cannot overflow where int64."""
         ...
+
+
+class PrivacyBudget(Protocol):
+    """How much privacy loss is allowed, of what, to whom; `manent.accounting.Budget` is one."""
+
+    @property
+    def epsilon(self) -> float: ...
+
+    @property
+    def delta(self) -> float: ...
+
+    @property
+    def privacy_unit(self) -> Literal["client", "example"]: ...
+
+    @property
+    def neighboring_relation(self) -> Literal["add_or_remove", "replace_one", "zero_out"]: ...
+
+    def check_population(self, units: int) -> None:
+        """Raises InvalidInput where delta is too large for so many units."""
+        ...
+
+    def plain(self) -> dict[str, Any]: ...
 
 
 class Model(Protocol):

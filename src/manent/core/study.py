@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import inspect
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -15,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from manent.core.errors import InvalidInput
-from manent.core.protocols import Algorithm, Layer, Summation
+from manent.core.errors import InvalidInput, check_count
+from manent.core.protocols import Algorithm, Layer, PrivacyBudget, Summation
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Cohort:
         size: a fixed number, drawn without replacement.
         sampling_probability: each client independently with this probability (Poisson); a cohort may be empty.
         minimum: the fewest answers with which a sum is released; with fewer it is abandoned.
+        maximum: of more clients than this, only so many, at random, are asked (with sampling_probability).
 
     With neither size nor sampling_probability, everyone takes part.
     """
@@ -34,20 +37,24 @@ class Cohort:
     size: int | None = None
     sampling_probability: float | None = None
     minimum: int = 1
+    maximum: int | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.sampling_probability is not None:
             raise InvalidInput("Cohort takes size or sampling_probability, not both.")
-        if self.size is not None and self.size < 1:
-            raise InvalidInput(f"Cohort expects size >= 1; found {self.size}.")
+        if self.size is not None:
+            check_count("Cohort", "size", self.size, " or None (everyone)")
         if self.sampling_probability is not None and not 0 < self.sampling_probability <= 1:
             raise InvalidInput(f"Cohort expects 0 < sampling_probability <= 1; found {self.sampling_probability}.")
-        if self.minimum < 1:
-            raise InvalidInput(f"Cohort expects minimum >= 1; found {self.minimum}.")
+        check_count("Cohort", "minimum", self.minimum)
+        if self.maximum is not None:
+            check_count("Cohort", "maximum", self.maximum, " or None (no limit)")
+            if self.sampling_probability is None:
+                raise InvalidInput(f"Cohort takes maximum with sampling_probability only; found maximum={self.maximum}.")
 
     def check(self, clients: int) -> None:
         """Raises InvalidInput where a population of this many clients cannot fill the cohort."""
-        largest = min(clients, self.size or clients)
+        largest = min(clients, self.size or clients, self.maximum or clients)
         if self.size is not None and self.size > clients:
             raise InvalidInput(f"Cohort asks for {self.size} clients, but the data have {clients}; ask for fewer.")
         if self.minimum > largest:
@@ -58,8 +65,16 @@ class Cohort:
         if self.size is not None:
             return tuple(sorted(int(i) for i in rng.choice(clients, self.size, replace=False)))
         if self.sampling_probability is not None:
-            return tuple(int(i) for i in np.flatnonzero(rng.random(clients) < self.sampling_probability))
+            drawn = np.flatnonzero(rng.random(clients) < self.sampling_probability)
+            if self.maximum is not None and len(drawn) > self.maximum:
+                drawn = np.sort(rng.choice(drawn, self.maximum, replace=False))
+            return tuple(int(i) for i in drawn)
         return tuple(range(clients))
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values only; what came later and is not set is left out, so that older studies keep their hash."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if name != "maximum" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,7 @@ class Study:
         layers: what is done to a client's vector before it is summed, and undone after.
         summation: how terms are brought together, so who can see them.
         name: for people; part of the hash.
+        budget: the differential privacy that the result must have; the noise is derived from it.
     """
 
     algorithm: Algorithm
@@ -81,15 +97,16 @@ class Study:
     layers: tuple[Layer, ...] | list[Layer] = ()
     summation: Summation | None = None
     name: str = ""
+    budget: PrivacyBudget | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise InvalidInput(f"Study expects rounds >= 1; found {self.rounds}.")
+        check_count("Study", "rounds", self.rounds)
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def plain(self) -> dict[str, Any]:
-        """Canonical plain data: JSON values only."""
-        return typing.cast("dict[str, Any]", plain(self, skip_own=True))
+        """Canonical plain data: JSON values only. A study without a budget does not mention it, and keeps its older hash."""
+        values = typing.cast("dict[str, Any]", plain(self, skip_own=True))
+        return {name: value for name, value in values.items() if name != "budget" or value is not None}
 
     @property
     def hash(self) -> str:
@@ -110,18 +127,18 @@ def plain(value: Any, skip_own: bool = False) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if np.isfinite(value) else repr(value)
+        return float(value) if np.isfinite(value) else repr(float(value))
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"array": str(value.dtype), "shape": list(value.shape), "sha256": digest}
     if not skip_own and callable(getattr(value, "plain", None)):
-        return {"type": type_name(type(value)), **value.plain()}
+        return {"type": type_name(type(value)), **plain(value.plain())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type_name(type(value)), **fields}
@@ -135,18 +152,57 @@ def plain(value: Any, skip_own: bool = False) -> Any:
 
 def type_name(value: Any) -> str:
     """The short name of manent's own types; module and name of others."""
-    own = value.__module__.startswith("manent.")
-    return str(value.__qualname__ if own else f"{value.__module__}:{value.__qualname__}")
+    module = value.__module__ or ""
+    return str(value.__qualname__ if module.startswith("manent.") else f"{module}:{value.__qualname__}")
 
 
 def code_hash(value: Any) -> str:
-    """SHA-256 of the source of a class or function; of its byte code where there is no source (a notebook's lambda)."""
+    """SHA-256 of the source of a class or function, and of what a function captured: defaults, and variables around it.
+
+    Where there is no source, of its byte code. Global names that it uses are not followed.
+    """
+    captured = [*(getattr(value, "__defaults__", None) or ()), *(getattr(value, "__kwdefaults__", None) or {}).values()]
+    for cell in getattr(value, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell may be empty still
+            captured.append(cell.cell_contents)
+    source = _source(value) if not captured else f"{_source(value)}{canonical([_captured(item) for item in captured]).decode()}"
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _source(value: Any) -> str:
+    code = getattr(value, "__code__", None)
     try:
         source = inspect.getsource(value)
     except (OSError, TypeError):
-        code = getattr(value, "__code__", None)
-        source = f"{code.co_code.hex()}{code.co_consts}{code.co_names}" if code else repr(value)
-    return hashlib.sha256(source.encode()).hexdigest()
+        return _byte_code(code) if code else repr(value)
+    if code is None or value.__name__ != "<lambda>":
+        return source
+    # The source of a lambda is its whole line, on which there may be others: where it ends tells them apart.
+    ends = [(end - code.co_firstlineno, column) for _, end, _, column in code.co_positions() if end and column]
+    return f"{source}{max(ends, default=None)}"
+
+
+def _byte_code(code: types.CodeType) -> str:
+    """The same text in every process: no addresses, and sets in order."""
+    constants = []
+    for item in code.co_consts:
+        if isinstance(item, types.CodeType):
+            constants.append(_byte_code(item))
+        else:
+            constants.append(repr(sorted(map(repr, item)) if isinstance(item, frozenset) else item))
+    return f"{code.co_code.hex()}{constants}{code.co_names}"
+
+
+def _captured(value: Any) -> Any:
+    """Plain data for a captured value; the name of its type where there is none."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        return [type_name(value), _source(value)]
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    try:
+        return plain(np.asarray(value) if hasattr(value, "__array__") else value)
+    except InvalidInput:
+        return type_name(type(value))
 
 
 def override(study: Any, path: str, text: str) -> Any:
@@ -182,10 +238,11 @@ def _replace(node: Any, path: list[str], text: str, whole: str, root: Any) -> An
 def _unknown(path: str, root: Any) -> InvalidInput:
     known = settings(root)
     leaf = path.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(path, known, 3, 0.6) or [
+    same = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
+    near = [*same, *difflib.get_close_matches(path, known, 3, 0.6)] or [
         name for name in known if difflib.get_close_matches(leaf, [name.rsplit(".", 1)[-1]], 1, 0.6)
     ]
-    hint = f"did you mean {', '.join(near[:3])}?" if near else f"it has: {', '.join(known)}."
+    hint = f"did you mean {', '.join(list(dict.fromkeys(near))[:3])}?" if near else f"it has: {', '.join(known)}."
     return InvalidInput(f"The study has no setting {path!r}; {hint}")
 
 
@@ -210,13 +267,13 @@ def parse(text: str, annotation: Any, name: str) -> Any:
     """Text as a value of the annotated type. Raises InvalidInput with what was expected."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         value = {"none": None, "None": None, "True": True, "False": False}.get(text, text)
     fitted = _fit(value, annotation)
-    if fitted is _MISFIT and isinstance(value, int | float) and not isinstance(value, bool):
-        fitted = _fit(text, annotation)
     if fitted is _MISFIT:
-        raise InvalidInput(f"{name} expects {_describe(annotation)}; found {text!r}.")
+        fitted = _fit(text, annotation)  # where text is wanted, it may look like something else
+    if fitted is _MISFIT:
+        raise InvalidInput(f"{name} expects {_describe(annotation)}; found {text[:80]!r}.")
     return fitted
 
 
@@ -233,7 +290,8 @@ def _fit(value: Any, annotation: Any) -> Any:
     if annotation is None or annotation is type(None):
         return None if value is None else _MISFIT
     if annotation is float:
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _MISFIT
+        number = isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
+        return float(value) if number else _MISFIT
     if annotation in (int, str, bool):
         return value if type(value) is annotation else _MISFIT
     if origin is tuple and isinstance(value, list):
@@ -248,5 +306,8 @@ def _describe(annotation: Any) -> str:
         return "one of " + ", ".join(repr(a) for a in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " or ".join(_describe(a) for a in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        items = [_describe(a) for a in typing.get_args(annotation) if a is not Ellipsis]
+        return f"a list in brackets ({', '.join(items)}{', ...' if Ellipsis in typing.get_args(annotation) else ''})"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
     return names.get(annotation, f"a {getattr(annotation, '__name__', annotation)} (which text cannot set)")

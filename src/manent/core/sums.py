@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.vectors import Array
 
-Total = NDArray[np.float64]
+Number = type[np.float64] | type[np.int64]
+Total = Array  # float64[d]; int64[d] where the terms are whole numbers
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Partial:
 
 
 class TreeSum:
-    """Sum of at most `count` vectors of `size` numbers, in float64.
+    """Sum of at most `count` vectors of `size` numbers, in float64; or exactly in int64, for whole numbers that cannot overflow.
 
     `add`, `skip` and `merge` may come in any order; each position once. `finish` needs every position.
     """
 
-    def __init__(self, size: int, count: int) -> None:
-        self.size, self.count = size, count
+    def __init__(self, size: int, count: int, dtype: Number = np.float64) -> None:
+        self.size, self.count, self.dtype = size, count, dtype
         self._nodes: dict[tuple[int, int], Total | None] = {}
         self._taken = 0
         self._spare: list[Total] = []  # buffers to use again: fresh pages cost more than the addition
@@ -42,7 +42,7 @@ class TreeSum:
         """Add the [d] vector of one position. It is copied."""
         if vector.shape != (self.size,):
             raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {vector.shape}.")
-        total = self._spare.pop() if self._spare else np.empty(self.size)
+        total: Total = self._spare.pop() if self._spare else np.empty(self.size, self.dtype)
         np.copyto(total, vector)
         self.merge(Partial(0, position, total))
 
@@ -71,7 +71,7 @@ class TreeSum:
         if self._taken != self.count:
             raise ProtocolAbort(f"Only {self._taken} of {self.count} positions were added or skipped; no sum is formed.")
         total, self._taken = self._join(list(self._nodes)), 0
-        return np.zeros(self.size) if total is None else total
+        return np.zeros(self.size, self.dtype) if total is None else total
 
     def take(self, level: int, index: int, out: Total | None = None) -> Partial:
         """Remove and return the sum over one aligned run, to be merged elsewhere; copied into `out` where given.

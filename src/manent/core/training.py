@@ -2,19 +2,22 @@
 
 The step is  g = grad(w; batch) + weight_decay * w + prox * (w - anchor) + shift,  then plain, momentum or Adam descent.
 Each model carries it out in its own framework; `descend` is the plain form in numpy and the reference for the others.
+With privacy, grad is clipped and noised first (`core.dpsgd`); what is added to it does not depend on data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import ceil
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manent.core.errors import InvalidInput
+from manent.core.dpsgd import DPSGD, ClippedSum, PrivateDraws, needed, private_gradient
+from manent.core.errors import InvalidInput, check_count
 from manent.core.examples import Examples
 from manent.core.vectors import Array, Vector
 
@@ -37,6 +40,11 @@ class ExponentialDecay:
     rate: float
     every: int = 1
 
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.rate) and self.rate > 0):
+            raise InvalidInput(f"ExponentialDecay expects a finite rate > 0; found {self.rate}.")
+        check_count("ExponentialDecay", "every", self.every)
+
     def factor(self, round: int) -> float:
         return float(self.rate ** ((round - 1) // self.every))
 
@@ -48,6 +56,11 @@ class CosineDecay:
     rounds: int
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_count("CosineDecay", "rounds", self.rounds)
+        if not 0 <= self.floor <= 1:
+            raise InvalidInput(f"CosineDecay expects 0 <= floor <= 1; found {self.floor}.")
+
     def factor(self, round: int) -> float:
         done = min((round - 1) / max(self.rounds - 1, 1), 1.0)
         return float(self.floor + (1 - self.floor) * 0.5 * (1 + np.cos(np.pi * done)))
@@ -58,6 +71,9 @@ class WarmUp:
     """Linear from 1/rounds to 1 over the first `rounds` rounds, then 1."""
 
     rounds: int
+
+    def __post_init__(self) -> None:
+        check_count("WarmUp", "rounds", self.rounds)
 
     def factor(self, round: int) -> float:
         return min(round / self.rounds, 1.0)
@@ -80,6 +96,8 @@ class LocalSGD:
         max_grad_norm: clip the L2 norm of each step's data gradient to this. This is no privacy mechanism.
         schedule: how lr changes over rounds.
         optimizer: "sgd", or "adam" (Kingma and Ba 2015, beta .9 and .999, tiny 1e-8), restarted each round.
+        privacy: makes every step private for single examples. It needs a number of steps, and a batch_size, which is then the
+            expected size of batches that are drawn at random.
     """
 
     lr: float
@@ -91,6 +109,7 @@ class LocalSGD:
     max_grad_norm: float | None = None
     schedule: Schedule = Constant()
     optimizer: Literal["sgd", "adam"] = "sgd"
+    privacy: DPSGD | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -98,11 +117,11 @@ class LocalSGD:
         for name, count in (("epochs", self.epochs), ("steps", self.steps)):
             if count is None:
                 continue
-            low, high = count if isinstance(count, tuple) else (count, count)
-            if not 1 <= low <= high:
-                raise InvalidInput(f"LocalSGD expects {name} of at least 1, or 1 <= low <= high; found {count}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InvalidInput(f"LocalSGD expects batch_size >= 1 or None (all examples); found {self.batch_size}.")
+            bounds = count if isinstance(count, tuple) else (count, count)
+            if len(bounds) != 2 or not all(isinstance(b, Integral) for b in bounds) or not 1 <= bounds[0] <= bounds[1]:
+                raise InvalidInput(f"LocalSGD expects {name} of at least 1, or 1 <= low <= high; found {count!r}.")
+        if self.batch_size is not None:
+            check_count("LocalSGD", "batch_size", self.batch_size, " or None (all examples)")
         for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
             if not (np.isfinite(value) and value >= 0):
                 raise InvalidInput(f"LocalSGD expects a finite {name} >= 0; found {value}.")
@@ -110,19 +129,62 @@ class LocalSGD:
             raise InvalidInput(f"LocalSGD expects 0 <= momentum < 1; found {self.momentum}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise InvalidInput(f"LocalSGD expects max_grad_norm > 0 or None; found {self.max_grad_norm}.")
+        if self.optimizer not in ("sgd", "adam"):
+            raise InvalidInput(f"LocalSGD expects the optimizer 'sgd' or 'adam'; found {self.optimizer!r}.")
+        if self.privacy is not None:
+            self._check_private(self.privacy)
+
+    def _check_private(self, privacy: DPSGD) -> None:
+        if not isinstance(privacy, DPSGD):
+            raise InvalidInput(f"LocalSGD expects privacy=DPSGD(...) or None; found {privacy!r}.")
+        if not isinstance(self.steps, Integral):
+            raise InvalidInput(
+                f"LocalSGD with privacy needs one declared number of steps, because passes over the data tell how many there are; "
+                f"found epochs={self.epochs}, steps={self.steps}. Set steps=, for E epochs about E / sampling probability."
+            )
+        if self.max_grad_norm is not None:
+            raise InvalidInput(
+                f"LocalSGD takes max_grad_norm or privacy, not both; found max_grad_norm={self.max_grad_norm}. Leave it out: "
+                f"DPSGD clips the gradient of each example."
+            )
+        privacy.check(self.batch_size)
 
     @property
     def plain_sgd(self) -> bool:
         """Whether a step is w - lr * g and nothing else (what control variates assume)."""
         return self.optimizer == "sgd" and self.momentum == 0
 
-    def batches(self, examples: int, rng: np.random.Generator, work: float = 1.0) -> list[Batch]:
-        """The batches of one client in one round: index arrays, or slice(None) for all rows.
+    @property
+    def sampling_probability(self) -> float | None:
+        """With which an example enters a batch of private training; None where batches go through the data."""
+        return None if self.privacy is None else self.privacy.probability(self.batch_size or 1)
+
+    def with_noise(self, noise_multiplier: float) -> LocalSGD:
+        """The same with the noise of private training set. Raises InvalidInput where training is not private."""
+        if self.privacy is None:
+            raise InvalidInput("LocalSGD has no privacy to set the noise of; declare privacy=DPSGD(...).")
+        return replace(self, privacy=replace(self.privacy, noise_multiplier=noise_multiplier))
+
+    def plain(self) -> dict[str, Any]:
+        """The declaration as plain data. Training without privacy does not mention it, and keeps its older hash."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if name != "privacy" or value is not None}
+
+    def batches(
+        self, examples: int, rng: np.random.Generator, work: float = 1.0, draws: PrivateDraws | None = None
+    ) -> list[Batch]:
+        """The batches of one client in one round: index arrays, or slice(None) for all rows. Private ones may be empty.
 
         Args:
             examples: rows that the client has, at least 1.
             work: share of the declared work that it does, in (0, 1]; a straggler does less, and at least one step.
+            draws: where private batches are drawn; they do not depend on `rng`.
+
+        Raises Refused where training is private and there are no draws.
         """
+        q = self.sampling_probability
+        if q is not None:
+            return [needed(draws).rows(q, examples) for _ in range(max(1, ceil(_draw(self.steps or 1, rng) * work)))]
         size = min(self.batch_size or examples, examples)
         steps_per_epoch = ceil(examples / size)
         if self.epochs is not None:
@@ -155,6 +217,7 @@ class LocalTraining:
         anchor: float32[p] over the parameter block, or None for the start.
         shift: float32[p] added to every gradient, or None.
         seed: for what is random inside the model (dropout masks).
+        draws: the noise of private training.
     """
 
     start: Vector
@@ -165,6 +228,7 @@ class LocalTraining:
     anchor: Vector | None = None
     shift: Vector | None = None
     seed: int = 0
+    draws: PrivateDraws | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +268,27 @@ def descend(gradient: Gradient, parameters: int, work: LocalTraining, data: Exam
             g = g + work.shift
         w -= np.float32(work.lr) * rule.direction(g)
     return Trained(vector, losses / len(work.batches))
+
+
+def descend_privately(
+    clipped: ClippedSum, parameters: int, work: LocalTraining, data: Examples, penalty: Callable[[Vector], Array] | None = None
+) -> Trained:
+    """The kernel with private gradients, for models that give `clipped_gradient_sum`.
+
+    Args:
+        penalty: the gradient [p] of what the model adds to its loss, a function of the vector alone; it is added after the noise.
+
+    Raises Refused where the noise is not known, or there is nothing to draw it from.
+    """
+    privacy, batch_size = work.local.privacy, work.local.batch_size
+    assert privacy is not None and batch_size is not None
+    private = private_gradient(clipped, parameters, privacy, batch_size, work.draws)
+
+    def gradient(vector: Vector, x: Array, y: Array) -> tuple[float, Vector]:
+        loss, g = private(vector, x, y)
+        return loss, g if penalty is None else g + penalty(vector)
+
+    return descend(gradient, parameters, work, data)
 
 
 class _Momentum:

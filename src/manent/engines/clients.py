@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import traceback
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from safetensors.numpy import save_file
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 from manent.core.examples import Client
 from manent.core.protocols import Accumulator, Assignment, ClientContext, Contribution
+from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial
 from manent.core.vectors import Array, Vector
 from manent.crypto.random import SystemRandom
@@ -80,11 +83,16 @@ class ClientSide:
         conditions: Conditions,
         memory: ClientMemory | None,
         failures: Path | None,
+        random: PrivateRandom | None = None,
     ) -> None:
         self.plan, self.clients, self.seed, self.conditions = plan, clients, seed, conditions
         self.memory, self.failures = memory, failures
-        self.random = SystemRandom()
+        self.random = random or SystemRandom()
         self._totals: dict[tuple[str, int], Accumulator] = {}
+
+    def twin(self) -> ClientSide:
+        """Another that shares everything but its buffers, for another thread."""
+        return ClientSide(self.plan, self.clients, self.seed, self.conditions, self.memory, self.failures)
 
     @property
     def together(self) -> int:
@@ -101,8 +109,8 @@ class ClientSide:
         for start in range(0, len(asked), self.together):
             group = asked[start : start + self.together]
             for one, contribution in zip(group, self._answers(assignment, group), strict=True):
-                self._add(total, one, contribution, unit)
-                if "loss" in contribution.probe:
+                self._add(total, one, contribution, assignment)
+                if math.isfinite(contribution.probe.get("loss", math.nan)):
                     losses.append(contribution.probe["loss"])
         part = total.take(unit.level, unit.index, out)
         return UnitAnswer(part, tuple(one.position for one in asked), tuple(lost), sent_to, tuple(losses))
@@ -126,14 +134,14 @@ class ClientSide:
         """An empty sum for a cohort of this size; one is kept, for its buffers."""
         key = unit.sum, unit.count
         if key not in self._totals:
-            self._totals = {key: self.plan.summation.init(self.plan.sums[unit.sum].layout.size, unit.count)}
+            stack = self.plan.stacks[unit.sum]
+            self._totals = {key: self.plan.summation.init(stack.layout.size, unit.count, stack.dtype)}
         return self._totals[key]
 
-    def _add(self, total: Accumulator, one: _Asked, contribution: Contribution, unit: Unit) -> None:
-        vectors = contribution.vector[None]
-        for layer in self.plan.study.layers:
-            vectors = layer.client(vectors, self.plan.sums[unit.sum].layout, self.random)
-        total.add(one.position, vectors[0])
+    def _add(self, total: Accumulator, one: _Asked, contribution: Contribution, assignment: Assignment) -> None:
+        """The client's halves of the layers, and the only crossing. What is not private ends here."""
+        stack = self.plan.stacks[assignment.sum]
+        total.add(one.position, stack.client(contribution.vector[None], assignment.arrays, self.random)[0])
         if self.memory is not None and contribution.memory is not None:
             self.memory.stage(one.index, one.slot, contribution.memory)
 
@@ -145,8 +153,7 @@ class ClientSide:
             )
             if len(found) != len(group):
                 raise InvalidInput(f"answer() gave {len(found)} contributions for {len(group)} clients.")
-            for contribution in found:
-                self._check(assignment, contribution)
+            found = [self._checked(assignment, one, contribution) for one, contribution in zip(group, found, strict=True)]
         except Exception as error:
             if len(group) > 1:
                 return [contribution for one in group for contribution in self._answers(assignment, [one])]
@@ -155,15 +162,23 @@ class ClientSide:
             raise self._failed(assignment, group[0], reason) from error
         return found
 
-    def _check(self, assignment: Assignment, contribution: Contribution) -> None:
+    def _checked(self, assignment: Assignment, one: _Asked, contribution: Contribution) -> Contribution:
+        """The contribution, where it fits its layout. One that is not finite is an error; but behind a clip it sends zeros.
+
+        There a failure would itself tell something of the data: only the client is told, and keeps the memory that it had.
+        """
         layout = self.plan.sums[assignment.sum].layout
         layout.check_size(contribution.vector)
         tensor = layout.not_finite(contribution.vector)
-        if tensor is not None:
-            raise InvalidInput(
-                f"its vector holds NaN or infinity in {tensor!r}: training diverged. Expected finite numbers; lower the learning "
-                f"rate, or set max_grad_norm."
-            )
+        if tensor is None:
+            return contribution
+        if self.plan.stacks[assignment.sum].clips:
+            warnings.warn(f"{one.client.name}: {tensor!r} holds NaN or infinity; zeros are sent instead.", stacklevel=2)
+            return replace(contribution, vector=np.zeros_like(contribution.vector), memory=one.memory)
+        raise InvalidInput(
+            f"its vector holds NaN or infinity in {tensor!r}: training diverged. Expected finite numbers; lower the learning "
+            f"rate, or set max_grad_norm."
+        )
 
     def _failed(self, assignment: Assignment, one: _Asked, reason: str) -> ClientFailed:
         folder, context = None, one.context

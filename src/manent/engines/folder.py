@@ -6,6 +6,7 @@ history.jsonl       one row a sum: what the server learned, and what it cost
 probe.jsonl         one row a round: what only a simulation can know; not private
 checkpoint.safetensors   server state, progress and memory flags after the last sum, replaced in one step
 memory.bin          what clients keep between rounds
+reservation.json    what was reserved in a ledger, where one was given
 model.safetensors   the final model, or result.json, the answer to a query
 statement.txt/.json who sees what
 failures/           inputs of clients that failed
@@ -18,7 +19,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ PACKAGES = ("manent", "numpy", "scipy", "torch", "jax", "scikit-learn", "safeten
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: state, progress, which memory rows are current, and the unfinished
-    round's losses, and how much of the logs counts."""
+    """All that a run needs to go on: state, progress, which memory rows are current, the unfinished round's losses, how much of
+    the logs counts; the layers' own state, and how many sums were released."""
 
     state: Arrays
     progress: Progress
@@ -46,6 +47,8 @@ class Checkpoint:
     elapsed: float
     losses: tuple[float, int]
     lengths: Mapping[str, int]
+    layers: Arrays = field(default_factory=dict)
+    released: int = 0
 
 
 class RunFolder:
@@ -104,11 +107,13 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint in one step; the logs' present lengths belong to it."""
         arrays = {f"state.{name}": np.asarray(array) for name, array in checkpoint.state.items()}
+        arrays |= {f"layers.{name}": np.asarray(array) for name, array in checkpoint.layers.items()}
         facts = {
             "progress": {**asdict(checkpoint.progress), "answered": [], "lost": []},
             "elapsed": checkpoint.elapsed,
             "losses": checkpoint.losses,
             "lengths": dict(checkpoint.lengths),
+            "released": checkpoint.released,
         }
         data = save({**arrays, "current": checkpoint.current}, {"facts": json.dumps(facts)})
         self._replace(self.path / "checkpoint.safetensors", data)
@@ -128,7 +133,17 @@ class RunFolder:
                 os.truncate(self.path / log, length)
         progress = Progress(**{**facts["progress"], "answered": frozenset(), "lost": frozenset()})
         state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
-        return Checkpoint(state, progress, arrays["current"], facts["elapsed"], tuple(facts["losses"]), facts["lengths"])
+        layers = {name.removeprefix("layers."): array for name, array in arrays.items() if name.startswith("layers.")}
+        return Checkpoint(
+            state,
+            progress,
+            arrays["current"],
+            facts["elapsed"],
+            tuple(facts["losses"]),
+            facts["lengths"],
+            layers,
+            facts.get("released", 0),
+        )
 
     def lengths(self) -> dict[str, int]:
         """Bytes of each log."""

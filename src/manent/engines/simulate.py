@@ -6,21 +6,21 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from manent.accounting import Ledger
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client
 from manent.core.metrics import default_metrics, measure
 from manent.core.protocols import Assignment, Model, Released
-from manent.core.randomness import repeatable
+from manent.core.randomness import PrivateRandom, repeatable
 from manent.core.rounds import Abandon, Answered, Applied, Effect, Event, Lost, Opened, Progress, Release, Rules, step
 from manent.core.study import Study, plain
-from manent.core.sums import Partial
 from manent.core.vectors import Array, Arrays
 from manent.crypto.random import SystemRandom
 from manent.data.federation import Federation
@@ -30,6 +30,8 @@ from manent.engines.folder import Checkpoint, RunFolder, environment
 from manent.engines.memory import ClientMemory
 from manent.engines.progress import Bar, Watcher
 from manent.engines.run import Run
+from manent.engines.spending import Spending, open_ledger
+from manent.engines.threads import Threads
 from manent.engines.workers import InProcess, Workers
 from manent.privacy.check import Plan, resolve
 
@@ -48,6 +50,8 @@ def simulate(
     evaluate_every: int = 1,
     metrics: tuple[str, ...] | None = None,
     watcher: Watcher | None = None,
+    ledger: Ledger | str | Path | None = None,
+    random: PrivateRandom | None = None,
 ) -> Run:
     """Run a study on this machine.
 
@@ -59,16 +63,23 @@ def simulate(
         evaluate_every: rounds between two looks at the test parts (for `run.probe`); the last round is always looked at.
         metrics: what to look at; None takes those that fit the model.
         watcher: told of each round; None shows a progress bar on a terminal.
+        ledger: where the budget of the data set (by the federation's name) is kept across runs, or the SQLite file of one. All
+            that the study may release is reserved there before anything runs; a crash leaves it spent.
+        random: source of noise and rounding; None is the operating system's. Only for tests, with workers=0.
 
     Raises:
+        Refused: for a study with no honest statement.
+        BudgetSpent: the data set's budget does not cover the study; nothing has run.
         InvalidInput: the study does not fit itself or the data, or the folder does not fit the study.
         ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder.
     """
     began = time.monotonic()
     if evaluate_every < 1:
         raise InvalidInput(f"simulate expects evaluate_every >= 1; found {evaluate_every}.")
-    plan = resolve(study, data)
-    setting = _Setting(plan, data, seed, conditions or Conditions(), evaluate_every, metrics)
+    if random is not None and workers != 0:
+        raise InvalidInput("A source of randomness given to simulate is for tests in one process; set workers=0.")
+    plan = _simulated(resolve(study, data), random)
+    setting = _Setting(plan, data, seed, conditions or Conditions(), evaluate_every, metrics, open_ledger(ledger), random)
     kept = _open(folder, resume, setting)
     with ExitStack() as stack:
         simulation = _Simulation.start(setting, kept, stack, workers, began)
@@ -76,6 +87,14 @@ def simulate(
             watcher = stack.enter_context(Bar(study.rounds, simulation.progress.round - 1, study.name or "rounds"))
         simulation.run(watcher)
     return simulation.finish()
+
+
+def _simulated(plan: Plan, random: PrivateRandom | None) -> Plan:
+    """The plan with the statement of a run on one machine."""
+    statement = plan.statement.simulated()
+    if plan.privacy is not None and random is not None and not random.secure:
+        statement = statement.without_epsilon(f"Noise came from {type(random).__name__}: whoever knows its seed removes it.")
+    return replace(plan, statement=statement)
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,8 @@ class _Setting:
     conditions: Conditions
     evaluate_every: int
     metrics: tuple[str, ...] | None
+    ledger: Ledger | None = None
+    random: PrivateRandom | None = None
 
     @property
     def model(self) -> Model | None:
@@ -149,16 +170,21 @@ class _Simulation:
 
     setting: _Setting
     folder: RunFolder | None
-    pool: Workers | InProcess
+    pool: Workers | Threads | InProcess
     memory: ClientMemory | None
     state: Arrays
     progress: Progress
     began: float
     before: float
+    layers: dict[str, Arrays]
+    spending: Spending
+    random: PrivateRandom
     start_up: float = 0.0
+    counts: tuple[int, int] = (0, 0)
     history: list[dict[str, Any]] = field(default_factory=list)
     probe: list[dict[str, Any]] = field(default_factory=list)
     losses: tuple[float, int] = (0.0, 0)
+    fresh: list[Array] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -172,19 +198,32 @@ class _Simulation:
             path = folder.memory if folder else None
             memory = ClientMemory(public.clients, plan.memory.size, path, saved.current if saved else None)
             stack.callback(memory.close)
-        side = ClientSide(
-            plan, setting.data.clients, setting.seed, setting.conditions, memory, folder.failures if folder else None
-        )
+        random = setting.random or SystemRandom()
+        spending = Spending.begin(plan, saved.released if saved else 0, setting.ledger, setting.data.name, folder, random)
+        failures = folder.failures if folder else None
+        side = ClientSide(plan, setting.data.clients, setting.seed, setting.conditions, memory, failures, setting.random)
         count = (os.cpu_count() or 1) if workers is None else workers
-        pool: Workers | InProcess
-        if count and hasattr(os, "fork"):
-            pool = Workers(count, side, setting.measure, max(spec.layout.size for spec in plan.sums.values()))
+        pool: Workers | Threads | InProcess
+        if count and getattr(setting.model, "threadsafe", False):
+            pool = Threads(count, side, setting.measure)
+        elif count and side.together == 1 and hasattr(os, "fork"):
+            pool = Workers(count, side, setting.measure, max(stack.layout.size for stack in plan.stacks.values()))
         else:
             pool = InProcess(side, setting.measure)
         stack.callback(pool.terminate)
         state = saved.state if saved else plan.study.algorithm.init(public, repeatable(setting.seed, "init"))
         simulation = cls(
-            setting, folder, pool, memory, state, saved.progress if saved else Progress(), began, saved.elapsed if saved else 0.0
+            setting,
+            folder,
+            pool,
+            memory,
+            state,
+            saved.progress if saved else Progress(),
+            began,
+            saved.elapsed if saved else 0.0,
+            {name: _of(saved.layers, name) if saved else stack.init() for name, stack in plan.stacks.items()},
+            spending,
+            random,
         )
         if folder and saved:
             simulation.losses = saved.losses
@@ -215,44 +254,51 @@ class _Simulation:
     def _sum(self, assignment: Assignment) -> int:
         """One sum, from the draw of its cohort to its release. Returns how many clients answered."""
         setting, plan = self.setting, self.setting.plan
-        at, spec = self.progress, plan.sums[assignment.sum]
+        at, stack = self.progress, plan.stacks[assignment.sum]
+        self.spending.check()
+        assignment = Assignment(assignment.sum, {**assignment.arrays, **stack.sends(self.layers[assignment.sum])})
         draw = repeatable(setting.seed, "cohort", at.round, at.index)
         cohort = plan.study.cohort.draw(plan.public.clients, draw)
         effects = self._step(Opened(len(cohort)))
-        total = plan.summation.init(spec.layout.size, len(cohort))
+        total = plan.summation.init(stack.layout.size, len(cohort), stack.dtype)
         self.pool.publish(assignment)
         sent_to, answers = 0, 0
         losses: list[float] = []
         for answer in self.pool.answers(self._units(assignment.sum, cohort)):
-            part = answer.partial
-            total.merge(Partial(part.level, part.index, None if part.total is None else part.total.copy()))
+            total.merge(answer.partial)
             sent_to, answers = sent_to + answer.sent_to, answers + len(answer.answered)
             losses += answer.losses
             effects += self._step(Answered(answer.answered)) if answer.answered else ()
             effects += self._step(Lost(answer.lost)) if answer.lost else ()
         # fsum rounds once, so the order in which workers answer does not show.
         self.losses = self.losses[0] + fsum(losses), self.losses[1] + len(losses)
-        row: dict[str, Any] = {
-            "round": at.round,
-            "sum": assignment.sum,
-            "cohort": len(cohort),
-            "answers": answers,
-            "bytes_up": 4 * spec.layout.size * answers,
-            "bytes_down": sum(array.nbytes for array in assignment.arrays.values()) * sent_to,
-        }
+        row = {"round": at.round, "sum": assignment.sum, **self._crossed(assignment, len(cohort), answers, sent_to)}
         for effect in effects:
             if isinstance(effect, Release):
                 row |= self._release(effect, assignment, cohort, total.finish())
             elif isinstance(effect, Abandon):
-                row["abandoned"] = effect.reason
+                row["abandoned"] = effect.reason if plan.privacy is None else "Fewer answers than the noise is sized for."
         self.history.append({**row, "seconds": round(self.elapsed, 4)})
         if self.folder:
             self.folder.append("history.jsonl", self.history[-1])
         return answers
 
+    def _crossed(self, assignment: Assignment, cohort: int, answers: int, sent_to: int) -> dict[str, Any]:
+        """Who took part, and how many bytes crossed. What history says is released: for a private sum, what was expected."""
+        expected = self.setting.plan.divisor
+        self.counts = self.counts[0] + cohort, self.counts[1] + answers
+        if expected is not None:
+            cohort = answers = sent_to = round(expected)
+        return {
+            "cohort": cohort,
+            "answers": answers,
+            "bytes_up": self.setting.plan.stacks[assignment.sum].bytes * answers,
+            "bytes_down": sum(array.nbytes for array in assignment.arrays.values()) * sent_to,
+        }
+
     def _step(self, event: Event) -> tuple[Effect, ...]:
-        study = self.setting.plan.study
-        self.progress, effects = step(self.progress, event, Rules(study.rounds, study.cohort.minimum))
+        plan = self.setting.plan
+        self.progress, effects = step(self.progress, event, Rules(plan.study.rounds, plan.gathering.least))
         return effects
 
     def _units(self, name: str, cohort: tuple[int, ...]) -> Iterator[Unit]:
@@ -266,10 +312,12 @@ class _Simulation:
     def _release(self, effect: Release, assignment: Assignment, cohort: tuple[int, ...], total: Array) -> dict[str, float]:
         """The server's halves of the layers, the algorithm's next state, and the memory of those in the sum."""
         plan, at = self.setting.plan, self.progress
-        layout = plan.sums[assignment.sum].layout
-        for layer in reversed(plan.study.layers):
-            total = layer.server(total, layout, SystemRandom())
-        released = Released(total, len(effect.positions), at.round)
+        name, expected = assignment.sum, plan.divisor
+        total, self.layers[name] = plan.stacks[name].server(total, self.layers[name], self.random)
+        self.spending.release()
+        answers = len(effect.positions) if expected is None else max(1, round(expected))
+        released = Released(total, answers, at.round, expected)
+        self.fresh.append(total)
         self.state, report = plan.study.algorithm.apply(self.state, assignment, released)
         if self.memory is not None:
             self.memory.commit([cohort[p] for p in effect.positions])
@@ -281,6 +329,9 @@ class _Simulation:
         """The probe of a round, where one is due. Returns what a progress bar shows."""
         setting, last = self.setting, round == self.setting.plan.study.rounds
         row: dict[str, Any] = {"round": round}
+        if setting.plan.privacy is not None:
+            row["cohort"], row["answers"] = self.counts
+        self.counts = 0, 0
         if self.losses[1]:
             row["train_loss"] = self.losses[0] / self.losses[1]
             self.losses = 0.0, 0
@@ -307,11 +358,18 @@ class _Simulation:
     def _save(self) -> None:
         if self.folder:
             current = np.zeros(0, np.uint8) if self.memory is None else self.memory.current
-            self.folder.save(Checkpoint(self.state, self.progress, current, self.elapsed, self.losses, self.folder.lengths()))
+            layers = {f"{name}/{key}": array for name, state in self.layers.items() for key, array in state.items()}
+            at = self.state, self.progress, current, self.elapsed, self.losses, self.folder.lengths()
+            self.folder.save(Checkpoint(*at, layers, self.spending.released))
+        # The checkpoint is the release: noise of a sum that did not come so far was seen by nobody, and is drawn afresh.
+        for total in self.fresh:
+            self.spending.commit(total)
+        self.fresh.clear()
 
     def finish(self) -> Run:
         """The run as it stands, and its result in the folder."""
         plan = self.setting.plan
+        self.spending.finish()
         path = self.folder.path if self.folder else None
         run = Run(plan.study, plan.statement, self.state, self.history, self.probe, self.elapsed, path, start_up=self.start_up)
         if self.folder and self.setting.model is not None:
@@ -319,6 +377,11 @@ class _Simulation:
         elif self.folder:
             self.folder.write("result.json", {name: np.asarray(array).tolist() for name, array in run.result.items()})
         return run
+
+
+def _of(layers: Arrays, name: str) -> Arrays:
+    """One sum's part of the layers' saved state."""
+    return {key.removeprefix(f"{name}/"): array for key, array in layers.items() if key.startswith(f"{name}/")}
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -71,7 +71,7 @@ class Workers:
         """Fork `count` workers. `largest` is the size of the largest sum's vector."""
         self._arena = Arena(mmap.PAGESIZE)
         self._results = [Arena(AHEAD * 8 * max(largest, 1)) for _ in range(count)]
-        self._largest = largest
+        self._largest, self._plan = largest, side.plan
         self._assignment: dict[str, object] = {}
         self._pipes: list[Connection] = []
         self._pids: list[int] = []
@@ -116,8 +116,9 @@ class Workers:
             unit = Unit(
                 **{**message["unit"], "clients": tuple(message["unit"]["clients"]), "slots": tuple(message["unit"]["slots"])}
             )
-            size = side.plan.sums[unit.sum].layout.size
-            out = self._results[number].view(8 * self._largest * message["slot"], size, np.float64)
+            stack = side.plan.stacks[unit.sum]
+            size = stack.layout.size
+            out = self._results[number].view(8 * self._largest * message["slot"], size, stack.dtype)
             answer = side.answer(unit, Assignment(unit.sum, arrays), out)
             return {
                 "size": None if answer.partial.total is None else size,
@@ -146,13 +147,14 @@ class Workers:
         self._assignment = {"arrays": places, "bytes": at}
 
     def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
-        """The units' answers, in any order. Each partial total is valid until the next one is asked for. Raises ClientFailed."""
+        """The units' answers, in any order. Raises ClientFailed."""
         jobs = ({"unit": asdict(unit)} for unit in units)
         for job, reply, worker, slot in self._run(jobs):
             unit = job["unit"]
             total = None
             if reply["size"] is not None:
-                total = self._results[worker].view(8 * self._largest * slot, reply["size"], np.float64)
+                dtype = self._plan.stacks[unit["sum"]].dtype
+                total = self._results[worker].view(8 * self._largest * slot, reply["size"], dtype).copy()
             yield UnitAnswer(
                 Partial(unit["level"], unit["index"], total),
                 tuple(reply["answered"]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manent.models.files import FittedModel as FittedModel
     from manent.models.files import load_model as load_model
+    from manent.models.jax import JaxModel as JaxModel
     from manent.models.numpy import LinearModel as LinearModel
     from manent.models.numpy import LogisticModel as LogisticModel
     from manent.models.numpy import SoftmaxModel as SoftmaxModel
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _HOME = {
     "FittedModel": "files",
     "load_model": "files",
+    "JaxModel": "jax",
     "LinearModel": "numpy",
     "LogisticModel": "numpy",
     "SoftmaxModel": "numpy",
@@ -24,7 +26,7 @@ _HOME = {
     "TorchModel": "torch",
 }
 
-__all__ = ["FittedModel", "LinearModel", "LogisticModel", "SklearnModel", "SoftmaxModel", "TorchModel", "load_model"]
+__all__ = ["FittedModel", "JaxModel", "LinearModel", "LogisticModel", "SklearnModel", "SoftmaxModel", "TorchModel", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

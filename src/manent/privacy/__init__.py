@@ -1,6 +1,26 @@
 """Layers, the check, and the statement of who sees what."""
 
+from manent.privacy.adaptive import AdaptiveClip
 from manent.privacy.check import Plan, check, resolve
-from manent.privacy.statement import Observer, Statement, SumLine
+from manent.privacy.clip import Clip
+from manent.privacy.discretize import Discretize
+from manent.privacy.noise import CentralNoise, DistributedNoise, LocalNoise
+from manent.privacy.stack import Stack
+from manent.privacy.statement import Observer, Protection, Statement, SumLine
 
-__all__ = ["Observer", "Plan", "Statement", "SumLine", "check", "resolve"]
+__all__ = [
+    "AdaptiveClip",
+    "CentralNoise",
+    "Clip",
+    "Discretize",
+    "DistributedNoise",
+    "LocalNoise",
+    "Observer",
+    "Plan",
+    "Protection",
+    "Stack",
+    "Statement",
+    "SumLine",
+    "check",
+    "resolve",
+]

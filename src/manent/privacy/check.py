@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Population, Public
+from manent.core.layers import Gathering
 from manent.core.protocols import Assignment, Summation, SumSpec
 from manent.core.randomness import repeatable
 from manent.core.study import Cohort, Study
 from manent.core.vectors import Layout
-from manent.privacy.statement import Observer, Statement, SumLine
+from manent.privacy.guarantee import Privacy, account
+from manent.privacy.stack import Stack
+from manent.privacy.statement import Observer, Protection, Statement, SumLine
 from manent.summation.plain import Plain
 
 
@@ -22,6 +26,9 @@ class Plan:
     Attributes:
         summation: the study's, or `Plain()` where it declares none.
         sums: every kind of sum, by name.
+        stacks: the layers of each kind of sum, resolved.
+        gathering: what is public about a cohort; `least` is the fewest answers with which a sum is released.
+        privacy: the differential privacy, or None where no layer adds noise.
         memory: what each client keeps between rounds, or None.
     """
 
@@ -29,14 +36,24 @@ class Plan:
     public: Public
     summation: Summation
     sums: dict[str, SumSpec]
+    stacks: dict[str, Stack]
+    gathering: Gathering
+    privacy: Privacy | None
     memory: Layout | None
     statement: Statement
+
+    @property
+    def divisor(self) -> float | None:
+        """What private totals are divided by, and what is told instead of the number of answers."""
+        return None if self.privacy is None else self.gathering.expected
 
 
 def check(study: Study, data: Population) -> Statement:
     """Who sees what, with every number. Nothing is run.
 
-    Raises InvalidInput for a declaration that does not fit itself or the data.
+    Raises:
+        InvalidInput: for a declaration that does not fit itself or the data.
+        Refused: for a study with no honest statement.
     """
     return resolve(study, data).statement
 
@@ -52,19 +69,26 @@ def resolve(study: Study, data: Population) -> Plan:
     for client in clients:
         study.algorithm.check(client)
     summation = study.summation or Plain()
+    stacks, gathering, privacy = account(study, public.clients, sums, summation)
     state = study.algorithm.init(public, repeatable(0, "check"))
     first = study.algorithm.assign(state, 1, 0)
-    return Plan(
+    plan = Plan(
         study=study,
         public=public,
         summation=summation,
         sums={spec.name: spec for spec in sums},
+        stacks=stacks,
+        gathering=gathering,
+        privacy=privacy,
         memory=study.algorithm.memory(public),
-        statement=_state(replace(study, summation=summation), public, sums, first),
+        statement=_state(replace(study, summation=summation), public, sums, stacks, first),
     )
+    return plan if privacy is None else replace(plan, statement=_private(plan.statement, privacy, gathering))
 
 
-def _state(study: Study, public: Public, sums: tuple[SumSpec, ...], first: Assignment | None) -> Statement:
+def _state(
+    study: Study, public: Public, sums: tuple[SumSpec, ...], stacks: Mapping[str, Stack], first: Assignment | None
+) -> Statement:
     hidden = study.summation is not None and study.summation.view == "the sum alone"
     sent = ", ".join(f"{name} ({array.size:,} numbers)" for name, array in first.arrays.items()) if first else "nothing"
     observers = (
@@ -87,13 +111,43 @@ def _state(study: Study, public: Public, sums: tuple[SumSpec, ...], first: Assig
         rounds=study.rounds,
         cohort=describe_cohort(study.cohort),
         summation=type(study.summation).__name__,
-        layers=tuple(type(layer).__name__ for layer in study.layers),
+        layers=next(iter(stacks.values())).names,
         sums=tuple(
-            SumLine(spec.name, spec.purpose, spec.every, tuple((b.name, b.size) for b in spec.layout.blocks)) for spec in sums
+            SumLine(spec.name, spec.purpose, spec.every, tuple((b.name, b.size) for b in stacks[spec.name].layout.blocks))
+            for spec in sums
         ),
         observers=observers,
         not_covered=tuple(not_covered),
     )
+
+
+def _private(statement: Statement, privacy: Privacy, gathering: Gathering) -> Statement:
+    """The statement with the guarantees that hold against each observer."""
+    observers = []
+    for observer in statement.observers:
+        guarantee, why = privacy.observers[observer.name]
+        if guarantee is None or not math.isfinite(guarantee.epsilon):
+            reason = why if guarantee is None else "No accountant bounds what this much noise allows."
+            observers.append(replace(observer, why=reason))
+            continue
+        accountant = f"{guarantee.accountant} [{guarantee.version}]"
+        found = replace(observer, epsilon=guarantee.epsilon, delta=guarantee.delta, why=why)
+        observers.append(replace(found, accountant=accountant, assumptions=guarantee.assumptions))
+    protection = Protection(
+        privacy.unit,
+        privacy.relation,
+        privacy.noise_multiplier,
+        tuple(privacy.noise_stddev.items()),
+        privacy.releases,
+        gathering.expected,
+    )
+    not_covered = (
+        *(line for line in statement.not_covered if not line.startswith("Nothing bounds")),
+        "Each client clips and rounds its own vector: one that does not follow the protocol is not bounded.",
+        "Whether and when a client answers, and how long that takes, must not depend on its data; no round is closed early.",
+        "Settings that were chosen by runs on the same data, and whatever else was released of them, cost privacy of their own.",
+    )
+    return replace(statement, observers=tuple(observers), protection=protection, not_covered=not_covered)
 
 
 def describe_cohort(cohort: Cohort) -> str:
@@ -101,5 +155,6 @@ def describe_cohort(cohort: Cohort) -> str:
     if cohort.size is not None:
         return f"{cohort.size} drawn at random for each sum, out"
     if cohort.sampling_probability is not None:
-        return f"each with probability {cohort.sampling_probability:g} for each sum, out"
+        most = "" if cohort.maximum is None else f", at most {cohort.maximum},"
+        return f"each with probability {cohort.sampling_probability:g} for each sum{most}, out"
     return "all"

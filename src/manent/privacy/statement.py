@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manent.core.study import plain
+
+HIGH = 20.0
+"""From here on an epsilon is a formality: it allows what nobody would call protection."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,46 @@ class Observer:
 
     Attributes:
         epsilon, delta: the guarantee, or None where there is none.
+        accountant: who computed it.
+        assumptions: what it takes for granted.
+        why: what it rests on, or why there is none.
     """
 
     name: str
     sees: str
     epsilon: float | None = None
     delta: float | None = None
+    accountant: str = ""
+    assumptions: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """The differential privacy of a study: whose data it protects, against which change, by how much noise.
+
+    Attributes:
+        releases: how many sums are released, at most.
+        noise_stddev: of each sum's total, at least, in the unit of its vectors.
+        divisor: what the totals are divided by; public.
+    """
+
+    privacy_unit: str
+    neighboring_relation: str
+    noise_multiplier: float
+    noise_stddev: tuple[tuple[str, float], ...]
+    releases: int
+    divisor: float
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What `check` found out about a study. `str()` is the form for people, `plain()` the one for programs."""
+    """What `check` found out about a study. `str()` is the form for people, `plain()` the one for programs.
+
+    Attributes:
+        epsilon_is: what the epsilons are about: "of the study", or of one that is deployed, where this is a simulation; "none"
+            where no epsilon holds.
+    """
 
     study: str
     clients: int
@@ -49,6 +81,20 @@ class Statement:
     sums: tuple[SumLine, ...]
     observers: tuple[Observer, ...]
     not_covered: tuple[str, ...]
+    protection: Protection | None = None
+    epsilon_is: str = "of the study"
+
+    def simulated(self) -> Statement:
+        """The statement of a run on one machine: its epsilons would hold if the study were deployed."""
+        if self.protection is None:
+            return self
+        note = "This is a simulation: one machine holds all data, and cohorts follow from a seed, which is no secret."
+        return replace(self, epsilon_is="if deployed", not_covered=(*self.not_covered, note))
+
+    def without_epsilon(self, reason: str) -> Statement:
+        """The statement where something happened under which no epsilon holds."""
+        observers = tuple(replace(o, epsilon=None, delta=None, accountant="", assumptions=(), why=reason) for o in self.observers)
+        return replace(self, observers=observers, epsilon_is="none", not_covered=(reason, *self.not_covered))
 
     def plain(self) -> dict[str, Any]:
         """JSON values only."""
@@ -64,14 +110,34 @@ class Statement:
             often = "every round" if line.every == 1 else f"every {line.every} rounds"
             blocks = ", ".join(f"{name} {size:,}" for name, size in line.blocks)
             lines += [f"  {line.name} ({often}): {line.purpose}", f"    {line.size:,} numbers a client: {blocks}"]
-        lines += ["", f"Summation: {self.summation}. Layers: {', '.join(self.layers) or 'none'}.", "", "Who sees what"]
+        lines += ["", f"Summation: {self.summation}. Layers: {', '.join(self.layers) or 'none'}."]
+        lines += self._protection()
+        lines += ["", "Who sees what"]
         width = max(len(observer.name) for observer in self.observers)
         for observer in self.observers:
-            epsilon = (
-                "no differential privacy"
-                if observer.epsilon is None
-                else f"epsilon {observer.epsilon:.3g}, delta {observer.delta}"
-            )
-            lines.append(f"  {observer.name:<{width}}  {observer.sees} ({epsilon})")
+            lines.append(f"  {observer.name:<{width}}  {observer.sees} ({self._epsilon(observer)})")
+            if observer.why:
+                lines.append(f"  {'':<{width}}  {observer.why}")
+        assumed = tuple(dict.fromkeys(line for observer in self.observers for line in observer.assumptions))
+        if assumed:
+            lines += ["", "Taken for granted", *(f"  - {line}" for line in assumed)]
         lines += ["", "Not covered", *(f"  - {line}" for line in self.not_covered)]
         return "\n".join(lines)
+
+    def _protection(self) -> list[str]:
+        found = self.protection
+        if found is None:
+            return []
+        noise = ", ".join(f"{name} {stddev:.4g}" for name, stddev in found.noise_stddev)
+        return [
+            f"Differential privacy for each {found.privacy_unit}, {found.neighboring_relation}: noise multiplier "
+            f"{found.noise_multiplier:.4g}, {found.releases} release{'s' * (found.releases > 1)}.",
+            f"Noise on each total: {noise} (deviation or scale). The divisor of totals is {found.divisor:g}, and public.",
+        ]
+
+    def _epsilon(self, observer: Observer) -> str:
+        if observer.epsilon is None:
+            return "no differential privacy"
+        deployed = " if deployed" if self.epsilon_is == "if deployed" else ""
+        formal = "; formal, no meaningful protection" if observer.epsilon > HIGH else ""
+        return f"epsilon {observer.epsilon:.3g}{deployed}, delta {observer.delta:g}, by {observer.accountant}{formal}"

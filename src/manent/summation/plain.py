@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+
 from manent.core.protocols import View
-from manent.core.sums import TreeSum
+from manent.core.sums import Number, TreeSum
 
 
 @final
@@ -18,5 +20,5 @@ class Plain:
     def view(self) -> View:
         return "every client's vector"
 
-    def init(self, size: int, count: int) -> TreeSum:
-        return TreeSum(size, count)
+    def init(self, size: int, count: int, dtype: Number = np.float64) -> TreeSum:
+        return TreeSum(size, count, dtype)

@@ -1,0 +1,100 @@
+"""A process that runs rounds when told to (see peers/pace.py), and the memory that it and its descendants take."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+SAMPLE_SECONDS = 0.25
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its descendants (Linux)."""
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            waiting += [int(child) for child in _text(task).split()]
+    return found
+
+
+def proportional_set(pid: int) -> int:
+    """Bytes of memory of a process tree: each page divided by the number of processes that share it."""
+    lines = [line for each in tree(pid) for line in _text(Path(f"/proc/{each}/smaps_rollup")).splitlines()]
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has ended meanwhile
+        return ""
+
+
+class Child:
+    """A process under way.
+
+    Attributes:
+        began: when it was started (time.monotonic).
+        peak: bytes, the largest proportional set seen while `watched`.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.began, self.peak = time.monotonic(), 0
+        self._log = open(os.devnull, "w") if not os.environ.get("BENCHMARK_LOG") else None
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def hear(self) -> dict[str, Any]:
+        """What it says next. Raises EOFError where it has ended instead."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise EOFError(f"the process ended with status {self._process.wait()}; BENCHMARK_LOG=1 shows what it printed")
+        values: dict[str, Any] = json.loads(line)
+        return values
+
+    def ask(self, rounds: int) -> dict[str, Any]:
+        """Let it run so many rounds, and hear what it says."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{rounds}\n")
+        self._process.stdin.flush()
+        return self.hear()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at its memory meanwhile."""
+        over = threading.Event()
+
+        def look() -> None:
+            while True:
+                self.peak = max(self.peak, proportional_set(self._process.pid))
+                if over.wait(SAMPLE_SECONDS):
+                    return
+
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()

@@ -1,0 +1,53 @@
+"""A number outside the ledger that only grows, so that a ledger restored from an old copy is noticed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Protocol
+
+from manent.core.errors import InvalidInput
+
+
+class Counter(Protocol):
+    """A number that only grows: in a file on another disk, a hardware counter, a service."""
+
+    def read(self) -> int: ...
+
+    def advance(self, to: int) -> None:
+        """Set it to the larger of what it is and `to`, durably."""
+        ...
+
+
+class FileCounter:
+    """A counter in a small file. Keep it where backups of the ledger do not reach."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def read(self) -> int:
+        """The number; 0 where there is no file yet. Raises InvalidInput where the file holds no number."""
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return 0
+        if not text.strip().isdecimal():
+            raise InvalidInput(f"{self.path} should hold a whole number; found {text[:20]!r}.")
+        return int(text)
+
+    def advance(self, to: int) -> None:
+        """See `Counter`."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if to > self.read():
+                fresh = self.path.with_name(self.path.name + ".new")
+                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                    file.write(str(to))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(fresh, self.path)
+        finally:
+            os.close(lock)

@@ -1,0 +1,72 @@
+"""Threads of this process that live for a whole run, for models that compute outside Python's lock and must not be forked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from manent.core.examples import Client
+from manent.core.protocols import Assignment
+from manent.core.vectors import Array
+from manent.engines.clients import ClientSide, Unit, UnitAnswer
+
+AHEAD = 2  # jobs a thread that are under way or done before more are taken
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Threads:
+    """A pool that answers units of a cohort, and measures clients. Everything is shared; only small sums are handed over."""
+
+    def __init__(self, count: int, side: ClientSide, measure: Callable[[Array, Client], dict[str, float]]) -> None:
+        self.size = count
+        self._measure, self._clients = measure, side.clients
+        self._assignment = Assignment("")
+        self._sides: SimpleQueue[ClientSide] = SimpleQueue()  # each has its own buffers, so one thread at a time uses it
+        for _ in range(count):
+            self._sides.put(side.twin())
+        self._limits = threadpool_limits(1)  # one thread a worker is the fastest
+        self._pool = ThreadPoolExecutor(count, "manent-worker")
+
+    def publish(self, assignment: Assignment) -> None:
+        """Remember the assignment."""
+        self._assignment = assignment
+
+    def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
+        """The units' answers, in any order. Raises ClientFailed."""
+        return self._each(self._answer, units)
+
+    def _answer(self, unit: Unit) -> UnitAnswer:
+        side = self._sides.get()
+        try:
+            return side.answer(unit, self._assignment)
+        finally:
+            self._sides.put(side)
+
+    def measure(self, model: Array, clients: list[int]) -> list[dict[str, float]]:
+        """The metrics of a model on each client's own test part, in order."""
+        return list(self._pool.map(lambda i: self._measure(model, self._clients[i]), clients))
+
+    def _each(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """The work's results, in any order, with a bounded number of them under way."""
+        waiting: set[Future[Any]] = set()
+        for job in jobs:
+            waiting.add(self._pool.submit(work, job))
+            if len(waiting) >= AHEAD * self.size:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+    def close(self) -> None:
+        """End the threads, each after its present job."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._limits.restore_original_limits()
+
+    terminate = close

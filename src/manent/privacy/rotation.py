@@ -1,0 +1,58 @@
+"""The blockwise randomised Hadamard rotation: orthonormal, public, and cheap."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from manent.core.randomness import repeatable
+from manent.core.vectors import Array
+
+LARGEST = 4096
+"""Coordinates of a block: a power of two. Within a block a vector's energy is spread evenly over the coordinates."""
+
+
+@lru_cache(maxsize=8)
+def _hadamard(size: int) -> Array:
+    """float64[size, size], the normalised Hadamard matrix of a power of two (Sylvester): symmetric and its own inverse."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return np.asarray(matrix / np.sqrt(size))
+
+
+@lru_cache(maxsize=4)
+def _signs(size: int) -> Array:
+    return repeatable(0, "rotation", size).integers(0, 2, size) * 2.0 - 1.0
+
+
+def block(size: int) -> int:
+    """Size of a block for vectors of this size."""
+    return min(1 << max(size - 1, 0).bit_length(), LARGEST)
+
+
+def padded(size: int) -> int:
+    """Size of a vector after `rotate`: whole blocks."""
+    return -(-size // block(size)) * block(size)
+
+
+def rotate(vectors: Array) -> Array:
+    """[k, d] to [k, padded(d)], of equal norms up to rounding: signs, then a Hadamard transform of each block."""
+    size = padded(vectors.shape[1])
+    wide = np.zeros((len(vectors), size))
+    wide[:, : vectors.shape[1]] = vectors
+    return _transform(wide * _signs(size))
+
+
+def unrotate(total: Array, size: int) -> Array:
+    """The [size] vector of which this [padded(size)] is the rotation."""
+    back: Array = (_transform(total[None]) * _signs(len(total)))[0, :size]
+    return back
+
+
+def _transform(rows: Array) -> Array:
+    # A Hadamard matrix of a b is the Kronecker product of those of a and b: two small matrix products.
+    bits = block(rows.shape[1]).bit_length() - 1
+    left, right = _hadamard(1 << bits // 2), _hadamard(1 << bits - bits // 2)
+    return (left @ rows.reshape(-1, len(left), len(right)) @ right).reshape(rows.shape)

@@ -1,0 +1,180 @@
+"""The stack of layers of one sum: ordered, checked and resolved before anything runs, and the one thing that engines call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from manent.core.errors import Refused
+from manent.core.layers import Form, Gathering, Layer, Stage
+from manent.core.protocols import SumSpec
+from manent.core.randomness import PrivateRandom
+from manent.core.sums import Number
+from manent.core.vectors import Array, Arrays, Layout
+from manent.privacy.adaptive import AdaptiveClip
+from manent.privacy.clip import Clip
+from manent.privacy.discretize import Discretize
+from manent.privacy.noise import NoiseStage
+from manent.privacy.order import ORDER
+
+Clips = Clip | AdaptiveClip
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The layers of one sum.
+
+    Attributes:
+        given: the layout of the algorithm's vectors.
+        names: of the layers, in order, with those that were inserted.
+        stages: the layers, resolved.
+        clips: whether a client's vector is bounded, so that one that is not finite contributes zeros.
+    """
+
+    given: Layout
+    names: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    clips: bool
+
+    @property
+    def form(self) -> Form:
+        """Of the vectors that are summed."""
+        return self.stages[-1].form if self.stages else Form(self.given)
+
+    @property
+    def layout(self) -> Layout:
+        """Of the vectors that are summed."""
+        return self.form.layout
+
+    @property
+    def dtype(self) -> Number:
+        """Of the numbers that are summed."""
+        return np.float64 if self.form.grid is None else np.int64
+
+    @property
+    def bytes(self) -> int:
+        """Of one vector on its way: 4 a real number; whole numbers as narrow as their bound allows."""
+        form = self.form
+        if form.grid is None:
+            return 4 * form.layout.size
+        bits = form.bits or math.ceil(math.log2(2 * ((form.largest or 2.0**62) + form.spread) + 1))
+        return -(-form.layout.size * bits // 8)
+
+    @property
+    def noise(self) -> NoiseStage | None:
+        """The stage that makes the sum private, or None."""
+        return next((stage for stage in self.stages if isinstance(stage, NoiseStage)), None)
+
+    def init(self) -> dict[str, Array]:
+        """The server's first state of all stages."""
+        return self._named([stage.init() for stage in self.stages])
+
+    def sends(self, state: Arrays) -> dict[str, Array]:
+        """What clients need of it, float32 by name; it goes with the assignment."""
+        parts = zip(self.stages, self._parts(state), strict=True)
+        return self._named([stage.sends(part) for stage, part in parts])
+
+    def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
+        """Clients' vectors [k, d] as they are summed; `sent` may hold other arrays too."""
+        for stage, part in zip(self.stages, self._parts(sent), strict=True):
+            vectors = stage.client(vectors, part, random)
+        return vectors
+
+    def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, dict[str, Array]]:
+        """The total as the algorithm knows it, float64[d], and the next state. To be called once for a sum, in the step that
+        releases it: it draws the server's noise."""
+        parts = self._parts(state)
+        for index in range(len(self.stages) - 1, -1, -1):
+            total, parts[index] = self.stages[index].server(total, parts[index], random)
+        return total, self._named(parts)
+
+    def _named(self, parts: Sequence[Arrays]) -> dict[str, Array]:
+        return {f"layer.{i}.{name}": array for i, part in enumerate(parts) for name, array in part.items()}
+
+    def _parts(self, arrays: Arrays) -> list[Arrays]:
+        heads = [f"layer.{i}." for i in range(len(self.stages))]
+        return [{n.removeprefix(head): array for n, array in arrays.items() if n.startswith(head)} for head in heads]
+
+
+def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: bool = False) -> Stack:
+    """The stack of one kind of sum; with `trial`, to account for a noise multiplier, whether it can run with that or not.
+
+    Raises Refused for a wrong order (with the right one), a sum that cannot be clipped, and whole numbers that could overflow.
+    """
+    ordered = _with_discretize(layers)
+    _check_order(ordered)
+    clips = any(isinstance(layer, Clips) for layer in ordered)
+    if clips:
+        _check_scalable(spec)
+    own = next((z for layer in ordered if (z := getattr(layer, "noise_multiplier", None)) is not None), None)
+    gathering = gathering if own is None else replace(gathering, noise_multiplier=own)
+    form, stages = Form(spec.layout), []
+    for layer in ordered:
+        stages.append(layer.enter(form, gathering))
+        form = stages[-1].form
+    fault = next((stage.form.fault for stage in stages if stage.form.fault is not None), None)
+    if fault is not None and not trial:
+        raise Refused(fault)
+    if not trial:
+        _check_overflow(form, gathering)
+    names = tuple(type(layer).__name__ + " (inserted)" * (layer not in layers) for layer in ordered)
+    return Stack(spec.layout, names, tuple(stages), clips)
+
+
+def _place(layer: Layer) -> int | None:
+    place: int | None = getattr(layer, "place", None)
+    return place
+
+
+def _with_discretize(layers: Sequence[Layer]) -> list[Layer]:
+    """Noise acts on whole numbers: where it has no Discretize before it, one is put there."""
+    places = [_place(layer) for layer in layers]
+    if 3 not in places or 2 in places:
+        return list(layers)
+    at = places.index(3)
+    return [*layers[:at], Discretize(), *layers[at:]]
+
+
+def _check_order(layers: Sequence[Layer]) -> None:
+    known = [(place, type(layer).__name__) for layer in layers if (place := _place(layer)) is not None]
+    names = [name for _, name in known]
+    right = [name for _, name in sorted(known, key=lambda item: item[0])]
+    if names != right:
+        raise Refused(f"The layers stand in a wrong order. Expected {', '.join(right)}; found {', '.join(names)}.")
+    places = [place for place, _ in known]
+    twice = next((name for place, name in known if places.count(place) > 1 and place in (0, 2, 3)), None)
+    if twice is not None:
+        raise Refused(f"{twice} is one of two layers for the same place; keep one. The order is: {ORDER}.")
+    if 3 in places and _place(layers[-1]) != 3:
+        raise Refused(f"{type(layers[-1]).__name__} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
+
+
+def _check_scalable(spec: SumSpec) -> None:
+    """Everything that the server applies must lie inside the one norm, and mean the same when it is scaled down."""
+    if spec.divisor is not None:
+        raise Refused(
+            f"The sum {spec.name!r} is divided by its block {spec.divisor!r}, so weights leave the clients unclipped and the "
+            f"divisor is not public. Set weighting='equal': the expected size of the cohort divides."
+        )
+    if not spec.scalable:
+        cure = (
+            "Leave evaluation out: evaluate on the server's test set, and in a simulation see run.probe."
+            if spec.name == "evaluate"
+            else "Leave this sum out, or use an algorithm whose vectors may be scaled down (SumSpec(scalable=True))."
+        )
+        raise Refused(f"The sum {spec.name!r} ({spec.purpose}) has no bound of its own, and cannot be clipped. {cure}")
+
+
+def _check_overflow(form: Form, gathering: Gathering) -> None:
+    """Raises Refused unless n times the largest number a client can send, its noise included, fits into int64 with room."""
+    if form.grid is None or form.largest is None:
+        return
+    most = gathering.most * (form.largest + form.spread)
+    if not most < 2.0**61:
+        raise Refused(
+            f"{gathering.most:,} vectors with numbers up to {form.largest + form.spread:.3g} could overflow a sum of 64 bits. "
+            f"Use a coarser grid (fewer bits), or a smaller cohort."
+        )

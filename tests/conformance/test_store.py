@@ -1,0 +1,226 @@
+"""Every store, one row each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import manent as mn
+from manent.core.store import Store
+from manent.storage import MemoryStore, SqliteStore
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "MemoryStore": lambda folder: MemoryStore(),
+    "SqliteStore": lambda folder: SqliteStore(folder / "store.db"),
+}
+# Those that outlive a process, and the code that opens one in another process.
+DURABLE = {"SqliteStore": "from manent.storage import SqliteStore\nstore = SqliteStore(FOLDER + '/store.db')\n"}
+
+
+@pytest.fixture(params=list(STORES))
+def store(request, tmp_path):
+    with_store = STORES[request.param](tmp_path)
+    yield with_store
+    with_store.close()
+
+
+@pytest.fixture(params=list(DURABLE))
+def durable(request, tmp_path):
+    """Open it, and start Python code that has it open as `store`, in another process."""
+
+    def elsewhere(code: str) -> subprocess.Popen:
+        whole = f"FOLDER = {str(tmp_path)!r}\n{DURABLE[request.param]}{code}"
+        return subprocess.Popen([sys.executable, "-c", whole], stdout=subprocess.PIPE, text=True)
+
+    return lambda: STORES[request.param](tmp_path), elsewhere
+
+
+def test_rows_come_back_in_order_from_where_one_asks(store):
+    with store.transaction() as t:
+        assert [t.append("a", bytes([i])) for i in range(5)] == [0, 1, 2, 3, 4]
+        assert t.append("b", b"\x00\xff") == 0
+        assert t.count("a") == 5
+    with store.snapshot() as s:
+        assert list(s.rows("a", 3)) == [b"\x03", b"\x04"]
+        assert list(s.rows("a")) == [bytes([i]) for i in range(5)]
+        assert list(s.rows("b")) == [b"\x00\xff"]
+        assert list(s.rows("none")) == [] == list(s.rows("a", 9))
+        assert (s.count("a"), s.count("none")) == (5, 0)
+
+
+def test_documents_are_set_replaced_and_removed(store):
+    with store.transaction() as t:
+        t.put("x/1", b"one")
+        t.put("x/2", b"")
+        t.put("y_1", b"other")
+        t.put("x/1", b"uno")
+    with store.transaction() as t:
+        assert t.get("x/1") == b"uno"
+        assert t.get("x/2") == b""
+        assert t.get("x/3") is None
+        t.remove("x/2")
+        t.remove("never there")
+    with store.snapshot() as s:
+        assert list(s.keys("x/")) == ["x/1"]
+        assert list(s.keys()) == ["x/1", "y_1"]
+        assert list(s.keys("%")) == []
+
+
+def test_an_exception_undoes_everything(store):
+    with store.transaction() as t:
+        t.append("log", b"kept")
+        t.put("document", b"kept")
+
+    def fail() -> None:
+        with store.transaction() as t:
+            t.append("log", b"lost")
+            t.append("new", b"lost")
+            t.put("document", b"lost")
+            t.put("new", b"lost")
+            t.remove("document")
+            1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with store.transaction() as t:
+        assert list(t.rows("log")) == [b"kept"]
+        assert t.get("document") == b"kept"
+        assert t.get("new") is None
+        assert t.count("new") == 0
+        assert t.append("log", b"next") == 1
+
+
+def test_transactions_do_not_nest_and_end(store):
+    with store.transaction() as t, pytest.raises(mn.InvalidInput, match="already open"), store.transaction():
+        pass
+    with pytest.raises(mn.InvalidInput, match="ended"):
+        t.append("log", b"late")
+    with store.snapshot() as s:
+        pass
+    with pytest.raises(mn.InvalidInput, match="ended"):
+        s.get("late")
+
+
+def test_a_closed_store_says_so(store):
+    store.close()
+    with pytest.raises(mn.InvalidInput, match="closed"), store.transaction():
+        pass
+
+
+def test_threads_that_read_and_write_lose_nothing(store):
+    """Each reads a number and writes the next one: only transactions that wait for each other get the right end."""
+
+    def work() -> None:
+        for _ in range(25):
+            with store.transaction() as t:
+                number = int(t.get("number") or b"0") + 1
+                t.put("number", str(number).encode())
+                assert t.append("log", str(number).encode()) == number - 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.snapshot() as s:
+        assert s.get("number") == b"200"
+        assert list(s.rows("log")) == [str(i + 1).encode() for i in range(200)]
+
+
+def test_what_was_committed_is_there_when_opened_again(durable):
+    opened, _ = durable
+    first = opened()
+    with first.transaction() as t:
+        t.append("log", b"row")
+        t.put("document", b"text")
+    first.close()
+    second = opened()
+    with second.snapshot() as s:
+        assert (list(s.rows("log")), s.get("document")) == ([b"row"], b"text")
+    second.close()
+
+
+def test_processes_that_read_and_write_lose_nothing(durable):
+    opened, elsewhere = durable
+    code = """
+for _ in range(50):
+    with store.transaction() as t:
+        number = int(t.get('number') or b'0') + 1
+        t.put('number', str(number).encode())
+        assert t.append('log', str(number).encode()) == number - 1
+"""
+    processes = [elsewhere(code) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    store = opened()
+    with store.snapshot() as s:
+        assert list(s.rows("log")) == [str(i + 1).encode() for i in range(200)]
+    store.close()
+
+
+def test_a_process_killed_in_a_transaction_leaves_what_was_committed(durable):
+    opened, elsewhere = durable
+    process = elsewhere("""
+with store.transaction() as t:
+    t.append('log', b'kept')
+open_one = store.transaction()
+t = open_one.__enter__()
+t.append('log', b'lost')
+t.put('document', b'lost')
+print('ready', flush=True)
+import time; time.sleep(60)
+""")
+    assert process.stdout.readline() == "ready\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    store = opened()
+    with store.transaction() as t:
+        assert list(t.rows("log")) == [b"kept"]
+        assert t.get("document") is None
+        t.append("log", b"next")
+    store.close()
+
+
+def test_kills_at_any_time_lose_no_acknowledged_row(durable):
+    opened, elsewhere = durable
+    for wait in (0.02, 0.05, 0.08, 0.11):
+        process = elsewhere("""
+while True:
+    with store.transaction() as t:
+        number = t.append('log', b'x')
+        t.put('number', str(number).encode())
+    print(number, flush=True)
+""")
+        process.stdout.readline()
+        time.sleep(wait)
+        process.kill()
+        said = [int(line) for line in process.communicate()[0].split("\n")[:-1]]
+        store = opened()
+        with store.snapshot() as s:
+            count = s.count("log")
+            assert count - 1 >= max(said, default=0)
+            assert s.get("number") == str(count - 1).encode()
+        store.close()
+
+
+def test_a_forked_child_uses_its_own_connection(durable):
+    opened, _ = durable
+    store = opened()
+    with store.transaction() as t:
+        t.append("log", b"parent")
+    child = os.fork()
+    if child == 0:
+        with store.transaction() as t:
+            t.append("log", b"child")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with store.transaction() as t:
+        assert list(t.rows("log")) == [b"parent", b"child"]
+    store.close()

