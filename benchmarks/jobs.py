@@ -65,9 +65,49 @@ def torch_model(job: str, plain_stack: bool = True) -> Any:
     return mn.TorchModel(network(job) if plain_stack else Other(), "cross_entropy")
 
 
-def jax_model(job: str) -> Any:
-    """The job's network in JAX."""
-    raise NotImplementedError
+def jax_model(job: str, start: Path) -> Any:
+    """The job's network in JAX, beginning with the weights of a torch model's vector in a file."""
+    import jax
+
+    tree = _leaves(job, np.load(start, allow_pickle=False))
+    apply = _dense if job == "A" else _convolutional
+    return mn.JaxModel(lambda key: jax.tree.map(jax.numpy.asarray, tree), apply, "cross_entropy", classes=10)
+
+
+def _dense(p: dict[str, Any], x: Any) -> Any:
+    import jax
+
+    for name in ("one", "two"):
+        x = jax.nn.relu(x @ p[f"{name}.w"] + p[f"{name}.b"])
+    return x @ p["three.w"] + p["three.b"]
+
+
+def _convolutional(p: dict[str, Any], x: Any) -> Any:
+    """A convolution is a product of patches and a matrix, which XLA does faster on a CPU than a convolution."""
+    import jax
+
+    x = x.transpose(0, 2, 3, 1)
+    for name in ("one", "two"):
+        rows, columns = x.shape[1:3]
+        wide = jax.numpy.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+        pieces = [wide[:, i : i + rows, j : j + columns] for i in range(5) for j in range(5)]
+        x = jax.numpy.concatenate(pieces, axis=-1) @ p[f"{name}.w"] + p[f"{name}.b"]
+        x = x.reshape(len(x), rows // 2, 2, columns // 2, 2, -1).max(axis=(2, 4))
+        x = jax.nn.relu(x)
+    x = jax.nn.relu(x.reshape(len(x), -1) @ p["three.w"] + p["three.b"])
+    return x @ p["four.w"] + p["four.b"]
+
+
+def _leaves(job: str, vector: np.ndarray) -> dict[str, Any]:
+    """torch's flat vector as matrices [inputs, outputs]; images have their channels last."""
+    a = [("one", (200, 784)), ("two", (200, 200)), ("three", (10, 200))]
+    b = [("one", (32, 1, 5, 5)), ("two", (64, 32, 5, 5)), ("three", (512, 64, 7, 7)), ("four", (10, 512))]
+    found, at = {}, 0
+    for name, shape in a if job == "A" else b:
+        weight = vector[at : (at := at + int(np.prod(shape)))].reshape(shape)
+        found[f"{name}.b"] = vector[at : (at := at + shape[0])]
+        found[f"{name}.w"] = np.moveaxis(weight, 1, -1).reshape(shape[0], -1).T.copy()
+    return found
 
 
 def write(job: Job, data: mn.Federation, rounds: int, folder: Path) -> None:

@@ -86,7 +86,7 @@ def command(name: str, folder: Path, mnist: str | None, rounds: int) -> list[str
             raise FileNotFoundError(f"not installed ({environment}; see make peers)")
         return [str(python), str(HERE / "peers" / script), str(folder)]
     options = ["--folder", mnist] if mnist else []
-    return [sys.executable, __file__, "--run", name, "--rounds", str(rounds), *options]
+    return [sys.executable, __file__, "--run", name, "--rounds", str(rounds), "--start", str(folder / "start.npy"), *options]
 
 
 def compare(job: str, names: Sequence[str], pattern: Pattern, mnist: str | None) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def begun(name: str, child: Child, pattern: Pattern) -> Entry:
     return Entry(name, child, startup)
 
 
-def run(name: str, rounds: int, mnist: str | None) -> None:
+def run(name: str, rounds: int, mnist: str | None, start: Path) -> None:
     """One of our own entries, in this process."""
     from peers.pace import Pace
 
@@ -140,7 +140,7 @@ def run(name: str, rounds: int, mnist: str | None) -> None:
     import manent as mn
 
     job, kind = name.split(".")
-    model = jax_model(job) if kind == "jax" else torch_model(job, plain_stack=kind == "torch")
+    model = jax_model(job, start) if kind == "jax" else torch_model(job, plain_stack=kind == "torch")
     done = mn.simulate(
         JOBS[job].study(model, rounds), JOBS[job].data(mnist), seed=SEED, workers=2, evaluate_every=rounds, watcher=pace
     )
@@ -155,9 +155,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ENTRIES, help="these entries, beside the bare loop")
     parser.add_argument("--folder", help="where MNIST's four files lie; otherwise as mn.data.mnist looks for them")
     parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--start", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.run:
-        return run(chosen.run, chosen.rounds, chosen.folder)
+        return run(chosen.run, chosen.rounds, chosen.folder, Path(chosen.start))
     found: dict[str, Any] = {}
     for job, timed in (("A", 6 if chosen.quick else 36), ("B", 1 if chosen.quick else 7)):
         names = [name for name in chosen.only or ENTRIES if name.startswith(job)]

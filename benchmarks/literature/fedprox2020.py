@@ -118,7 +118,7 @@ PAPER = Paper(
     "FedAvg drops it, FedProx takes what it did. Different: the data are drawn anew by the published formula; each device is a "
     "straggler with the given probability, rather than an exact share of the cohort; fewer rounds than the paper's 200; "
     "accuracy is the mean of the last five rounds, as single rounds jump.",
-    (100, 600),
+    (75, 600),
     jobs,
     tables,
     differs,

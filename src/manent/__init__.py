@@ -21,6 +21,7 @@ from manent.algorithms import (
     FedYogi,
 )
 from manent.analytics import Histogram, Mean
+from manent.core.dpsgd import DPSGD
 from manent.core.errors import (
     BudgetSpent,
     ClientFailed,
@@ -60,6 +61,7 @@ def __getattr__(name: str) -> Any:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DPSGD",
     "SCAFFOLD",
     "AdaptiveClip",
     "Budget",

@@ -5,6 +5,7 @@ from manent.accounting.budget import Budget
 from manent.accounting.calibration import calibrate
 from manent.accounting.counter import Counter, FileCounter
 from manent.accounting.curves import rounded_norm, tau
+from manent.accounting.dpsgd import example_event, example_noise
 from manent.accounting.events import (
     Composed,
     DiscreteGaussian,
@@ -56,6 +57,8 @@ __all__ = [
     "ZeroConcentrated",
     "calibrate",
     "epsilon",
+    "example_event",
+    "example_noise",
     "rounded_norm",
     "tau",
     "training",

@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from manent.core.errors import InvalidInput
+from manent.core.dpsgd import check_model
+from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.metrics import check_metrics, default_metrics, finish, metric_blocks, statistics
 from manent.core.protocols import Assignment, ClientContext, Contribution, Model, Released, Report, SumSpec
@@ -103,7 +104,8 @@ class GradientAlgorithm(ABC):
     Attributes:
         model: what is trained.
         local: what each client does in a round.
-        weighting: "examples" weights a client by its number of training rows (McMahan et al. 2017), "equal" by 1.
+        weighting: "examples" weights a client by its number of training rows (McMahan et al. 2017), "equal" by 1. In private
+            training the number of rows does not leave a client: updates, which grow with it by themselves, all weigh 1.
         evaluation: metrics summed over the clients' test parts, or None.
     """
 
@@ -156,9 +158,14 @@ class GradientAlgorithm(ABC):
         if "statistics" in self.model.layout:
             blocks.append(self._block("statistics", "statistics"))
         blocks += self.extra_blocks()
-        if self.weighting == "examples":
+        if self.weighted:
             blocks.append(scalar("weight"))
         return Layout(tuple(blocks))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a client's weight, its number of training rows, travels with its update."""
+        return self.weighting == "examples" and self.local.privacy is None
 
     def parameter_block(self, name: str) -> Block:
         """A block shaped like the parameters, such as a control variate."""
@@ -179,6 +186,8 @@ class GradientAlgorithm(ABC):
         return True
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
+        if self.local.privacy is not None:
+            check_model(self.model)
         divisor = "weight" if "weight" in self.train_layout else None
         train = SumSpec("train", self.train_layout, "model updates (new - old)", scalable=self.scalable, divisor=divisor)
         if self.evaluation is None:
@@ -223,12 +232,13 @@ class GradientAlgorithm(ABC):
         correction = self.kernel(assignment, memory)
         return LocalTraining(
             start=assignment.arrays["model"],
-            batches=self.local.batches(len(client.train), rng, context.work),
+            batches=self.local.batches(len(client.train), rng, context.work, context.draws),
             local=self.local,
             lr=self.local.lr * self.local.schedule.factor(context.round),
             prox=correction.prox,
             shift=correction.shift,
             seed=int(rng.integers(2**63)),
+            draws=context.draws,
         )
 
     def _contribution(
@@ -236,7 +246,7 @@ class GradientAlgorithm(ABC):
     ) -> Contribution:
         p, layout = self.parameters, self.train_layout
         terms = self.terms(trained.vector[:p] - work.start[:p], work, assignment, memory, client)
-        weight = np.float32(len(client.train) if self.weighting == "examples" else 1)
+        weight = np.float32(len(client.train) if self.weighted else 1)
         vector = np.empty(layout.size, np.float32)
         weighted = dict(terms.weighted)
         if "statistics" in layout:
@@ -290,7 +300,9 @@ def need_plain_sgd(algorithm: GradientAlgorithm, reason: str) -> None:
 
 
 def full_gradient(algorithm: GradientAlgorithm, model: Vector, client: Client) -> Vector:
-    """float32[p], the gradient of a client's whole objective, weight decay included."""
+    """float32[p], the gradient of a client's whole objective, weight decay included. Raises Refused in private training."""
+    if algorithm.local.privacy is not None:
+        raise Refused(f"{type(algorithm).__name__} would use a gradient without noise; that is not private training.")
     gradient = algorithm.model.gradient(model, client.train)
     if algorithm.local.weight_decay:
         gradient = gradient + np.float32(algorithm.local.weight_decay) * model[: algorithm.parameters]

@@ -16,7 +16,7 @@ from manent.algorithms.gradient import (
     full_gradient,
     need_plain_sgd,
 )
-from manent.core.errors import InvalidInput
+from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.protocols import Assignment
 from manent.core.training import LocalTraining
@@ -47,6 +47,8 @@ class SCAFFOLD(GradientAlgorithm):
         need_plain_sgd(self, "control variates are differences of plain steps")
         if self.local.lr == 0 and self.control == "difference":
             raise InvalidInput("SCAFFOLD's control update II divides by lr; found lr=0. Use control='gradient'.")
+        if self.local.privacy is not None and self.control == "gradient":
+            raise Refused("SCAFFOLD's control update I is a gradient without noise. With DPSGD use control='difference'.")
 
     def slots(self, size: int) -> dict[str, Array]:
         return {"control": np.zeros(size)}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from manent.app import privacy
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 
 INTERRUPTED = 130
@@ -205,6 +206,9 @@ def hospitals(
     report = demonstrate(folder, seeds, Console(highlight=False))
     if show:
         typer.launch(str(report))
+
+
+privacy.add_to(app)
 
 
 def main() -> None:

@@ -28,10 +28,10 @@ SUM_SLACK = 2.0**-10
 
 Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Model files keep these rules:
 
-1. An example's gradient is held as exact numbers: float32 coordinates, or the outer product of two vectors of float32. Its squared
-   norm is summed in float64 (for a product, from those of the two vectors), in any order. With p <= 2^32 coordinates the relative
-   error is below g(p + 8) < 2^-20, and that of the norm below 2^-21. Nothing overflows or underflows on the way: squares of
-   float32 lie between 2^-298 and 2^256, products of two such between 2^-596 and 2^544.
+1. An example's gradient is held as exact numbers: float32 coordinates, or the outer product of two vectors of float32. Its
+   squared norm is summed in float64 (for a product, from those of the two vectors), in any order. With p <= 2^32 coordinates the
+   relative error is below g(p + 8) < 2^-20, and that of the norm below 2^-21. Nothing overflows or underflows on the way: squares
+   of float32 lie between 2^-298 and 2^256, products of two sums of such between 2^-596 and 2^576.
 2. `clip_factors` gives f <= min(1, C / norm) (1 + u)^2, so that f times the gradient has a norm of at most C (1 + 2^-20), and
    zero where the norm is not finite; such a gradient is set to zero beforehand.
 3. The n <= 2^20 weighted gradients are summed in float64, in any order, with or without fused multiply-add, in any number <= n of
@@ -42,8 +42,8 @@ Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Model f
 Two sums, with and without the example, are each off by so much: their difference has a norm of at most
 C (1 + 2^-20 + 2 * 2^-11.99) < C (1 + 2^-10).
 
-Taken for granted: the gradient of an example, as computed, is a function of that example and of the weights alone. A library whose
-last bits depend on how many examples are computed together keeps to that only up to those bits.
+Taken for granted: the gradient of an example, as computed, is a function of that example and of the weights alone. A library
+whose last bits depend on how many examples are computed together keeps to that only up to those bits.
 """
 
 
@@ -62,7 +62,7 @@ class PrivateDraws(Protocol):
         ...
 
     def noisy(self, total: Array, clip_norm: float, noise_multiplier: float) -> Array:
-        """float64[p]: a `clipped_gradient_sum` with noise of standard deviation noise_multiplier * clip_norm, or a little more."""
+        """float64[p]: a `clipped_gradient_sum` with noise of standard deviation noise_multiplier * clip_norm, or a bit more."""
         ...
 
 
@@ -70,13 +70,14 @@ class PrivateDraws(Protocol):
 class DPSGD:
     """Local steps that keep each example private: `LocalSGD(steps=..., batch_size=..., privacy=DPSGD(...))`.
 
-    `batch_size` is then the expected size of a batch, and what its sum is divided by. Public are the steps, the expected size, and
-    one of the two below; a client's true number of examples is not. As every client samples with the same probability, a client with
+    `batch_size` is then the expected size of a batch, and what its sum is divided by. Public are the steps, the expected size and
+    the sampling probability; a client's true number of examples is not. All clients sample with the same probability, so one with
     twice the examples makes gradients twice as long: an example counts the same wherever it is.
 
     Attributes:
         clip_norm: the largest L2 norm of one example's gradient, over all parameters.
-        noise_multiplier: standard deviation of the noise on a batch's sum over clip_norm; None derives it from the study's budget.
+        noise_multiplier: standard deviation of the noise on a batch's sum, over clip_norm; None derives it from the study's
+            budget.
         sampling_probability: with which each example enters a batch.
         examples: instead, the declared, public number of examples that a client has or is taken to have; the probability is then
             batch_size / examples.
@@ -119,10 +120,9 @@ class DPSGD:
 
     def probability(self, batch_size: int) -> float:
         """With which each example enters a batch of this expected size."""
-        if self.sampling_probability is not None:
-            return float(self.sampling_probability)
-        assert self.examples is not None
-        return batch_size / self.examples
+        if self.examples is not None:
+            return batch_size / self.examples
+        return float(self.sampling_probability or 1.0)
 
 
 def _is_number(value: object) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from manent.core.dpsgd import PrivateDraws
 from manent.core.examples import Client, Examples, Public
 from manent.core.layers import Form, Gathering, Layer, Stage
 from manent.core.metrics import Scored
@@ -77,12 +78,14 @@ class ClientContext:
         round: counted from 1.
         seed: of the study's repeatable randomness.
         work: share of the declared local work that it does, in (0, 1].
+        draws: the batches and the noise of private training.
     """
 
     client: str
     round: int
     seed: int
     work: float = 1.0
+    draws: PrivateDraws | None = None
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Repeatable randomness for one purpose of this client in this round."""
@@ -240,6 +243,9 @@ class Model(Protocol):
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """float32[p], the gradient of the mean loss over all rows."""
         ...
+
+    # For training that is private for single examples, a model also has `check_private()`, which raises Refused where it cannot
+    # (BatchNorm mixes the examples), and `clipped_gradient_sum(vector, data, clip_norm)`; see `core.dpsgd`.
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores and mean loss in evaluation mode."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manent.core.dpsgd import DPSGD, ClippedSum, PrivateDraws, needed, private_gradient
-from manent.core.errors import InvalidInput, check_count
+from manent.core.errors import InvalidInput, Refused, check_count
 from manent.core.examples import Examples
 from manent.core.vectors import Array, Vector
 
@@ -139,7 +139,7 @@ class LocalSGD:
             raise InvalidInput(f"LocalSGD expects privacy=DPSGD(...) or None; found {privacy!r}.")
         if not isinstance(self.steps, Integral):
             raise InvalidInput(
-                f"LocalSGD with privacy needs one declared number of steps, because passes over the data tell how many there are; "
+                f"LocalSGD with privacy needs one declared number of steps, as passes over the data tell how many they are; "
                 f"found epochs={self.epochs}, steps={self.steps}. Set steps=, for E epochs about E / sampling probability."
             )
         if self.max_grad_norm is not None:
@@ -281,7 +281,8 @@ def descend_privately(
     Raises Refused where the noise is not known, or there is nothing to draw it from.
     """
     privacy, batch_size = work.local.privacy, work.local.batch_size
-    assert privacy is not None and batch_size is not None
+    if privacy is None or batch_size is None:
+        raise Refused("Training without privacy=DPSGD(...) has no private gradients.")
     private = private_gradient(clipped, parameters, privacy, batch_size, work.draws)
 
     def gradient(vector: Vector, x: Array, y: Array) -> tuple[float, Vector]:

@@ -19,6 +19,7 @@ from manent.core.protocols import Accumulator, Assignment, ClientContext, Contri
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial
 from manent.core.vectors import Array, Vector
+from manent.crypto.gradients import ExactDraws
 from manent.crypto.random import SystemRandom
 from manent.engines.conditions import Conditions
 from manent.engines.memory import ClientMemory
@@ -62,13 +63,12 @@ class UnitAnswer:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A client that will answer: where it stands, and what it is given."""
+    """A client that will answer: where it stands, and where its memory lies."""
 
     position: int
     index: int
     slot: int
     client: Client
-    memory: Vector | None
     context: ClientContext
 
 
@@ -88,6 +88,7 @@ class ClientSide:
         self.plan, self.clients, self.seed, self.conditions = plan, clients, seed, conditions
         self.memory, self.failures = memory, failures
         self.random = random or SystemRandom()
+        self.draws = ExactDraws(self.random)
         self._totals: dict[tuple[str, int], Accumulator] = {}
 
     def twin(self) -> ClientSide:
@@ -125,10 +126,13 @@ class ClientSide:
             if not fate.answers:
                 lost.append(position)
                 continue
-            memory = None if self.memory is None else self.memory.read(index, slot)
-            context = ClientContext(client.name, unit.round, self.seed, fate.work)
-            asked.append(_Asked(position, index, slot, client, memory, context))
+            context = ClientContext(client.name, unit.round, self.seed, fate.work, self.draws)
+            asked.append(_Asked(position, index, slot, client, context))
         return asked, lost, sent_to
+
+    def _kept(self, one: _Asked) -> Vector | None:
+        """What a client has kept. It is read when its turn comes, for a unit may be long."""
+        return None if self.memory is None else self.memory.read(one.index, one.slot)
 
     def _total(self, unit: Unit) -> Accumulator:
         """An empty sum for a cohort of this size; one is kept, for its buffers."""
@@ -149,7 +153,7 @@ class ClientSide:
         """The contributions of some clients, checked. Where one of several fails, each is asked by itself, to name it."""
         try:
             found = self.plan.study.algorithm.answer(
-                assignment, [one.client for one in group], [one.memory for one in group], [one.context for one in group]
+                assignment, [one.client for one in group], [self._kept(one) for one in group], [one.context for one in group]
             )
             if len(found) != len(group):
                 raise InvalidInput(f"answer() gave {len(found)} contributions for {len(group)} clients.")
@@ -174,7 +178,7 @@ class ClientSide:
             return contribution
         if self.plan.stacks[assignment.sum].clips:
             warnings.warn(f"{one.client.name}: {tensor!r} holds NaN or infinity; zeros are sent instead.", stacklevel=2)
-            return replace(contribution, vector=np.zeros_like(contribution.vector), memory=one.memory)
+            return replace(contribution, vector=np.zeros_like(contribution.vector), memory=self._kept(one))
         raise InvalidInput(
             f"its vector holds NaN or infinity in {tensor!r}: training diverged. Expected finite numbers; lower the learning "
             f"rate, or set max_grad_norm."
@@ -184,7 +188,7 @@ class ClientSide:
         folder, context = None, one.context
         if self.failures is not None:
             folder = self.failures / f"round-{context.round:05d}-{assignment.sum}-{_safe(one.client.name)}"
-            keep_inputs(folder, assignment, one.memory, context, reason)
+            keep_inputs(folder, assignment, self._kept(one), context, reason)
         return ClientFailed(one.client.name, context.round, assignment.sum, reason, str(folder) if folder else None)
 
 
@@ -195,7 +199,7 @@ def keep_inputs(folder: Path, assignment: Assignment, memory: Vector | None, con
     if memory is not None:
         arrays["memory"] = memory
     save_file(arrays, folder / "inputs.safetensors")
-    facts = {"sum": assignment.sum, "context": asdict(context), "reason": reason}
+    facts = {"sum": assignment.sum, "context": asdict(replace(context, draws=None)), "reason": reason}
     (folder / "failure.json").write_text(json.dumps(facts, indent=2))
 
 

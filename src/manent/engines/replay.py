@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 from manent.core.errors import InvalidInput
 from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.study import Study
+from manent.crypto.gradients import ExactDraws
+from manent.crypto.random import SystemRandom
 from manent.data.federation import Federation
 
 
@@ -25,7 +27,7 @@ def replay(folder: str | Path, study: Study, data: Federation) -> Contribution:
     facts = json.loads((path / "failure.json").read_text())
     tensors = load_file(path / "inputs.safetensors")
     arrays = {name.removeprefix("array."): array for name, array in tensors.items() if name.startswith("array.")}
-    context = ClientContext(**facts["context"])
+    context = ClientContext(**{**facts["context"], "draws": ExactDraws(SystemRandom())})
     found = [client for client in data.clients if client.name == context.client]
     if not found:
         raise InvalidInput(f"The data have no client {context.client!r}; they have {', '.join(data.names[:10])}.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from manent.accounting import Ledger
 from manent.core.errors import InvalidInput
@@ -82,6 +83,8 @@ def simulate(
     setting = _Setting(plan, data, seed, conditions or Conditions(), evaluate_every, metrics, open_ledger(ledger), random)
     kept = _open(folder, resume, setting)
     with ExitStack() as stack:
+        # A thread of BLAS waits busily for its next piece of work, on the processor that a worker needs.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         simulation = _Simulation.start(setting, kept, stack, workers, began)
         if watcher is None:
             watcher = stack.enter_context(Bar(study.rounds, simulation.progress.round - 1, study.name or "rounds"))
@@ -277,7 +280,9 @@ class _Simulation:
             if isinstance(effect, Release):
                 row |= self._release(effect, assignment, cohort, total.finish())
             elif isinstance(effect, Abandon):
-                row["abandoned"] = effect.reason if plan.privacy is None else "Fewer answers than the noise is sized for."
+                row["abandoned"] = effect.reason if plan.divisor is None else "Fewer answers than the noise is sized for."
+                if plan.abandoned_is_seen and answers:
+                    self.spending.release()
         self.history.append({**row, "seconds": round(self.elapsed, 4)})
         if self.folder:
             self.folder.append("history.jsonl", self.history[-1])
@@ -302,12 +307,14 @@ class _Simulation:
         return effects
 
     def _units(self, name: str, cohort: tuple[int, ...]) -> Iterator[Unit]:
-        """The cohort in aligned runs, small enough to keep every worker busy to the end."""
-        level = max(len(cohort) // (16 * self.pool.size), 1).bit_length() - 1
-        for index in range(-(-len(cohort) >> level)):
-            clients = cohort[index << level : (index + 1) << level]
+        """The cohort in aligned runs: long ones first, as each costs a merge here, and short ones to keep every worker busy."""
+        start = 0
+        while start < len(cohort):
+            level = max((len(cohort) - start) // (2 * self.pool.size), 1).bit_length() - 1
+            clients = cohort[start : start + (1 << level)]
             slots = () if self.memory is None else tuple(int(self.memory.current[i]) for i in clients)
-            yield Unit(name, self.progress.round, self.progress.index, level, index, len(cohort), clients, slots)
+            yield Unit(name, self.progress.round, self.progress.index, level, start >> level, len(cohort), clients, slots)
+            start += len(clients)
 
     def _release(self, effect: Release, assignment: Assignment, cohort: tuple[int, ...], total: Array) -> dict[str, float]:
         """The server's halves of the layers, the algorithm's next state, and the memory of those in the sum."""

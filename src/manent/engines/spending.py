@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manent.accounting import Ledger, Reservation
+from manent.accounting import Ledger, Repeated, Reservation
 from manent.core.errors import BudgetSpent, Refused
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
@@ -59,7 +59,7 @@ class Spending:
         reservation = ledger.reserve(
             data_set_name(data_set),
             plan.privacy.event,
-            privacy_unit="client",
+            privacy_unit=plan.privacy.unit,
             neighboring_relation=plan.privacy.relation,
             study=plan.study.hash,
             random=random,
@@ -95,5 +95,6 @@ class Spending:
             return
         if state == "reserved":
             self._ledger.commit(self._reservation, "of a release whose process was interrupted")
-        if len(self.plan.stacks) == 1:
-            self._ledger.finish(self._reservation, self.released)
+        event = self._reservation.event
+        if isinstance(event, Repeated):  # so many in each release: one, or the steps of private training
+            self._ledger.finish(self._reservation, self.released * (event.count // self.plan.privacy.releases))

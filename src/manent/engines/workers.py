@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
@@ -148,7 +147,7 @@ class Workers:
 
     def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
         """The units' answers, in any order. Raises ClientFailed."""
-        jobs = ({"unit": asdict(unit)} for unit in units)
+        jobs = ({"unit": vars(unit)} for unit in units)
         for job, reply, worker, slot in self._run(jobs):
             unit = job["unit"]
             total = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -14,11 +16,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from manent.core.dpsgd import clip_factors
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.study import code_hash, plain, type_name
-from manent.core.training import LocalTraining, Trained
+from manent.core.training import LocalTraining, Trained, descend_privately
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.checks import check_numbers, check_rows, check_targets
 
@@ -30,7 +33,43 @@ except ImportError:  # pragma: no cover
 
 from manent.models.jax_training import Recipe, Tree, batch_width, capacity, flat, numbers, padded, schedule, training_program
 
+
+def _start() -> None:
+    """Start JAX with one CPU device of one thread, that computes in the thread which asks.
+
+    So a simulation's threads each train a client on a processor of their own. JAX's own pool would put several threads to each
+    small product of matrices, which then wait for one another: half as long again on idle processors, many times on busy ones.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", 1)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        warnings.warn(
+            "JAX was started before manent.JaxModel was imported, so its products of matrices share one pool of threads. Results "
+            "are the same, but simulations take longer: import JaxModel before JAX computes anything.",
+            stacklevel=2,
+        )
+        return
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
+    before = {name: os.environ.get(name) for name in ("PJRT_NPROC", "NPROC")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        _cpu()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@functools.cache
+def _cpu() -> Any:
+    """The device that everything here runs on."""
+    return jax.local_devices(backend="cpu")[0]
+
+
+_start()
+
 ROWS = 1024  # rows a pass where no more than a sum over rows is wanted
+ALONE = 64  # rows a pass where every row has its own gradient, at most
+STORED = 1 << 24  # numbers in these gradients, at most
 
 
 def _cross_entropy(scores: Any, y: Any) -> Any:
@@ -121,6 +160,8 @@ class JaxModel:
         return [self._train(work, part) for work, part in zip(works, data, strict=True)]
 
     def _train(self, work: LocalTraining, data: Examples) -> Trained:
+        if work.local.privacy is not None:
+            return descend_privately(self.clipped_gradient_sum, self.layout.size, work, data)
         recipe, size = Recipe.of(work), capacity(len(data), 16)
         vector, loss = self._programs.run(
             ("train", recipe),
@@ -142,6 +183,24 @@ class JaxModel:
             weights[:part] = 1 / len(data)
             total += np.asarray(self._programs.run("gradient", self._gradient, vector, x, y, weights))
         return total
+
+    def check_private(self) -> None:
+        """Does nothing: each row passes apply alone, so nothing that apply does can mix examples."""
+
+    def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
+        """float64[p], the sum of each row's own gradient, clipped; and the sum of losses. See `core.dpsgd`."""
+        vector, total, loss = self._checked(vector), np.zeros(self.layout.size), 0.0
+        most = max(1, min(ALONE, STORED // self.layout.size))
+        for start in range(0, len(data), most):
+            x, y = data.x[start : start + most], data.y[start : start + most]
+            part, size = len(x), min(capacity(len(x), 4), most)
+            gradients, losses = self._programs.run("clipped", self._alone, vector, padded(x, size), padded(y, size))
+            each = np.asarray(gradients)[:part].astype(np.float64)
+            factors = clip_factors(np.einsum("np,np->n", each, each), clip_norm)
+            kept = factors > 0
+            total += factors[kept] @ each[kept]
+            loss += float(np.asarray(losses)[:part].sum(dtype=np.float64))
+        return total, loss
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores and mean loss. Raises InvalidInput for data that apply or the loss rejects."""
@@ -222,6 +281,15 @@ class JaxModel:
 
     def _gradient(self, vector: Any, x: Any, y: Any, weights: Any) -> Any:
         return flat(jax.grad(lambda tree: (self._losses(tree, x, y) * weights).sum())(self._tree(vector)))
+
+    def _alone(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        """The gradients [n, p] and losses [n] of rows that pass alone."""
+
+        def loss(vector: Any, one: Any, target: Any) -> Any:
+            return self._losses(self._tree(vector), one[None], target[None])[0]
+
+        losses, gradients = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(vector, x, y)
+        return gradients, losses
 
     def _evaluate(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
         scores = self._shaped(self.apply(self._tree(vector), x), y)
@@ -311,8 +379,6 @@ class _Programs:
 
 
 def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    # One thread an operation: a simulation has a thread for each processor already, and two to one matrix only cost time.
-    options: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
     with jax.default_device(_cpu()):
         try:
             lowered = jax.jit(function).lower(*arguments)
@@ -321,7 +387,7 @@ def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callab
                 f"apply or the loss fails on {_shapes_of(arguments)}: {_brief(error)}. Change them to fit the data, or the "
                 f"data to fit them."
             ) from error
-        compiled: Callable[..., Any] = lowered.compile(options)
+        compiled: Callable[..., Any] = lowered.compile()
     return compiled
 
 
@@ -332,10 +398,6 @@ def _shapes_of(arguments: tuple[Any, ...]) -> str:
 
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".")
-
-
-def _cpu() -> Any:
-    return jax.local_devices(backend="cpu")[0]
 
 
 def _passes(*arrays: Array) -> Iterator[tuple[int, tuple[Array, ...]]]:

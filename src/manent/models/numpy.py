@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from manent.core.dpsgd import clip_factors
 from manent.core.errors import InvalidInput
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.study import plain
-from manent.core.training import LocalTraining, Trained, descend
+from manent.core.training import LocalTraining, Trained, descend, descend_privately
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.checks import check_features, check_single_targets, check_targets
 
@@ -89,13 +90,54 @@ class DenseModel(ABC):
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
         """Carry out each client's local training, one after another."""
-        size = self.layout.size
-        return [descend(self._gradient, size, work, part) for work, part in zip(works, data, strict=True)]
+        return [self._train(work, part) for work, part in zip(works, data, strict=True)]
+
+    def _train(self, work: LocalTraining, data: Examples) -> Trained:
+        if work.local.privacy is None:
+            return descend(self._gradient, self.layout.size, work, data)
+        return descend_privately(self.clipped_gradient_sum, self.layout.size, work, data, self._penalty if self.l2 else None)
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """[d], the gradient of the mean loss over all rows, l2 included."""
         self.layout.check_size(vector)
         return self._gradient(vector, data.x, data.y)[1]
+
+    def check_private(self) -> None:
+        """Does nothing: every one of these models gives the gradients of single examples."""
+        return
+
+    def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
+        """float64[d], the sum of each row's own gradient (without l2), clipped; and the sum of losses. See `core.dpsgd`."""
+        _, derivative = _ACTIVATIONS[self.activation]
+        with np.errstate(all="ignore"):  # what overflows contributes nothing
+            values = self._forward(vector, data.x)
+            loss, slope = loss_and_slope(self.kind, values[-1], data.y)
+            slope = slope * slope.dtype.type(len(data))
+            weights, pairs, squares = self.weights(vector), [], np.zeros(len(data))
+            for depth in range(len(weights) - 1, -1, -1):
+                W, b = weights[depth]
+                a, s = values[depth].astype(np.float64), slope.astype(np.float64)
+                pairs.append((a, s))
+                # The gradient is the outer product of a and s.
+                squares += np.einsum("no,no->n", s, s) * (np.einsum("ni,ni->n", a, a) + (b is not None))
+                if depth:
+                    slope = (slope @ W.T) * derivative(values[depth])
+        factors = clip_factors(squares, clip_norm)
+        kept = factors > 0
+        total = np.zeros(self.layout.size)
+        for (dW, db), (a, s) in zip(self.weights(total), reversed(pairs), strict=True):
+            s = s[kept] * factors[kept, None]
+            dW[...] = a[kept].T @ s
+            if db is not None:
+                db[...] = s.sum(axis=0)
+        return total, loss * len(data)
+
+    def _penalty(self, vector: Array) -> Array:
+        """[d], the gradient of l2/2 |W|^2."""
+        gradient = np.zeros_like(vector)
+        for (W, _), (dW, _) in zip(self.weights(vector), self.weights(gradient), strict=True):
+            np.multiply(W, vector.dtype.type(self.l2), out=dW)
+        return gradient
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores [n] or [n, classes], and the mean loss without l2 (0 where there are no rows)."""

@@ -15,7 +15,7 @@ from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.study import code_hash, plain, type_name
-from manent.core.training import LocalTraining, Trained
+from manent.core.training import LocalTraining, Trained, descend_privately
 from manent.core.vectors import Array, Layout, Vector
 from manent.models.checks import check_numbers, check_rows, check_targets
 
@@ -26,6 +26,7 @@ except ImportError:  # pragma: no cover
     raise MissingExtra("torch", "torch", "TorchModel") from None
 
 from manent.models.torch_network import Network, explained, layout_of, local_buffers, seeded, tensor
+from manent.models.torch_private import Clipped, refuse_mixing
 from manent.models.torch_training import train
 
 ROWS = 512  # rows a pass where no more than a sum over rows is wanted
@@ -92,7 +93,7 @@ class TorchModel:
             _draw(self.network, 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_working"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_working", "_clipping")}
 
     @cached_property
     def layout(self) -> Layout:
@@ -106,6 +107,15 @@ class TorchModel:
         working: Network = self.__dict__["_working"]
         return working
 
+    @property
+    def _clipped(self) -> Clipped:
+        """What sums clipped gradients on the working copy."""
+        if "_clipping" not in self.__dict__:
+            self.check_private()
+            object.__setattr__(self, "_clipping", Clipped(self._network, self._loss, isinstance(self.loss, str)))
+        clipping: Clipped = self.__dict__["_clipping"]
+        return clipping
+
     def init(self, rng: np.random.Generator) -> Vector:
         """First weights: drawn by the layers' own rules, or those given."""
         network = self.network
@@ -116,7 +126,25 @@ class TorchModel:
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
         """Carry out each client's local training, one after another. Raises InvalidInput for data that the network rejects."""
-        return [train(self._network, work, part) for work, part in zip(works, data, strict=True)]
+        return [self._train(work, part) for work, part in zip(works, data, strict=True)]
+
+    def _train(self, work: LocalTraining, data: Examples) -> Trained:
+        if work.local.privacy is None:
+            return train(self._network, work, data)
+        with seeded(work.seed, self._network.random):
+            return descend_privately(self.clipped_gradient_sum, self._clipped.size, work, data)
+
+    def check_private(self) -> None:
+        """Raises Refused, by name, for a layer that mixes the examples of a batch."""
+        refuse_mixing(self.network)
+
+    def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
+        """float64[p], the sum of each row's own gradient in training mode, clipped; and the sum of losses. See `core.dpsgd`.
+
+        Raises Refused as `check_private`, InvalidInput for data that the network rejects.
+        """
+        self.layout.check_size(vector)
+        return self._clipped.sum(vector, data.x, data.y, clip_norm)
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """float32[p], the gradient in training mode; with BatchNorm all rows are one batch, else they are taken in turns."""

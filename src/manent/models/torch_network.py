@@ -42,18 +42,14 @@ class Autograd:
         return scores
 
     def backward(self, x: Tensor, y: Tensor, targets: list[Tensor], keep: float, scale: float) -> Tensor:
-        for parameter in self.parameters:
-            parameter.grad = None
         loss = self.loss(self.module(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in self.parameters]
-        if any(g is None for g in gradients):
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, found, strict=True)]
         if keep == 0:
             torch._foreach_zero_(targets)
         elif keep != 1:
             torch._foreach_mul_(targets, keep)
-        torch._foreach_add_(targets, gradients, alpha=scale)  # type: ignore[arg-type]
+        torch._foreach_add_(targets, gradients, alpha=scale)
         return loss.detach()
 
 

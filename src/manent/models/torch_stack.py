@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _aten = torch.ops.aten
+_nll, _nll_slope = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -145,11 +146,9 @@ def _pair(value: Any) -> list[int]:
 def cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of [n, classes] logits and its derivative by them."""
     logs = scores.log_softmax(1)
-    picked = y[:, None]
-    loss = -logs.gather(1, picked).mean()
-    slope = logs.exp_()
-    slope.scatter_add_(1, picked, slope.new_full((1, 1), -1.0).expand(len(y), 1))
-    return loss, slope.mul_(1 / len(y))
+    loss, weight = _nll(logs, y, None, 1, -100)
+    slope = _nll_slope(logs.new_ones(()), logs, y, None, 1, -100, weight)
+    return loss, torch._log_softmax_backward_data(slope, logs, 1, scores.dtype)
 
 
 def binary_cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +210,7 @@ def stack_of(network: nn.Module, loss: object) -> Stack | None:
     counts: list[int] = []
     rank: int | None = None  # axes of what flows, None while it is still the input's own
     needed: int | None = None
-    for layer in _pool_before_relu(layers):
+    for layer in pool_before_relu(layers):
         wants = {nn.Linear: 2, nn.Conv2d: 4, nn.MaxPool2d: 4, nn.AvgPool2d: 4}.get(type(layer))
         if wants is not None and rank is None:
             rank = needed = wants
@@ -244,7 +243,7 @@ def _stage(layer: nn.Module, in_place: bool) -> Stage:
 
 def _chain(network: nn.Module) -> list[nn.Module] | None:
     """The layers in order, or None where any is not one this file knows, has a hook, a frozen weight, or occurs twice."""
-    if _hooked(network):
+    if hooked(network):
         return None
     if type(network) is nn.Sequential:
         layers: list[nn.Module] = []
@@ -271,12 +270,12 @@ def _known(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.ReLU, nn.AvgPool2d)
 
 
-def _hooked(layer: nn.Module) -> bool:
+def hooked(layer: nn.Module) -> bool:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(layer, kind, None) for kind in kinds)
 
 
-def _pool_before_relu(layers: Sequence[nn.Module]) -> list[nn.Module]:
+def pool_before_relu(layers: Sequence[nn.Module]) -> list[nn.Module]:
     """ReLU and max-pooling give the same in either order, and ReLU after it has less to do."""
     ordered = list(layers)
     for i in range(len(ordered) - 1):

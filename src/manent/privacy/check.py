@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from manent.core.errors import InvalidInput
+from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Population, Public
 from manent.core.layers import Gathering
 from manent.core.protocols import Assignment, Summation, SumSpec
 from manent.core.randomness import repeatable
 from manent.core.study import Cohort, Study
 from manent.core.vectors import Layout
+from manent.privacy.examples import account_examples, declared
 from manent.privacy.guarantee import Privacy, account
 from manent.privacy.stack import Stack
 from manent.privacy.statement import Observer, Protection, Statement, SumLine
@@ -45,7 +46,14 @@ class Plan:
     @property
     def divisor(self) -> float | None:
         """What private totals are divided by, and what is told instead of the number of answers."""
-        return None if self.privacy is None else self.gathering.expected
+        return None if self.privacy is None or self.privacy.unit != "client" else self.gathering.expected
+
+    @property
+    def abandoned_is_seen(self) -> bool:
+        """Whether a sum that is abandoned was still seen by someone whom the guarantee is about: then it is spent."""
+        if self.privacy is None or self.summation.view == "the sum alone":
+            return False
+        return self.privacy.observers["server"][0] is not None
 
 
 def check(study: Study, data: Population) -> Statement:
@@ -69,7 +77,8 @@ def resolve(study: Study, data: Population) -> Plan:
     for client in clients:
         study.algorithm.check(client)
     summation = study.summation or Plain()
-    stacks, gathering, privacy = account(study, public.clients, sums, summation)
+    declared_hash = study.hash
+    stacks, gathering, privacy, study = _account(study, public.clients, sums, summation)
     state = study.algorithm.init(public, repeatable(0, "check"))
     first = study.algorithm.assign(state, 1, 0)
     plan = Plan(
@@ -81,13 +90,38 @@ def resolve(study: Study, data: Population) -> Plan:
         gathering=gathering,
         privacy=privacy,
         memory=study.algorithm.memory(public),
-        statement=_state(replace(study, summation=summation), public, sums, stacks, first),
+        statement=_state(replace(study, summation=summation), declared_hash, public, sums, stacks, first),
     )
     return plan if privacy is None else replace(plan, statement=_private(plan.statement, privacy, gathering))
 
 
+def _account(
+    study: Study, clients: int, sums: tuple[SumSpec, ...], summation: Summation
+) -> tuple[dict[str, Stack], Gathering, Privacy | None, Study]:
+    """Stacks, cohort and privacy, by the unit that the study protects; and the study with its noise.
+
+    Noise layers protect clients. Without them, private training protects examples.
+    """
+    noisy = any(getattr(layer, "place", None) == 3 for layer in study.layers)
+    if declared(study) is None or noisy:
+        return (*account(study, clients, sums, summation), study)
+    if study.budget is not None and study.budget.privacy_unit == "client":
+        raise Refused(
+            "DPSGD protects single examples; the budget is for each 'client'. Set privacy_unit='example', or add "
+            "layers=[Clip(norm), CentralNoise()]."
+        )
+    resolved, privacy = account_examples(study, clients, sums)
+    stacks, gathering, _ = account(replace(resolved, budget=None), clients, sums, summation)
+    return stacks, gathering, privacy, resolved
+
+
 def _state(
-    study: Study, public: Public, sums: tuple[SumSpec, ...], stacks: Mapping[str, Stack], first: Assignment | None
+    study: Study,
+    declared_hash: str,
+    public: Public,
+    sums: tuple[SumSpec, ...],
+    stacks: Mapping[str, Stack],
+    first: Assignment | None,
 ) -> Statement:
     hidden = study.summation is not None and study.summation.view == "the sum alone"
     sent = ", ".join(f"{name} ({array.size:,} numbers)" for name, array in first.arrays.items()) if first else "nothing"
@@ -106,7 +140,7 @@ def _state(
     if not hidden:
         not_covered.insert(0, "The server sees each client's vector, from which training data can often be rebuilt.")
     return Statement(
-        study=study.hash,
+        study=declared_hash,
         clients=public.clients,
         rounds=study.rounds,
         cohort=describe_cohort(study.cohort),
@@ -141,9 +175,12 @@ def _private(statement: Statement, privacy: Privacy, gathering: Gathering) -> St
         privacy.releases,
         gathering.expected,
     )
+    client = privacy.unit == "client"
     not_covered = (
         *(line for line in statement.not_covered if not line.startswith("Nothing bounds")),
-        "Each client clips and rounds its own vector: one that does not follow the protocol is not bounded.",
+        "Each client clips and rounds its own vector: one that does not follow the protocol is not bounded."
+        if client
+        else "Examples of one person, at one client or at several, are protected each by itself, not together.",
         "Whether and when a client answers, and how long that takes, must not depend on its data; no round is closed early.",
         "Settings that were chosen by runs on the same data, and whatever else was released of them, cost privacy of their own.",
     )

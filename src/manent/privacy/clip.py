@@ -15,6 +15,7 @@ from manent.core.vectors import Array, Arrays
 from manent.privacy.order import refuse_order
 
 Order = Literal[1, 2]
+CHUNK = 1 << 14  # numbers at a time, so that buffers stay in the cache: fresh pages cost more than the arithmetic
 
 
 @final
@@ -54,27 +55,40 @@ class ClipStage(Stage):
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
         bound = self.form.l2 or 0.0
-        return np.stack([clip(row, bound, self.order) for row in vectors])
+        return together([clip(row, bound, self.order) for row in vectors], vectors.shape[1])
 
 
 def clip(row: Array, bound: float, order: Order = 2) -> Array:
-    """float64[d], a vector scaled down to a norm of at most `bound`, up to rounding; zeros where it is not finite."""
-    row = row.astype(np.float64)
+    """A vector [d] scaled down in float64 to a norm of at most `bound`, up to rounding; zeros where it is not finite."""
     found = norm(row, order)
-    if not found <= bound:
-        row = row * (bound / found) if math.isfinite(found) else shrunk(row, bound, order)
-    return row
+    if found <= bound:
+        return row
+    return np.multiply(row, bound / found, dtype=np.float64) if math.isfinite(found) else _beyond(row, bound, order)
 
 
 def norm(row: Array, order: Order = 2) -> float:
-    """The norm of float64[d]; not finite where a coordinate is not, or where squares are beyond float64."""
+    """The norm of [d] in float64; not finite where a coordinate is not, or where squares are beyond float64."""
+    total, buffer = 0.0, np.empty(min(CHUNK, len(row)))
     with np.errstate(all="ignore"):
-        return math.sqrt(float(np.dot(row, row))) if order == 2 else float(np.abs(row).sum())
+        for start in range(0, len(row), CHUNK):
+            part = row[start : start + CHUNK]
+            numbers = buffer[: len(part)]
+            np.copyto(numbers, part)
+            total += float(np.dot(numbers, numbers)) if order == 2 else float(np.abs(numbers).sum())
+    return math.sqrt(total) if order == 2 else total
 
 
-def shrunk(row: Array, bound: float, order: Order) -> Array:
+def _beyond(row: Array, bound: float, order: Order) -> Array:
     """What `clip` gives for a vector whose norm overflows: zeros, unless every coordinate is finite."""
+    row = row.astype(np.float64)
     if not np.isfinite(row).all():
         return np.zeros_like(row)
-    row = row / np.abs(row).max()
+    row /= np.abs(row).max()
     return np.asarray(row * (bound / norm(row, order)))
+
+
+def together(rows: list[Array], size: int) -> Array:
+    """[k, d] of k vectors; without a copy for one."""
+    if len(rows) == 1:
+        return rows[0][None]
+    return np.stack(rows) if rows else np.zeros((0, size))

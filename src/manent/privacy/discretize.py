@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -16,7 +15,7 @@ from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout
 from manent.crypto.chance import stochastic_round
 from manent.privacy import rotation
-from manent.privacy.clip import norm
+from manent.privacy.clip import CHUNK, norm, together
 from manent.privacy.order import refuse_order
 
 Rounding = Literal["stochastic", "towards_zero"]
@@ -24,6 +23,7 @@ FINE = 1 << 24
 """Steps of the default grid to the norm bound. Rounding towards zero then moves nothing that float32 would show."""
 _MOST = 1 << 26  # squared, and summed, such norms are exact in float64
 _TRIES = 200
+_HUGE = 2.0**30  # beyond any coordinate within a bound
 
 
 @final
@@ -114,7 +114,7 @@ class DiscretizeStage(Stage):
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
         if self.rotation:
             vectors = rotation.rotate(vectors)
-        return np.stack([self._whole(row, random) for row in vectors])
+        return together([self._whole(row, random) for row in vectors], self.form.layout.size)
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, Arrays]:
         if self.form.bits is not None:
@@ -125,26 +125,37 @@ class DiscretizeStage(Stage):
 
     def _whole(self, row: Array, random: PrivateRandom) -> Array:
         """int64[d] within the norm. What is too long (by rounding, or because nothing clipped it) is scaled down."""
-        row = row / (self.form.grid or 1.0)
-        round: Callable[[Array], Array] = lambda x: stochastic_round(x, random) if self.stochastic else np.trunc(x)  # noqa: E731
+        scale, whole = 1 / (self.form.grid or 1.0), np.empty(len(row), np.int64)
         for _ in range(_TRIES):
-            whole = round(row)
-            found = self.size_of(whole)
+            found = self._round(row, scale, whole, random if self.stochastic else None)
             if found <= 1:
-                return whole.astype(np.int64)
+                return whole
             if not self.stochastic:
-                row = row * min(1 - 2.0**-40, 1 / found)
-        # Rounding towards zero enlarges nothing; a row that is within the bound before stochastic rounding does not come here
-        # but with probability beta^200.
-        whole = np.trunc(row / max(1.0, self.size_of(row)) * (1 - 2.0**-20))
-        return whole.astype(np.int64) if self.size_of(whole) <= 1 else np.zeros(len(row), np.int64)
+                scale *= min(1 - 2.0**-40, 1 / found)
+        # Here comes only what was too long before it was rounded stochastically, but with probability beta^200.
+        longest = max(norm(np.multiply(row, scale, dtype=np.float64)) / (self.form.l2 or 1.0), 1.0)
+        return whole if self._round(row, scale / longest * (1 - 2.0**-20), whole, None) <= 1 else np.zeros_like(whole)
 
-    def size_of(self, whole: Array) -> float:
-        """The norm of whole numbers relative to the bound; at most 1 only if it is, exactly, within.
+    def _round(self, row: Array, scale: float, whole: Array, random: PrivateRandom | None) -> float:
+        """Rounds row * scale into `whole`, towards zero or (with a source) at random. Its norm relative to the bound.
 
-        float64 adds whole numbers of a total up to 2^53 exactly, in any order, and the square of a bound is below that; a total
-        beyond it stays beyond. What is within the bound by less than 2^-50 of it may be sent back once.
+        That is at most 1 only if the norm is, exactly, within the bound: float64 adds whole numbers of a total up to 2^53 exactly
+        in any order; the square of a bound is below that, and a total beyond it stays beyond. What is within the bound by less
+        than 2^-49 of it may be sent back once.
         """
-        row = np.asarray(whole, np.float64)
-        found, limit = (norm(row, 1), self.form.l1) if self.form.l1 is not None else (norm(row, 2), self.form.l2)
-        return found / (limit or 1.0) * (1 + 2.0**-49) if math.isfinite(found) else math.inf
+        total, buffer = 0.0, np.empty(min(CHUNK, len(row)))
+        for start in range(0, len(row), CHUNK):
+            part = slice(start, start + CHUNK)
+            numbers = buffer[: len(row[part])]
+            np.multiply(row[part], scale, out=numbers)
+            if random is None:
+                np.trunc(numbers, out=numbers)
+            else:
+                np.copyto(numbers, stochastic_round(np.clip(numbers, -_HUGE, _HUGE), random))
+            total += float(np.abs(numbers).sum() if self.form.l1 is not None else np.dot(numbers, numbers))
+            if total < _HUGE**2:
+                np.copyto(whole[part], numbers, casting="unsafe")
+        if not math.isfinite(total):
+            return math.inf
+        found = total / self.form.l1 if self.form.l1 is not None else math.sqrt(total) / (self.form.l2 or 1.0)
+        return found * (1 + 2.0**-49)

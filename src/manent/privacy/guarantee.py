@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from manent.accounting import Guarantee, calibrate, epsilon
+from manent.accounting.budget import PrivacyUnit
 from manent.accounting.events import (
     Composed,
     Event,
@@ -60,7 +61,7 @@ class Privacy:
 
     event: Event
     releases: int
-    unit: str
+    unit: PrivacyUnit
     relation: NeighboringRelation
     delta: float
     observers: Mapping[str, tuple[Guarantee | None, str]]
@@ -203,7 +204,7 @@ def _check_budget_fits(study: Study, clients: int, noise: object) -> None:
     if budget.privacy_unit != "client":
         raise Refused(
             f"Noise on clients' vectors protects whole clients; the budget is for each {budget.privacy_unit!r}. "
-            f"Set privacy_unit='client'."
+            f"Set privacy_unit='client'; or train with LocalSGD(privacy=DPSGD(...)), and no noise layer."
         )
     if noise is None:
         raise Refused(
@@ -226,12 +227,27 @@ def _usual(cohort: Cohort) -> NeighboringRelation:
 
 
 def _guarantee(view: Seen, delta: float, relation: NeighboringRelation) -> Guarantee | None:
-    return None if view.event is None else _cached(view.event, delta, relation, view.knows_sample)
+    return None if view.event is None else guarantee(view.event, delta, relation, view.knows_sample)
 
 
 @lru_cache(maxsize=1024)
-def _cached(event: Event, delta: float, relation: NeighboringRelation, knows_sample: bool) -> Guarantee:
-    return epsilon(event, delta, relation, knows_sample=knows_sample)
+def guarantee(event: Event, delta: float, relation: NeighboringRelation, knows_sample: bool = False) -> Guarantee:
+    """See `accounting.epsilon`; infinite where the noise is so little that nothing can be said."""
+    try:
+        return epsilon(event, delta, relation, knows_sample=knows_sample)
+    except Refused:
+        # With so little noise e^epsilon times the samplers' tiny error is more than delta: there is no bound. Whatever else was
+        # refused is refused again.
+        return replace(epsilon(_exact(event), delta, relation, knows_sample=knows_sample), epsilon=math.inf)
+
+
+def _exact(event: Event) -> Event:
+    """The event as if its noise had its law exactly."""
+    if isinstance(event, RoundedGaussian):
+        return replace(event, sampler_error=0.0)
+    if isinstance(event, Sampled | Repeated):
+        return replace(event, event=_exact(event.event))
+    return Composed(tuple(map(_exact, event.events))) if isinstance(event, Composed) else event
 
 
 def _found(
@@ -257,16 +273,23 @@ def _found(
     first, knows = strictest(1.0)
     # The event at one multiplier, with the layers, tells the whole family: `check` and then `simulate` search once.
     key = (budget.epsilon, budget.delta, relation, knows, text(first), canonical(plain(list(study.layers))))
+    return remembered(
+        key, lambda: calibrate(budget.epsilon, budget.delta, lambda z: strictest(z)[0], relation, knows_sample=knows)
+    )
+
+
+def remembered(key: tuple[object, ...], find: Callable[[], float]) -> float:
+    """What was found for this key before, or is now."""
     if key not in _FOUND:
-        _FOUND[key] = calibrate(budget.epsilon, budget.delta, lambda z: strictest(z)[0], relation, knows_sample=knows)
+        _FOUND[key] = find()
     return _FOUND[key]
 
 
 def _check_within(privacy: Privacy, budget: PrivacyBudget) -> None:
     """Raises Refused where an observer's epsilon is above the budget."""
-    for name, (guarantee, _) in privacy.observers.items():
-        if guarantee is not None and not guarantee.epsilon <= budget.epsilon * (1 + 1e-9):
-            shown = f"{guarantee.epsilon:.4g}" if math.isfinite(guarantee.epsilon) else "without bound"
+    for name, (found, _) in privacy.observers.items():
+        if found is not None and not found.epsilon <= budget.epsilon * (1 + 1e-9):
+            shown = f"{found.epsilon:.4g}" if math.isfinite(found.epsilon) else "without bound"
             raise Refused(
                 f"With noise_multiplier={privacy.noise_multiplier:g} epsilon is {shown} against the {name}; the budget is "
                 f"{budget.epsilon:g}. Leave noise_multiplier out, to derive it from the budget; or run fewer rounds."

@@ -22,6 +22,7 @@ Mechanism = Literal["gaussian", "laplace"]
 Where = Literal["server", "each client", "shares"]
 LEAST_LOCAL_STDDEV = 2.0
 """In steps of the grid: from here on, a sum of discrete Gaussians is as good as one (Kairouz, Liu, Steinke 2021, Theorem 1)."""
+_PIECE = 1 << 15
 _REACH = 16.0  # no sampler gives more than so many deviations, but for Laplace and Skellam, where it is taken ten times
 
 
@@ -181,7 +182,7 @@ class LocalStage(NoiseStage):
     mechanism: Mechanism
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
-        return np.asarray(vectors + draw(self.mechanism, self.scale, vectors.shape, random))
+        return add_noise(vectors, self.mechanism, self.scale, random)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class SharesStage(NoiseStage):
     parties: int
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
-        return np.asarray(vectors + draw(self.mechanism, self.local, vectors.shape, random))
+        return add_noise(vectors, self.mechanism, self.local, random)
 
 
 def draw(law: str, scale: float, shape: tuple[int, ...], random: PrivateRandom) -> NDArray[np.int64]:
@@ -203,6 +204,15 @@ def draw(law: str, scale: float, shape: tuple[int, ...], random: PrivateRandom) 
     if law == "laplace":
         return discrete_laplace(scale, shape, random)
     return skellam(scale**2, shape, random) if law == "skellam" else discrete_gaussian(scale, shape, random)
+
+
+def add_noise(vectors: Array, law: str, scale: float, random: PrivateRandom) -> Array:
+    """Whole numbers [k, d], which are changed in place, with fresh noise: a piece at a time, which stays in the cache."""
+    flat = vectors.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        part = flat[start : start + _PIECE]
+        part += draw(law, scale, part.shape, random)
+    return flat.reshape(vectors.shape)
 
 
 def reach(scale: float, law: str) -> float:

@@ -51,7 +51,7 @@ class Protection:
 
     Attributes:
         releases: how many sums are released, at most.
-        noise_stddev: of each sum's total, at least, in the unit of its vectors.
+        noise_stddev: of each sum's total, at least, in the unit of its vectors (of the clip norm, for AdaptiveClip).
         divisor: what the totals are divided by; public.
     """
 
@@ -128,12 +128,16 @@ class Statement:
         found = self.protection
         if found is None:
             return []
-        noise = ", ".join(f"{name} {stddev:.4g}" for name, stddev in found.noise_stddev)
-        return [
+        lines = [
             f"Differential privacy for each {found.privacy_unit}, {found.neighboring_relation}: noise multiplier "
-            f"{found.noise_multiplier:.4g}, {found.releases} release{'s' * (found.releases > 1)}.",
-            f"Noise on each total: {noise} (deviation or scale). The divisor of totals is {found.divisor:g}, and public.",
+            f"{found.noise_multiplier:.4g}, {found.releases} release{'s' * (found.releases > 1)}."
         ]
+        if found.noise_stddev:
+            noise = ", ".join(f"{name} {stddev:.4g}" for name, stddev in found.noise_stddev)
+            lines.append(
+                f"Noise on each total: {noise} (deviation or scale). The divisor of totals is {found.divisor:g}, and public."
+            )
+        return lines
 
     def _epsilon(self, observer: Observer) -> str:
         if observer.epsilon is None:

@@ -1,0 +1,73 @@
+"""Commands about differential privacy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.app.commands import STUDY, manent, write
+
+CASE = ("--sampling-probability", "0.01", "--rounds", "10000", "--delta", "1e-5")
+PRIVATE = STUDY.replace(
+    "study = mn.Study(mn.FedAvg(mn.LogisticModel(3), mn.LocalSGD(lr=0.1, steps=5, batch_size=8)), ",
+    "study = mn.Study(mn.FedAvg(mn.LogisticModel(3), mn.LocalSGD(lr=0.1, steps=5, batch_size=8), weighting='equal'), "
+    "layers=[mn.Clip(1.0), mn.CentralNoise(1.0)], ",
+)
+
+
+def test_epsilon_prints_the_figure_the_accountant_and_what_it_assumes():
+    text = manent("epsilon", "--noise-multiplier", "1.0", *CASE).stdout
+    assert "epsilon 6.188 at delta 1e-05" in text
+    assert "privacy loss distribution" in text
+    assert "Poisson" in text
+    found = json.loads(manent("epsilon", "--noise-multiplier", "1.0", *CASE, "--accountant", "rdp", "--json").stdout)
+    assert found["epsilon"] == pytest.approx(6.7128, abs=0.001)
+
+
+def test_noise_is_the_inverse():
+    found = json.loads(manent("noise", "--epsilon", "1", "--rounds", "1", "--delta", "1e-5", "--json").stdout)
+    assert found["noise_multiplier"] == pytest.approx(3.7306, rel=2e-4)
+    assert found["epsilon"] <= 1
+    assert "noise multiplier 3.73" in manent("noise", "--epsilon", "1", "--rounds", "1", "--delta", "1e-5").stdout
+
+
+def test_the_trade_off_is_drawn(tmp_path):
+    path = tmp_path / "curve.png"
+    result = manent("epsilon", "--noise-multiplier", "2", "--rounds", "10", "--delta", "1e-5", "--plot", path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert "Drawn into" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("epsilon", "--noise-multiplier", "0", "--rounds", "1", "--delta", "1e-5"), "noise_multiplier > 0"),
+        (("epsilon", "--noise-multiplier", "1", "--rounds", "1", "--delta", "2"), "delta is in"),
+        (
+            ("epsilon", "--noise-multiplier", "1", "--rounds", "1", "--delta", "1e-5", "--relation", "x"),
+            "neighboring_relation is",
+        ),
+        (("noise", "--epsilon", "-1", "--rounds", "1", "--delta", "1e-5"), "epsilon is > 0"),
+        (("budget", "nowhere.db"), "no ledger at"),
+    ],
+)
+def test_what_cannot_be_is_a_message(arguments, words):
+    result = manent(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_ledger_is_opened_and_shows_what_a_study_would_cost(tmp_path):
+    ledger = tmp_path / "ledger.db"
+    opened = manent("budget", ledger, "--open", "federation", "--epsilon", "30", "--delta", "1e-6", "--json")
+    (row,) = json.loads(opened.stdout)["data_sets"]
+    name = row["data_set"]
+    assert (row["budget"], row["left"], row["spent"]) == (30, 30, 0)
+    study = write(tmp_path, PRIVATE + f"\nimport dataclasses\ndata = dataclasses.replace(data, name={name!r})\n")
+    found = json.loads(manent("budget", ledger, "--study", study, "--json").stdout)["planned"]
+    assert found["before"] == 0 < found["after"] < 30
+    assert found["fits"]
+    assert "it fits" in manent("budget", ledger, "--study", study).stdout
+    assert manent("budget", ledger, "--open", "other").exit_code == 2
+    assert manent("budget", ledger, "--study", write(tmp_path, name="plain.py")).exit_code == 2

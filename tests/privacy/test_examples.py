@@ -1,0 +1,78 @@
+"""Private training is accounted for single examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import manent as mn
+from manent.accounting import Ledger, epsilon, training
+from manent.accounting.events import counted
+from manent.core.dpsgd import DPSGD
+from manent.privacy import resolve
+from manent.storage import MemoryStore
+from tests.privacy.studies import CENTRAL, DATA, MODEL, budget
+
+EXAMPLE = budget(2.0, privacy_unit="example")
+
+
+def study(z=None, rounds=5, algorithm=mn.FedAvg, **changes):
+    local = mn.LocalSGD(lr=0.05, steps=4, batch_size=3, privacy=DPSGD(1.0, z, sampling_probability=0.05))
+    return mn.Study(algorithm(MODEL, local), rounds, **changes)
+
+
+def test_every_step_counts_and_every_observer_is_held_off():
+    statement = mn.check(study(1.0), DATA)
+    expected = epsilon(training(1.0, 20, 0.05), statement.observers[0].delta, "add_or_remove").epsilon
+    assert [observer.epsilon for observer in statement.observers] == pytest.approx([expected] * 3)
+    assert statement.protection.privacy_unit == "example"
+    # Who is in a cohort is no secret: it amplifies nothing.
+    sampled = mn.check(study(1.0, cohort=mn.Cohort(sampling_probability=0.1)), DATA)
+    assert sampled.observers[2].epsilon == statement.observers[2].epsilon
+
+
+def test_the_noise_is_found_from_the_budget_and_used():
+    declared = study(budget=EXAMPLE)
+    plan = resolve(declared, DATA)
+    z = plan.study.algorithm.local.privacy.noise_multiplier
+    assert z == plan.privacy.noise_multiplier
+    assert plan.statement.observers[0].epsilon == pytest.approx(2.0, rel=1e-3)
+    assert plan.statement.study == declared.hash
+    run = mn.simulate(declared, DATA, workers=0)
+    assert np.isfinite(run.state["model"]).all()
+    assert len(run.history) == 5
+
+
+def test_what_does_not_fit_is_refused():
+    for declared, why in (
+        (study(budget=budget()), "privacy_unit='example'"),
+        (study(0.3, budget=EXAMPLE), "Leave noise_multiplier out of DPSGD"),
+        (study(), "to derive it from"),
+    ):
+        with pytest.raises(mn.Refused, match=why):
+            mn.check(declared, DATA)
+    local = study().algorithm.local
+    measured = mn.Study(mn.FedAvg(MODEL, local, evaluation=mn.Evaluation()), 5, budget=EXAMPLE)
+    with pytest.raises(mn.Refused, match="released without noise"):
+        mn.check(measured, DATA)
+
+
+def test_metrics_without_noise_leave_no_epsilon():
+    local = study(1.0).algorithm.local
+    statement = mn.check(mn.Study(mn.FedAvg(MODEL, local, evaluation=mn.Evaluation()), 5), DATA)
+    assert all(observer.epsilon is None for observer in statement.observers)
+
+
+def test_with_noise_on_vectors_it_is_clients_that_are_accounted():
+    assert mn.check(study(1.0, layers=CENTRAL), DATA).protection.privacy_unit == "client"
+
+
+def test_in_a_ledger_a_round_that_was_abandoned_is_spent_once_the_server_has_seen_a_vector():
+    for dropped, steps in ((0.9, 20), (1.0, 0)):
+        ledger = Ledger(MemoryStore())
+        ledger.open("softmax", budget(20.0, privacy_unit="example"))
+        conditions = mn.Conditions(drop_before_upload=dropped)
+        run = mn.simulate(study(1.0, cohort=mn.Cohort(minimum=15)), DATA, workers=0, ledger=ledger, conditions=conditions)
+        assert all("abandoned" in row for row in run.history)
+        history = counted(ledger.history("softmax"))
+        assert sum(history.values()) == steps
