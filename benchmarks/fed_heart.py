@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from common import keep, show
 
 import manent as mn
-from common import keep, show
 
 PUBLISHED = {"pooled": 0.795, "local_0": 0.784, "fedavg": 0.748, "scaffold": 0.748, "fedadam": 0.779, "fedyogi": 0.779}
 PUBLISHED_CENTRES = {

@@ -23,6 +23,8 @@ from literature import fednova2020, fedprox2020, mcmahan2016, reddi2020, scaffol
 from literature.cells import Cell, Paper, carry_out, save
 from threadpoolctl import threadpool_limits
 
+import manent as mn
+
 PAPERS = {module.PAPER.name: module.PAPER for module in (mcmahan2016, fedprox2020, scaffold2020, reddi2020, fednova2020)}
 
 
@@ -49,7 +51,9 @@ def write(place: Path, paper: Paper, values: dict[str, Any]) -> None:
     cells = cells_of(values)
     tables = [{"title": t.title, "columns": t.columns, "rows": t.rows} for t in paper.tables(cells)]
     values = {**values, "tables": tables, "differs": paper.differs(cells)}
-    (place / f"{paper.name}.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    head = json.dumps({**values, "cells": []}, indent=1, ensure_ascii=False)
+    rows = ",\n  ".join(json.dumps(cell, ensure_ascii=False) for cell in values["cells"])  # a line a cell
+    (place / f"{paper.name}.json").write_text(head.replace('"cells": []', f'"cells": [\n  {rows}\n ]') + "\n")
     save(paper, cells, place / f"{paper.name}.png")
 
 
@@ -101,7 +105,10 @@ def main() -> None:
         if options.redraw:
             values = json.loads(path.read_text())
         else:
-            values = run(paper, options.quick, options.seeds, options.folder, options.workers)
+            try:
+                values = run(paper, options.quick, options.seeds, options.folder, options.workers)
+            except mn.InvalidInput as error:  # data that are not there
+                raise SystemExit(f"{name}: {error}") from None
         write(place, paper, values)
         place.with_suffix(".md").write_text(page(place))
         cells = cells_of(values)

@@ -116,8 +116,9 @@ PAPER = Paper(
     "Wang et al. 2020 (FedNova): uneven local work",
     "Wang, Liu, Liang, Joshi, Poor, *Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization*. As "
     "published: 16 clients, Dir(0.1) (sizes differ too), 2 to 5 local epochs drawn for each client and round, batch 32. "
-    "**Different: Fashion-MNIST (20,000 images) and one hidden layer of 100, not CIFAR-10 and VGG-11**; learning rates "
-    "of 0.1, and 0.02 with momentum (the best of three each), a tenth of that in the second half; fewer rounds. Gains are taken on the same split and seed.",
+    "**Different: Fashion-MNIST (20,000 images) and one hidden layer of 100, not CIFAR-10 and VGG-11**; learning rates of 0.1, "
+    "and 0.02 with momentum (the best of three each), a tenth of that in the second half; fewer rounds. Gains are "
+    "taken on the same split and seed.",
     (70, 600),
     jobs,
     tables,

@@ -37,10 +37,20 @@ from manent.core.study import Cohort, Study
 from manent.core.training import Constant, CosineDecay, ExponentialDecay, LocalSGD, WarmUp
 from manent.crypto import InsecureTestRNG
 from manent.data import Federation
-from manent.engines import Conditions, Run, replay, simulate
+from manent.engines import Conditions, MLflowLogger, Run, TensorBoardLogger, replay, simulate
 from manent.models.files import FittedModel, load_model
 from manent.models.numpy import LinearModel, LogisticModel, SoftmaxModel
-from manent.privacy import AdaptiveClip, CentralNoise, Clip, Discretize, DistributedNoise, LocalNoise, Statement, check
+from manent.privacy import (
+    AdaptiveClip,
+    CentralNoise,
+    Clip,
+    Discretize,
+    DistributedNoise,
+    LocalNoise,
+    Statement,
+    TreeNoise,
+    check,
+)
 from manent.summation import Plain
 
 if TYPE_CHECKING:
@@ -99,6 +109,7 @@ __all__ = [
     "LocalNoise",
     "LocalSGD",
     "LogisticModel",
+    "MLflowLogger",
     "ManentError",
     "Mean",
     "MissingExtra",
@@ -112,7 +123,9 @@ __all__ = [
     "SoftmaxModel",
     "Statement",
     "Study",
+    "TensorBoardLogger",
     "TorchModel",
+    "TreeNoise",
     "WarmUp",
     "check",
     "data",

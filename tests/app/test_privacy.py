@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from manent.app.launch import Launch, Silent, begin
 from tests.app.commands import STUDY, manent, write
 
 CASE = ("--sampling-probability", "0.01", "--rounds", "10000", "--delta", "1e-5")
@@ -71,3 +74,61 @@ def test_a_ledger_is_opened_and_shows_what_a_study_would_cost(tmp_path):
     assert "it fits" in manent("budget", ledger, "--study", study).stdout
     assert manent("budget", ledger, "--open", "other").exit_code == 2
     assert manent("budget", ledger, "--study", write(tmp_path, name="plain.py")).exit_code == 2
+
+
+def named(name: str) -> str:
+    """The private study, on data of this name."""
+    return PRIVATE + f"\nimport dataclasses\ndata = dataclasses.replace(data, name={name!r})\n"
+
+
+def bucket(ledger: Path) -> dict[str, Any]:
+    (row,) = json.loads(manent("budget", ledger, "--json").stdout)["data_sets"]
+    return row
+
+
+def test_a_run_spends_from_the_ledger_and_one_that_does_not_fit_never_begins(tmp_path):
+    ledger, folder = tmp_path / "ledger.db", tmp_path / "run"
+    study = write(tmp_path, named("patients"))
+    manent("budget", ledger, "--open", "patients", "--epsilon", "8", "--delta", "1e-3")
+    result = manent("run", study, "--workers", 0, "--folder", folder, "--ledger", ledger)
+    assert result.exit_code == 0, result.stderr
+    assert "if deployed" in result.stdout.replace("\n", " ")
+    after = bucket(ledger)
+    assert 0 < after["spent"] < 8
+    assert (after["reserved"], after["runs"]) == (0, 1)
+    refused = manent("run", study, "--workers", 0, "--folder", tmp_path / "more", "--ledger", ledger, "--set", "rounds=300")
+    assert refused.exit_code == 1
+    assert "Add noise, or run fewer rounds" in refused.stderr
+    assert bucket(ledger) == after
+    assert not (tmp_path / "more" / "history.jsonl").exists()
+
+
+def test_a_resumed_run_goes_on_under_its_own_reservation(tmp_path, monkeypatch):
+    ledger, folder = tmp_path / "ledger.db", tmp_path / "run"
+    manent("budget", ledger, "--open", "patients", "--epsilon", "8", "--delta", "1e-3")
+    study = write(tmp_path, named("patients"))
+    begun = begin(Launch(str(study), workers=0, ledger=str(ledger)), folder)
+    monkeypatch.setattr(Silent, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        begun.run(quiet=True)
+    stopped = bucket(ledger)
+    assert stopped["spent"] + stopped["reserved"] > 0
+    monkeypatch.undo()
+    assert manent("run", "--resume", folder, "--ledger", ledger).exit_code == 2
+    assert manent("run", "--resume", folder, "--quiet").exit_code == 0
+    after = bucket(ledger)
+    assert after["runs"] == 1
+    assert after["reserved"] == 0
+    assert after["spent"] == pytest.approx(stopped["spent"] + stopped["reserved"])
+
+
+def stop(self, round, clients, metrics):
+    raise KeyboardInterrupt
+
+
+def test_a_ledger_that_is_not_there_is_a_message(tmp_path):
+    result = manent("run", write(tmp_path, PRIVATE), "--ledger", tmp_path / "nowhere.db", "--folder", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "no ledger at" in result.stderr
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "nowhere.db").exists()

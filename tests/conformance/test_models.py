@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -233,6 +233,9 @@ ROWS = {
     "torch BatchNorm": Row(torch_norm, tabular(6, 0), "torch", batch_coupled=True),
     "torch sequence": Row(torch_sequence, text, "torch"),
     "torch loss function": Row(torch_binary, tabular(6, 2), "torch"),
+    "torch stack, four together": Row(lambda v=1.0: replace(torch_mlp(v), together=4), tabular(6, 3), "torch"),
+    "torch convolutions, four together": Row(lambda v=1.0: replace(torch_conv(v), together=4), images, "torch"),
+    "torch loss function, four together": Row(lambda v=1.0: replace(torch_binary(v), together=4), tabular(6, 2), "torch"),
     "jax dense": Row(jax_mlp, tabular(6, 3), "jax"),
     "jax sequence": Row(jax_sequence, text, "jax"),
     "jax loss function": Row(jax_binary, tabular(6, 2), "jax"),
@@ -432,6 +435,18 @@ def test_equal_seeds_give_equal_bits_and_clients_do_not_leak(row: Row) -> None:
     np.testing.assert_array_equal(together[1].vector, alone[0].vector)
     np.testing.assert_array_equal(together[1].vector, fresh[0].vector)
     assert together[1].loss == alone[0].loss == fresh[0].loss
+
+
+@pytest.mark.parametrize("kind", ["uneven steps", "adam with all"])
+def test_several_clients_get_what_each_gets_alone(row: Row, kind: str) -> None:
+    """Of unequal sizes, so that batches and numbers of steps differ too."""
+    model, sizes = row.make(), (20, 15, 9, 20, 8)
+    data = [row.data(seed, size) for seed, size in enumerate(sizes)]
+    works = [work_of(model, size, kind, seed) for seed, size in enumerate(sizes)]
+    for work, part, trained in zip(works, data, model.train(works, data), strict=True):
+        (alone,) = model.train([work], [part])
+        np.testing.assert_allclose(trained.vector, alone.vector, rtol=2e-4, atol=3e-5)
+        assert trained.loss == pytest.approx(alone.loss, rel=1e-4, abs=1e-6)
 
 
 def test_evaluation_scores_every_row(row: Row) -> None:

@@ -52,7 +52,8 @@ def test_the_plain_form_is_json_and_says_everything():
     told = study(layers=[Half()], algorithm=Guess(loss=np.float32(0.5))).plain()
     assert json.loads(canonical(told)) == told
     assert told["rounds"] == 3
-    assert told["cohort"] == {"type": "Cohort", "size": None, "sampling_probability": None, "minimum": 1}
+    assert told["cohort"] == {"type": "Cohort", "size": None, "sampling_probability": None, "minimum": 1, "maximum": None}
+    assert told["budget"] is None
     assert told["layers"] == [{"type": f"{__name__}:Half", "scale": 0.5}]
     assert told["algorithm"]["local"]["schedule"] == {"type": "Constant"}
     assert told["algorithm"]["loss"] == 0.5
@@ -62,7 +63,7 @@ def test_the_hash_is_frozen():
     # A change of it refuses every interrupted run: it must be deliberate.
     assert canonical(plain(LocalSGD(lr=0.1, epochs=(1, 2)))) == (
         b'{"batch_size":null,"epochs":[1,2],"lr":0.1,"max_grad_norm":null,"momentum":0.0,"optimizer":"sgd",'
-        b'"schedule":{"type":"Constant"},"steps":null,"type":"LocalSGD","weight_decay":0.0}'
+        b'"privacy":null,"schedule":{"type":"Constant"},"steps":null,"type":"LocalSGD","weight_decay":0.0}'
     )
 
 

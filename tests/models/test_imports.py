@@ -15,7 +15,10 @@ def test_frameworks_are_imported_when_first_used():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("package", "name", "extra"), [("torch", "TorchModel", "torch"), ("sklearn", "SklearnModel", "sklearn")])
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("torch", "TorchModel", "torch"), ("sklearn", "SklearnModel", "sklearn"), ("jax", "JaxModel", "jax")],
+)
 def test_a_missing_framework_says_what_to_install(package, name, extra):
     code = f"""
 import sys

@@ -17,6 +17,7 @@ LOCAL = mn.LocalSGD(lr=0.05, epochs=1, batch_size=3)
 DATA = make("softmax", [6] * 20)
 MODEL = model_for("softmax")
 FEDAVG = mn.FedAvg(MODEL, LOCAL, weighting="equal")
+ROUNDS, APART = 12, 4  # of what layers are told of a sum in `stack`
 CENTRAL = (mn.Clip(0.5), mn.CentralNoise(1.0))
 
 
@@ -36,7 +37,7 @@ def spec(size: int, name: str = "train", **changes: Any) -> SumSpec:
 
 
 def stack(layers: Any, size: int = 10, clients: int = 20, least: int = 1, z: float | None = None) -> Stack:
-    return build(spec(size), layers, Gathering(float(clients), least, clients, z))
+    return build(spec(size), layers, Gathering(float(clients), least, clients, z, ROUNDS, APART))
 
 
 def vectors(count: int, size: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from scipy import optimize
 
-from manent.accounting.accountants import INTERVAL, Accountant, epsilon
-from manent.accounting.events import Event, NeighboringRelation
+from manent.accounting.accountants import INTERVAL, Accountant, epsilon, roughly
+from manent.accounting.events import Event, NeighboringRelation, check_relation, without_sampling
 from manent.core.errors import InvalidInput, Refused
 
 _LEAST, _MOST = 1e-2, 1e8
@@ -44,22 +45,22 @@ def calibrate(
     if not 1e-9 <= tolerance <= 0.1:
         raise InvalidInput(f"tolerance is in [1e-9, 0.1]; found {tolerance!r}.")
 
-    def excess(log_z: float, by: Accountant) -> float:
-        found = epsilon(
-            make_event(math.exp(log_z)),
-            delta,
-            neighboring_relation,
-            by,
-            knows_sample=knows_sample,
-            adaptive=adaptive,
-            interval=interval,
-        ).epsilon
+    options: dict[str, Any] = {"knows_sample": knows_sample, "adaptive": adaptive, "interval": interval}
+
+    def excess(log_z: float) -> float:
+        return beyond(epsilon(make_event(math.exp(log_z)), delta, neighboring_relation, accountant, **options).epsilon)
+
+    def rough_excess(log_z: float) -> float:
+        event = make_event(math.exp(log_z))
+        return beyond(roughly(without_sampling(event) if knows_sample else event, delta, neighboring_relation))
+
+    def beyond(found: float) -> float:
         # Cut off, so that an infinite epsilon does not stop the search.
         return math.log(min(max(found, 1e-12), 1e12) / target)
 
-    # Rényi divergences are quick, and mostly close from above: the search begins there.
-    start = _smallest(lambda x: excess(x, "rdp" if accountant in ("auto", "pld") else accountant), 1e-2, 0.0, target)
-    return math.exp(_smallest(lambda x: excess(x, accountant), tolerance, start, target))
+    # A few Rényi divergences are quick, and mostly close from above: the search begins there.
+    start = _smallest(rough_excess if accountant in ("auto", "pld", "rdp") else excess, 1e-2, 0.0, target)
+    return math.exp(_smallest(excess, tolerance, start, target))
 
 
 def _smallest(excess: Callable[[float], float], tolerance: float, start: float, target: float) -> float:

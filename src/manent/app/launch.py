@@ -29,6 +29,7 @@ class Launch:
         file: the study file, absolute.
         sets: overrides, "name=value".
         workers: processes; None takes as many as processors. The result does not depend on it.
+        ledger: SQLite file, absolute, of the ledger that keeps the data set's budget; or None.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Launch:
     seed: int = 0
     workers: int | None = None
     evaluate_every: int = 1
+    ledger: str | None = None
 
 
 class Silent:
@@ -66,6 +68,7 @@ class Prepared:
             resume=(self.folder / "study.json").is_file(),
             evaluate_every=launch.evaluate_every,
             watcher=Silent() if quiet else None,
+            ledger=launch.ledger,
         )
         draw(run)
         return run
@@ -79,6 +82,10 @@ def begin(launch: Launch, folder: Path | None) -> Prepared:
     """
     declared = load_study(launch.file, launch.sets)
     check(declared.study, declared.data)
+    if launch.ledger is not None and not Path(launch.ledger).is_file():
+        raise InvalidInput(
+            f"There is no ledger at {launch.ledger}; create it with: manent budget {launch.ledger} --open DATA_SET ..."
+        )
     where = folder or default_folder(declared.study.name or Path(launch.file).stem)
     if (where / COMMAND).exists() or (where / "study.json").exists():
         raise InvalidInput(f"{where} already holds a run. Go on with it (manent run --resume {where}), or give another --folder.")

@@ -102,12 +102,17 @@ def run(
     evaluate_every: Annotated[
         int | None, typer.Option(min=1, help="Rounds between two looks at the test parts. (default: 1)")
     ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="Ledger that keeps the data set's budget, by `manent budget`; reserved before anything runs."),
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with the run in this folder.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run a study on this machine, or go on with one that was stopped.
 
     [dim]manent run examples/hospitals.py --set rounds=30 --set algorithm.local.lr=0.01
+    manent run my_private_study.py --ledger ledger.db
     manent run --resume runs/hospitals-20270101-120000[/]
     """
     from manent.app.launch import Launch, begin, reopen
@@ -116,11 +121,14 @@ def run(
     if (study is None) == (resume is None):
         raise InvalidInput("Give a study file to run, or --resume FOLDER to go on with one; not both.")
     if resume is not None:
-        if sets or seed is not None or folder is not None or evaluate_every is not None:
-            raise InvalidInput("--resume takes the study, --set, --seed and --evaluate-every from the folder; leave them out.")
+        if sets or any(given is not None for given in (seed, folder, evaluate_every, ledger)):
+            raise InvalidInput(
+                "--resume takes the study, --set, --seed, --evaluate-every and --ledger from the folder; leave them out."
+            )
         prepared = reopen(resume, workers)
     else:
-        launch = Launch(str(study and study.absolute()), tuple(sets or ()), seed or 0, workers, evaluate_every or 1)
+        file, book = str(study and study.absolute()), None if ledger is None else str(ledger.absolute())
+        launch = Launch(file, tuple(sets or ()), seed or 0, workers, evaluate_every or 1, book)
         prepared = begin(launch, folder)
     try:
         ended = prepared.run(quiet)

@@ -36,8 +36,9 @@ def who_saw_what(statement: Statement) -> str:
     """The statement in a sentence or two."""
     server = next(observer for observer in statement.observers if observer.name == "server")
     guarded = [o for o in statement.observers if o.epsilon is not None]
+    deployed = " if deployed" if statement.epsilon_is == "if deployed" else ""
     privacy = (
-        "; ".join(f"epsilon {o.epsilon:.3g} (delta {o.delta}) against the {o.name}" for o in guarded)
+        "; ".join(f"epsilon {o.epsilon:.3g}{deployed} (delta {o.delta:g}) against the {o.name}" for o in guarded)
         if guarded
         else "no differential privacy"
     )

@@ -47,12 +47,16 @@ class Gathering:
         least: with fewer answers nothing is released.
         most: never more answers than this.
         noise_multiplier: the noise that the budget asks for, or None.
+        rounds: how often the sum is formed, at most.
+        min_separation: the fewest rounds from one participation of a client to its next, where the cohort holds to one.
     """
 
     expected: float
     least: int
     most: int
     noise_multiplier: float | None = None
+    rounds: int = 1
+    min_separation: int | None = None
 
 
 @dataclass(frozen=True)

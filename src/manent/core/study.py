@@ -21,6 +21,9 @@ from manent.core.errors import InvalidInput, check_count
 from manent.core.protocols import Algorithm, Layer, PrivacyBudget, Summation
 
 
+_LATER = ("maximum", "min_separation")  # fields that came after others were hashed
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Who takes part in each sum.
@@ -30,14 +33,18 @@ class Cohort:
         sampling_probability: each client independently with this probability (Poisson); a cohort may be empty.
         minimum: the fewest answers with which a sum is released; with fewer it is abandoned.
         maximum: of more clients than this, only so many, at random, are asked (with sampling_probability).
+        min_separation: the fewest rounds from one participation of a client to its next. The clients are dealt into so many
+            groups, once and at random, and the groups take turns; a sum's cohort is drawn from the group whose turn it is. So in
+            r rounds nobody takes part more than ceil(r / min_separation) times, whoever answers.
 
-    With neither size nor sampling_probability, everyone takes part.
+    With neither size nor sampling_probability, everyone (whose turn it is) takes part.
     """
 
     size: int | None = None
     sampling_probability: float | None = None
     minimum: int = 1
     maximum: int | None = None
+    min_separation: int | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.sampling_probability is not None:
@@ -51,17 +58,43 @@ class Cohort:
             check_count("Cohort", "maximum", self.maximum, " or None (no limit)")
             if self.sampling_probability is None:
                 raise InvalidInput(f"Cohort takes maximum with sampling_probability only; found maximum={self.maximum}.")
+        if self.min_separation is not None:
+            check_count("Cohort", "min_separation", self.min_separation, " or None (any)")
+            if self.sampling_probability is not None:
+                raise InvalidInput("Cohort takes min_separation with size or by itself; a Poisson cohort keeps no distance.")
 
     def check(self, clients: int) -> None:
         """Raises InvalidInput where a population of this many clients cannot fill the cohort."""
-        largest = min(clients, self.size or clients, self.maximum or clients)
+        turn = clients // (self.min_separation or 1)  # the smallest group
+        largest = min(turn, self.size or clients, self.maximum or clients)
         if self.size is not None and self.size > clients:
             raise InvalidInput(f"Cohort asks for {self.size} clients, but the data have {clients}; ask for fewer.")
+        if self.min_separation is not None and (self.size or 1) > turn:
+            raise InvalidInput(
+                f"Cohort asks for {self.size or 'all'} of a group, and {clients} clients in {self.min_separation} groups are "
+                f"{turn} in the smallest. Use min_separation <= {clients // (self.size or 1)}."
+            )
         if self.minimum > largest:
             raise InvalidInput(f"Cohort expects at least {self.minimum} answers, but at most {largest} clients are asked.")
 
-    def draw(self, clients: int, rng: np.random.Generator) -> tuple[int, ...]:
-        """Sorted indices of the clients of one sum."""
+    def turn(self, clients: int, round: int, dealing: np.random.Generator) -> tuple[int, ...] | None:
+        """Sorted indices of the group whose turn it is in a round, from 1; None where the cohort keeps no distance.
+
+        `dealing` must be the same, and untouched, in every round of a run: then the groups are, and no client is in two.
+        """
+        if self.min_separation is None:
+            return None
+        dealt = dealing.permutation(clients)[(round - 1) % self.min_separation :: self.min_separation]
+        return tuple(sorted(int(i) for i in dealt))
+
+    def draw(self, clients: int, rng: np.random.Generator, turn: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Sorted indices of the clients of one sum; of those whose turn it is, see `turn`."""
+        if self.min_separation is not None:
+            if turn is None:
+                raise InvalidInput("A cohort with min_separation is drawn from a group; pass turn=cohort.turn(...).")
+            if self.size is None:
+                return turn
+            return tuple(sorted(int(i) for i in rng.choice(np.asarray(turn), self.size, replace=False)))
         if self.size is not None:
             return tuple(sorted(int(i) for i in rng.choice(clients, self.size, replace=False)))
         if self.sampling_probability is not None:
@@ -70,11 +103,6 @@ class Cohort:
                 drawn = np.sort(rng.choice(drawn, self.maximum, replace=False))
             return tuple(int(i) for i in drawn)
         return tuple(range(clients))
-
-    def plain(self) -> dict[str, Any]:
-        """JSON values only; what came later and is not set is left out, so that older studies keep their hash."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if name != "maximum" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -104,9 +132,8 @@ class Study:
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def plain(self) -> dict[str, Any]:
-        """Canonical plain data: JSON values only. A study without a budget does not mention it, and keeps its older hash."""
-        values = typing.cast("dict[str, Any]", plain(self, skip_own=True))
-        return {name: value for name, value in values.items() if name != "budget" or value is not None}
+        """Canonical plain data: JSON values only."""
+        return typing.cast("dict[str, Any]", plain(self, skip_own=True))
 
     @property
     def hash(self) -> str:

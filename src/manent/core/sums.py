@@ -51,7 +51,7 @@ class TreeSum:
         self._place(part.level, part.index, part.total, owned=True)
 
     def _place(self, level: int, index: int, total: Array | None, owned: bool) -> None:
-        """Take in a run's sum, and join what became whole. An array that is not owned is read, and copied only if it must stay."""
+        """Take in the sum of a run, and join what became whole. An array not owned is only read, and copied if it must stay."""
         if total is not None and total.shape != (self.size,):
             raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {total.shape}.")
         first = index << level

@@ -8,10 +8,10 @@ With privacy, grad is clipped and noised first (`core.dpsgd`); what is added to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import ceil
 from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,11 +164,6 @@ class LocalSGD:
         if self.privacy is None:
             raise InvalidInput("LocalSGD has no privacy to set the noise of; declare privacy=DPSGD(...).")
         return replace(self, privacy=replace(self.privacy, noise_multiplier=noise_multiplier))
-
-    def plain(self) -> dict[str, Any]:
-        """The declaration as plain data. Training without privacy does not mention it, and keeps its older hash."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if name != "privacy" or value is not None}
 
     def batches(
         self, examples: int, rng: np.random.Generator, work: float = 1.0, draws: PrivateDraws | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -17,6 +18,17 @@ class Watcher(Protocol):
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
         """A round is over; `clients` answered in it."""
         ...
+
+
+@dataclass(frozen=True)
+class Several:
+    """Watchers that are told one after another."""
+
+    watchers: tuple[Watcher, ...]
+
+    def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
+        for watcher in self.watchers:
+            watcher.advance(round, clients, metrics)
 
 
 class Bar:

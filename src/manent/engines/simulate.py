@@ -29,7 +29,7 @@ from manent.engines.clients import ClientSide, Unit
 from manent.engines.conditions import Conditions
 from manent.engines.folder import Checkpoint, RunFolder, environment
 from manent.engines.memory import ClientMemory
-from manent.engines.progress import Bar, Watcher
+from manent.engines.progress import Bar, Several, Watcher
 from manent.engines.run import Run
 from manent.engines.spending import Spending, open_ledger
 from manent.engines.threads import Threads
@@ -50,7 +50,7 @@ def simulate(
     resume: bool = False,
     evaluate_every: int = 1,
     metrics: tuple[str, ...] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Watcher | tuple[Watcher, ...] | None = None,
     ledger: Ledger | str | Path | None = None,
     random: PrivateRandom | None = None,
 ) -> Run:
@@ -63,7 +63,7 @@ def simulate(
         folder: where to keep the run; with `resume`, an interrupted run there goes on, and ends as if uninterrupted.
         evaluate_every: rounds between two looks at the test parts (for `run.probe`); the last round is always looked at.
         metrics: what to look at; None takes those that fit the model.
-        watcher: told of each round; None shows a progress bar on a terminal.
+        watcher: told of each round, such as a `TensorBoardLogger`, or several of them; None shows a progress bar on a terminal.
         ledger: where the budget of the data set (by the federation's name) is kept across runs, or the SQLite file of one. All
             that the study may release is reserved there before anything runs; a crash leaves it spent.
         random: source of noise and rounding; None is the operating system's. Only for tests, with workers=0.
@@ -86,7 +86,9 @@ def simulate(
         # A thread of BLAS waits busily for its next piece of work, on the processor that a worker needs.
         stack.enter_context(threadpool_limits(1, user_api="blas"))
         simulation = _Simulation.start(setting, kept, stack, workers, began)
-        if watcher is None:
+        if isinstance(watcher, tuple):
+            watcher = Several(watcher)
+        elif watcher is None:
             watcher = stack.enter_context(Bar(study.rounds, simulation.progress.round - 1, study.name or "rounds"))
         simulation.run(watcher)
     return simulation.finish()
@@ -259,9 +261,11 @@ class _Simulation:
         setting, plan = self.setting, self.setting.plan
         at, stack = self.progress, plan.stacks[assignment.sum]
         self.spending.check()
+        stack.check_round(self.layers[assignment.sum], at.round)
         assignment = Assignment(assignment.sum, {**assignment.arrays, **stack.sends(self.layers[assignment.sum])})
         draw = repeatable(setting.seed, "cohort", at.round, at.index)
-        cohort = plan.study.cohort.draw(plan.public.clients, draw)
+        turn = plan.study.cohort.turn(plan.public.clients, at.round, repeatable(setting.seed, "groups"))
+        cohort = plan.study.cohort.draw(plan.public.clients, draw, turn)
         effects = self._step(Opened(len(cohort)))
         total = plan.summation.init(stack.layout.size, len(cohort), stack.dtype)
         self.pool.publish(assignment)

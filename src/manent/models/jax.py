@@ -31,7 +31,7 @@ try:
 except ImportError:  # pragma: no cover
     raise MissingExtra("jax", "jax", "JaxModel") from None
 
-from manent.models.jax_training import Recipe, Tree, batch_width, capacity, flat, numbers, padded, schedule, training_program
+from manent.models.jax_training import Recipe, Tree, capacity, flat, numbers, padded, schedule, training_program
 
 
 def _start() -> None:
@@ -67,7 +67,8 @@ def _cpu() -> Any:
 
 _start()
 
-ROWS = 1024  # rows a pass where no more than a sum over rows is wanted
+ROWS = 256  # rows a pass where no more than a sum over rows is wanted
+FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # of a function that is traced
 ALONE = 64  # rows a pass where every row has its own gradient, at most
 STORED = 1 << 24  # numbers in these gradients, at most
 
@@ -163,17 +164,18 @@ class JaxModel:
         if work.local.privacy is not None:
             return descend_privately(self.clipped_gradient_sum, self.layout.size, work, data)
         recipe, size = Recipe.of(work), capacity(len(data), 16)
-        vector, loss = self._programs.run(
+        found = self._programs.run(
             ("train", recipe),
             training_program(self._losses, self._tree, recipe),
             recipe.vectors(work),
             numbers(work),
             padded(data.x, size),
             padded(data.y, size),
-            schedule(work.batches, len(data), batch_width(work, len(data))),
+            schedule(work, len(data)),
             np.int32(len(work.batches)),
         )
-        return Trained(np.asarray(vector), float(loss))
+        trained: Vector = np.asarray(found)
+        return Trained(trained[:-1], float(trained[-1]))
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """float32[p], the gradient of the mean loss over all rows."""
@@ -203,15 +205,13 @@ class JaxModel:
         return total, loss
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
-        """Scores and mean loss. Raises InvalidInput for data that apply or the loss rejects."""
-        if not len(data):
-            return Scored(np.zeros((*data.y.shape, self.classes) if self.kind == "multiclass" else data.y.shape), data.y, 0.0)
+        """Scores and mean loss (0 of no rows). Raises InvalidInput for data that apply or the loss rejects."""
         vector, scores, losses = self._checked(vector), [], 0.0
         for part, (x, y) in _passes(data.x, data.y):
             found, loss = self._programs.run("evaluate", self._evaluate, vector, x, y)
             scores.append(np.asarray(found)[:part])
             losses += float(np.asarray(loss)[:part].sum(dtype=np.float64))
-        return Scored(np.concatenate(scores), data.y, losses / len(data))
+        return Scored(np.concatenate(scores), data.y, losses / max(len(data), 1))
 
     def scores(self, vector: Vector, x: Array) -> Array:
         """As `Scored.scores`, for inputs x [n, ...]. Raises InvalidInput for inputs that apply rejects."""
@@ -312,7 +312,7 @@ class JaxModel:
         """The parameters' tree, with shapes for leaves."""
         try:
             return jax.eval_shape(self.draw, jax.random.key(0, impl="threefry2x32"))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except FAULTS as error:
             raise InvalidInput(
                 f"init must be a pure function of a key that gives a pytree of arrays; it fails: {_brief(error)}. Functions and "
                 f"settings do not belong in it (equinox: split them off with eqx.partition(module, eqx.is_array))."
@@ -382,7 +382,7 @@ def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callab
     with jax.default_device(_cpu()):
         try:
             lowered = jax.jit(function).lower(*arguments)
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        except FAULTS as error:
             raise InvalidInput(
                 f"apply or the loss fails on {_shapes_of(arguments)}: {_brief(error)}. Change them to fit the data, or the "
                 f"data to fit them."
@@ -402,7 +402,7 @@ def _brief(error: Exception) -> str:
 
 def _passes(*arrays: Array) -> Iterator[tuple[int, tuple[Array, ...]]]:
     """Row by row in parts of few sizes: how many rows count, and the padded arrays."""
-    for start in range(0, len(arrays[0]), ROWS):
+    for start in range(0, max(len(arrays[0]), 1), ROWS):
         parts = [array[start : start + ROWS] for array in arrays]
         size = capacity(len(parts[0]), 16)
         yield len(parts[0]), tuple(padded(part, size) for part in parts)

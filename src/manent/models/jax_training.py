@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from manent.core.training import Batch, LocalTraining
+from manent.core.training import LocalTraining
 from manent.core.vectors import Array, Vector
 
 Tree = Any  # a pytree of arrays
@@ -72,13 +72,13 @@ def numbers(work: LocalTraining) -> dict[str, np.float32]:
     return {name: np.float32(value) for name, value in values.items()}
 
 
-def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., tuple[Any, Any]]:
-    """A function (vectors, numbers, x [N, ...], y [N, ...], rows int32[T, B], steps) to (new vector [d], mean loss of the steps).
+def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
+    """A function (vectors, numbers, x [N, ...], y [N, ...], rows int32[T, B], steps) to the new vector and its mean loss, [d+1].
 
     `rows` holds each step's row numbers, and -1 where a batch is not full.
     """
 
-    def train(vectors: dict[str, Any], scalars: dict[str, Any], x: Any, y: Any, rows: Any, steps: Any) -> tuple[Any, Any]:
+    def train(vectors: dict[str, Any], scalars: dict[str, Any], x: Any, y: Any, rows: Any, steps: Any) -> Any:
         trees = {name: unravel(vector) for name, vector in vectors.items()}
         start = trees["start"]
 
@@ -97,7 +97,7 @@ def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Rec
         zeros = jax.tree.map(jnp.zeros_like, start)
         memory = (zeros, zeros) if recipe.adam else zeros if recipe.momentum else ()
         w, _, total = lax.fori_loop(0, steps, step, (start, memory, jnp.float32(0)))
-        return flat(w), total / steps
+        return flat((w, total / steps))
 
     return train
 
@@ -137,22 +137,17 @@ def _direction(g: Tree, memory: Tree, number: Any, scalars: dict[str, Any], reci
     return jax.tree.map(lambda m, v: m / first / (jnp.sqrt(v / second) + 1e-8), m, v), (m, v)
 
 
-def schedule(batches: list[Batch], examples: int, width: int) -> NDArray[np.int32]:
-    """The row numbers of each step, int32[T, width], T a padded number of steps; -1 fills up."""
-    rows = np.full((capacity(len(batches), 4), width), -1, np.int32)
+def schedule(work: LocalTraining, examples: int) -> NDArray[np.int32]:
+    """The row numbers of each step, int32[T, B], T and B of few sizes that depend on this client alone; -1 fills up."""
     everyone = np.arange(examples, dtype=np.int32)
-    for number, batch in enumerate(batches):
-        chosen = everyone[batch] if isinstance(batch, slice) else batch
-        rows[number, : len(chosen)] = chosen
-    return rows
-
-
-def batch_width(work: LocalTraining, examples: int) -> int:
-    """How wide a client's batches are padded; it depends on that client alone."""
-    longest = max(len(range(examples)[batch]) if isinstance(batch, slice) else len(batch) for batch in work.batches)
-    width: int = 2 ** (longest - 1).bit_length()
+    batches = [everyone[batch] if isinstance(batch, slice) else batch for batch in work.batches]
+    longest = max(map(len, batches))
+    width = 1 << (longest - 1).bit_length()
     width = width * 3 // 4 if width * 3 // 4 >= longest else width
-    return max(longest, min(work.local.batch_size or width, width))
+    rows = np.full((capacity(len(batches), 4), max(longest, min(work.local.batch_size or width, width))), -1, np.int32)
+    for number, batch in enumerate(batches):
+        rows[number, : len(batch)] = batch
+    return rows
 
 
 def capacity(count: int, least: int) -> int:
@@ -170,5 +165,5 @@ def padded(array: Array, size: int) -> Array:
         return array
     grown = np.empty((size, *array.shape[1:]), dtype)
     grown[: len(array)] = array
-    grown[len(array) :] = grown[0]
+    grown[len(array) :] = array[0] if len(array) else 0
     return grown

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.errors import InvalidInput, MissingExtra, check_count
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.study import code_hash, plain, type_name
@@ -25,6 +25,7 @@ try:
 except ImportError:  # pragma: no cover
     raise MissingExtra("torch", "torch", "TorchModel") from None
 
+from manent.models.torch_batched import Batched
 from manent.models.torch_network import Network, explained, layout_of, local_buffers, seeded, tensor
 from manent.models.torch_private import Clipped, refuse_mixing
 from manent.models.torch_training import train
@@ -72,8 +73,12 @@ class TorchModel:
         kind: "multiclass", "binary" or "regression"; follows from a named loss.
         classes: number of classes of a multiclass model; taken from the last nn.Linear where not given.
         initial: "seed" draws first weights by every submodule's `reset_parameters`; "given" takes the network's own.
+        device: where it computes, "cpu" or "cuda"; private training always on the CPU. No part of the study.
+        together: how many clients train in one batched program, by default 32 on a GPU (see `torch_batched`) and 1 on a CPU. A
+            simulation then works in one process. Results agree to rounding. No part of the study.
 
-    Raises InvalidInput for a network that cannot be copied, holds no trainable parameter, or cannot be drawn anew.
+    Raises InvalidInput for a network that cannot be copied, holds no trainable parameter, or cannot be drawn anew; and for "cuda"
+    where torch finds no GPU.
     """
 
     network: nn.Module
@@ -81,10 +86,13 @@ class TorchModel:
     kind: Task = None  # type: ignore[assignment]  # resolved below
     classes: int = None  # type: ignore[assignment]  # resolved below
     initial: Literal["seed", "given"] = "seed"
+    device: Literal["cpu", "cuda"] = "cpu"
+    together: int = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
         if self.initial not in ("seed", "given"):
             raise InvalidInput(f'TorchModel expects initial "seed" or "given"; found {self.initial!r}.')
+        object.__setattr__(self, "together", _together(self.together, self.device))
         object.__setattr__(self, "network", _private(self.network))
         object.__setattr__(self, "kind", _kind(self.kind, self.loss))
         object.__setattr__(self, "classes", _classes(self.classes, self.kind, self.network))
@@ -93,7 +101,7 @@ class TorchModel:
             _draw(self.network, 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_working", "_clipping")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_working", "_clipping", "_batching")}
 
     @cached_property
     def layout(self) -> Layout:
@@ -103,7 +111,7 @@ class TorchModel:
     def _network(self) -> Network:
         """The working copy, made once a process."""
         if "_working" not in self.__dict__:
-            object.__setattr__(self, "_working", Network(self.network, self.loss, self._loss))
+            object.__setattr__(self, "_working", Network(self.network, self.loss, self._loss, self.device))
         working: Network = self.__dict__["_working"]
         return working
 
@@ -112,9 +120,18 @@ class TorchModel:
         """What sums clipped gradients on the working copy."""
         if "_clipping" not in self.__dict__:
             self.check_private()
-            object.__setattr__(self, "_clipping", Clipped(self._network, self._loss, isinstance(self.loss, str)))
+            network = self._network if self.device == "cpu" else Network(self.network, self.loss, self._loss)
+            object.__setattr__(self, "_clipping", Clipped(network, self._loss, isinstance(self.loss, str)))
         clipping: Clipped = self.__dict__["_clipping"]
         return clipping
+
+    @property
+    def _batched(self) -> Batched:
+        """What trains several clients at a time on the working copy."""
+        if "_batching" not in self.__dict__:
+            object.__setattr__(self, "_batching", Batched(self._network, self._loss, self.together, self._train))
+        batching: Batched = self.__dict__["_batching"]
+        return batching
 
     def init(self, rng: np.random.Generator) -> Vector:
         """First weights: drawn by the layers' own rules, or those given."""
@@ -125,7 +142,9 @@ class TorchModel:
         return self._vector(network)
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
-        """Carry out each client's local training, one after another. Raises InvalidInput for data that the network rejects."""
+        """Carry out each client's local training. Raises InvalidInput for data that the network rejects."""
+        if self.together > 1:
+            return self._batched.train(works, data)
         return [self._train(work, part) for work, part in zip(works, data, strict=True)]
 
     def _train(self, work: LocalTraining, data: Examples) -> Trained:
@@ -149,40 +168,41 @@ class TorchModel:
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """float32[p], the gradient in training mode; with BatchNorm all rows are one batch, else they are taken in turns."""
         network = self._loaded(vector, training=True)
-        x, y = tensor(data.x), tensor(data.y)
+        x, y = network.tensor(data.x), network.tensor(data.y)
         through = network.through(x, data.y)
         flat, targets = network.gradient
         rows = len(data) if network.statistics else ROWS
-        with explained("training", data.x), seeded(0, network.random), torch.set_grad_enabled(through is network.autograd):
+        grad = torch.set_grad_enabled(through is network.autograd)
+        with explained("training", data.x), seeded(0, network.random, network.device), grad:
             for start in range(0, len(data), rows):
                 part = x[start : start + rows]
                 through.backward(part, y[start : start + rows], targets, float(start > 0), len(part) / len(data))
-        gradient: Vector = flat.numpy().copy()
+        gradient: Vector = flat.to("cpu", copy=True).numpy()
         return gradient
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores and mean loss (0 of no rows) in evaluation mode. Raises InvalidInput for data that the network rejects."""
         network = self._loaded(vector, training=False)
-        x, y, found, loss = tensor(data.x), tensor(data.y), [], 0.0
+        x, y, found, loss = network.tensor(data.x), network.tensor(data.y), [], 0.0
         through = network.through(x, data.y)
-        with explained("evaluation", data.x), seeded(0, network.random), torch.no_grad():
+        with explained("evaluation", data.x), seeded(0, network.random, network.device), torch.no_grad():
             for start in range(0, max(len(data), 1), ROWS):
                 targets = y[start : start + ROWS]
                 scores = through.scores(x[start : start + ROWS])
                 loss += self._loss(scores, targets).item() * len(targets) / len(data) if len(data) else 0.0
                 found.append(self._shaped(scores, targets))
-        return Scored(torch.cat(found).numpy(), data.y, loss)
+        return Scored(torch.cat(found).cpu().numpy(), data.y, loss)
 
     def scores(self, vector: Vector, x: Array) -> Array:
         """As `Scored.scores`, for inputs x [n, ...]. Raises InvalidInput for inputs that the network rejects."""
         network = self._loaded(vector, training=False)
-        rows = tensor(x)
+        rows = network.tensor(x)
         through = network.through(rows)
-        with explained("evaluation", x), seeded(0, network.random), torch.no_grad():
+        with explained("evaluation", x), seeded(0, network.random, network.device), torch.no_grad():
             scores = torch.cat([through.scores(rows[start : start + ROWS]) for start in range(0, max(len(x), 1), ROWS)])
         if self.kind != "multiclass" and scores.ndim > 1 and scores.shape[-1] == 1:
             scores = scores.squeeze(-1)
-        return scores.numpy()
+        return scores.cpu().numpy()
 
     def check(self, data: Examples, where: str) -> None:
         """Raises InvalidInput, saying where, for data whose shape, type or labels do not fit."""
@@ -198,7 +218,7 @@ class TorchModel:
             check_numbers("x", data.x, where)
         check_targets(data, self.kind, self.classes, where)
         try:
-            self.evaluate(self._network.flat.copy(), Examples(data.x[rows], data.y[rows]))
+            self.evaluate(self._network.read(), Examples(data.x[rows], data.y[rows]))
         except InvalidInput as error:
             raise InvalidInput(f"{where}: {error}") from error.__cause__
 
@@ -259,6 +279,20 @@ class TorchModel:
             f"For targets y {tuple(y.shape)} a {self.kind} network must give scores {expected}; found {tuple(scores.shape)}. "
             f"Change the network's output, the number of classes, or the shape of y."
         )
+
+
+def _together(together: int | None, device: str) -> int:
+    """How many clients at a time. Raises InvalidInput for a device that is not there, or a number that does not fit it."""
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f'TorchModel expects device "cpu" or "cuda"; found {device!r}.')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput('TorchModel was given device="cuda", but torch finds no GPU here. Use device="cpu" (the default).')
+    if together is None:
+        return 32 if device == "cuda" else 1
+    check_count("TorchModel", "together", together)
+    if device == "cuda" and together == 1:
+        raise InvalidInput("On a GPU TorchModel expects together of at least 2: one process serves all clients; found 1.")
+    return int(together)
 
 
 def _private(network: nn.Module) -> nn.Module:

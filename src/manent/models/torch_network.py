@@ -54,16 +54,16 @@ class Autograd:
 
 
 class Network:
-    """A private copy of a module, bound to `flat`, a float32[d] vector laid out as `layout_of(module)`.
+    """A private copy of a module, bound to `vector`, float32[d] laid out as `layout_of(module)`.
 
     One process and one thread at a time use it. Buffers that are not in the vector return to their first values with each `load`.
     """
 
-    def __init__(self, module: nn.Module, loss: str | Loss, loss_function: Loss) -> None:
-        self.module = copy.deepcopy(module).train()
+    def __init__(self, module: nn.Module, loss: str | Loss, loss_function: Loss, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.module = copy.deepcopy(module).train().to(self.device)
         layout = layout_of(self.module)
-        self.flat = np.zeros(layout.size, np.float32)
-        self.vector = torch.from_numpy(self.flat)
+        self.vector = torch.zeros(layout.size, device=self.device)  # torch aligns it to cache lines, numpy does not
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         views = [self.vector[where].view(shape) for where, shape in layout._entries.values()]
         self.views = views[: len(self.parameters)]
@@ -78,21 +78,26 @@ class Network:
         self.locals = [(*_owner(self.module, name), buffer.clone()) for name, buffer in local_buffers(self.module).items()]
         self.loss = loss_function
         self.autograd = Autograd(self.module, self.parameters, loss_function)
-        self.stack = stack_of(self.module, loss)
+        self.stack = stack_of(self.module, loss) if self.device.type == "cpu" else None
         self.random = any(_draws(m) for m in self.module.modules())
         self._gradient: tuple[Tensor, list[Tensor]] | None = None
 
     def load(self, vector: Array) -> None:
         """Make the module the model with this vector."""
         self._rebind()
-        self.flat[:] = vector
+        self.vector.copy_(tensor(vector))
         for owner, key, first in self.locals:
             owner._buffers[key] = first.clone()
 
     def read(self) -> Vector:
         """A copy of the module's vector."""
         self._rebind()
-        return self.flat.copy()
+        vector: Vector = self.vector.cpu().numpy()
+        return vector.copy() if self.device.type == "cpu" else vector
+
+    def tensor(self, array: Array) -> Tensor:
+        """The array on the network's device; on a CPU over the same memory, which is not to be written to."""
+        return tensor(array).to(self.device)
 
     def _rebind(self) -> None:
         """Return each statistic to its view, for modules that assign a buffer rather than change it."""
@@ -159,10 +164,15 @@ def _draws(module: nn.Module) -> bool:
 
 
 @contextmanager
-def seeded(seed: int, needed: bool = True) -> Iterator[None]:
-    """torch's generator seeded within, and as it was afterwards."""
+def seeded(seed: int, needed: bool = True, device: torch.device | None = None) -> Iterator[None]:
+    """torch's generators (the CPU's, and the device's) seeded within, and as they were afterwards."""
     if not needed:
         yield
+        return
+    if device is not None and device.type == "cuda":
+        with torch.random.fork_rng([device]):
+            torch.manual_seed(seed % 2**63)
+            yield
         return
     generator = torch.default_generator
     state = generator.get_state()

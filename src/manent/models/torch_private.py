@@ -132,7 +132,7 @@ class Clipped:
             except RuntimeError:  # an operation that vmap does not know; a fault of the data shows again below
                 self.together = False
         network, losses, gradients = self.network, 0.0, []
-        vector = network.flat.copy()
+        vector = network.read()
         for row in range(len(x)):
             network.load(vector)  # whatever the last example did to buffers is undone
             for parameter in network.parameters:
@@ -147,18 +147,28 @@ class Clipped:
 
     def _mapped(self, x: Tensor, y: Tensor) -> tuple[float, Iterable[Term]]:
         module = self.network.module
-        parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+        parameters = {number: p.detach() for number, p in enumerate(self.network.parameters)}
+        numbers = {id(p): number for number, p in enumerate(self.network.parameters)}
+        # By module, so that a weight that two modules share has both names. Told to tie weights itself, torch loses the
+        # parameters of a module that occurs twice.
+        names = {
+            f"{path}.{key}".removeprefix("."): numbers[id(p)]
+            for path, part in module.named_modules()
+            for key, p in part.named_parameters(recurse=False, remove_duplicate=False)
+            if id(p) in numbers
+        }
         # Copies, so that whatever a module does to its buffers ends with the pass.
         buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
 
-        def loss(parameters: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
-            scores = torch.func.functional_call(module, {**parameters, **buffers}, (one[None],))
+        def loss(parameters: dict[int, Tensor], one: Tensor, target: Tensor) -> Tensor:
+            tensors = {name: parameters[number] for name, number in names.items()}
+            scores = torch.func.functional_call(module, {**tensors, **buffers}, (one[None],), tie_weights=False)
             return self.loss(scores, target[None])
 
         each = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
         with torch.enable_grad():
             gradients, losses = each(parameters, x, y)
-        found = zip(self.network.parameters, gradients.values(), strict=True)
+        found = ((p, gradients[number]) for number, p in enumerate(self.network.parameters))
         return losses.detach().double().sum().item(), (Stored(p, g.detach().flatten(1).double()) for p, g in found)
 
 

@@ -8,22 +8,22 @@ from torch import Tensor
 
 from manent.core.examples import Examples
 from manent.core.training import LocalSGD, LocalTraining, Trained
-from manent.core.vectors import Array
-from manent.models.torch_network import Network, explained, seeded, tensor
+from manent.core.vectors import Vector
+from manent.models.torch_network import Network, explained, seeded
 
 
 def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
     """One client's training. Raises InvalidInput where the network does not fit the data."""
     network.load(work.start)
     network.mode(training=True)
-    x, y = tensor(data.x), tensor(data.y)
+    x, y = network.tensor(data.x), network.tensor(data.y)
     through = network.through(x, data.y)
     local = work.local
     folds = local.plain_sgd and local.max_grad_norm is None
     total = 0.0
     with (
         explained("training", data.x),
-        seeded(work.seed, network.random),
+        seeded(work.seed, network.random, network.device),
         torch.set_grad_enabled(through is network.autograd),
     ):
         step = _Folded(network, work) if folds else _Stored(network, work)
@@ -31,7 +31,7 @@ def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
             if isinstance(batch, slice):
                 loss = through.backward(x[batch], y[batch], step.targets, step.keep, step.scale)
             else:
-                rows = torch.from_numpy(batch)
+                rows = torch.from_numpy(batch).to(network.device)
                 loss = through.backward(x.index_select(0, rows), y.index_select(0, rows), step.targets, step.keep, step.scale)
             step.finish()
             total += loss.item()
@@ -44,9 +44,8 @@ class _Folded:
     def __init__(self, network: Network, work: LocalTraining) -> None:
         self.weights, self.targets, self.scale = network.weights, network.views, -work.lr
         self.keep = 1 - work.lr * (work.local.weight_decay + work.prox)
-        self.pull = _pull(work, len(network.weights))
-        if self.pull is not None:
-            self.pull = self.pull.mul_(-work.lr)
+        pull = pull_of(work, len(network.weights))
+        self.pull = None if pull is None else network.tensor(pull).mul_(-work.lr)
 
     def finish(self) -> None:
         if self.pull is not None:
@@ -63,7 +62,8 @@ class _Stored:
         self.gradient, self.targets = network.gradient
         self.limit, self.lr = work.local.max_grad_norm, work.lr
         self.decay = work.local.weight_decay + work.prox
-        self.pull = _pull(work, len(network.weights))
+        pull = pull_of(work, len(network.weights))
+        self.pull = None if pull is None else network.tensor(pull)
         self.rule = _Adam(self.weights) if work.local.optimizer == "adam" else _Momentum(work.local)
 
     def finish(self) -> None:
@@ -79,16 +79,13 @@ class _Stored:
         self.rule.step(self.weights, g, self.lr)
 
 
-def _pull(work: LocalTraining, parameters: int) -> Tensor | None:
-    """shift - prox * anchor, the part of the gradient that is the same in every step, or None."""
-    pull: Array | None = work.shift
-    if work.prox:
-        anchor = work.start[:parameters] if work.anchor is None else work.anchor
-        pulled = np.float32(-work.prox) * anchor
-        pull = pulled if pull is None else pulled + pull
-    elif pull is not None:
-        pull = pull.copy()
-    return None if pull is None else torch.from_numpy(pull)
+def pull_of(work: LocalTraining, parameters: int) -> Vector | None:
+    """shift - prox * anchor, float32[p], the part of the gradient that is the same in every step; a fresh array, or None."""
+    if not work.prox:
+        return None if work.shift is None else work.shift.copy()
+    anchor = work.start[:parameters] if work.anchor is None else work.anchor
+    pull: Vector = np.float32(-work.prox) * anchor
+    return pull if work.shift is None else pull + work.shift
 
 
 class _Momentum:

@@ -7,6 +7,7 @@ from manent.privacy.discretize import Discretize
 from manent.privacy.noise import CentralNoise, DistributedNoise, LocalNoise
 from manent.privacy.stack import Stack
 from manent.privacy.statement import Observer, Protection, Statement, SumLine
+from manent.privacy.tree import TreeNoise
 
 __all__ = [
     "AdaptiveClip",
@@ -21,6 +22,7 @@ __all__ = [
     "Stack",
     "Statement",
     "SumLine",
+    "TreeNoise",
     "check",
     "resolve",
 ]

@@ -17,6 +17,7 @@ from manent.privacy.examples import account_examples, declared
 from manent.privacy.guarantee import Privacy, account
 from manent.privacy.stack import Stack
 from manent.privacy.statement import Observer, Protection, Statement, SumLine
+from manent.privacy.tree import TreeNoise
 from manent.summation.plain import Plain
 
 
@@ -92,7 +93,8 @@ def resolve(study: Study, data: Population) -> Plan:
         memory=study.algorithm.memory(public),
         statement=_state(replace(study, summation=summation), declared_hash, public, sums, stacks, first),
     )
-    return plan if privacy is None else replace(plan, statement=_private(plan.statement, privacy, gathering))
+    correlated = any(isinstance(layer, TreeNoise) for layer in study.layers)
+    return plan if privacy is None else replace(plan, statement=_private(plan.statement, privacy, gathering, correlated))
 
 
 def _account(
@@ -155,7 +157,7 @@ def _state(
     )
 
 
-def _private(statement: Statement, privacy: Privacy, gathering: Gathering) -> Statement:
+def _private(statement: Statement, privacy: Privacy, gathering: Gathering, correlated: bool) -> Statement:
     """The statement with the guarantees that hold against each observer."""
     observers = []
     for observer in statement.observers:
@@ -176,6 +178,7 @@ def _private(statement: Statement, privacy: Privacy, gathering: Gathering) -> St
         gathering.expected,
     )
     client = privacy.unit == "client"
+    kept = "The server keeps noise of the last rounds, in its checkpoint too: whoever reads it takes that noise off the totals."
     not_covered = (
         *(line for line in statement.not_covered if not line.startswith("Nothing bounds")),
         "Each client clips and rounds its own vector: one that does not follow the protocol is not bounded."
@@ -183,12 +186,16 @@ def _private(statement: Statement, privacy: Privacy, gathering: Gathering) -> St
         else "Examples of one person, at one client or at several, are protected each by itself, not together.",
         "Whether and when a client answers, and how long that takes, must not depend on its data; no round is closed early.",
         "Settings that were chosen by runs on the same data, and whatever else was released of them, cost privacy of their own.",
+        *([kept] if correlated else []),
     )
     return replace(statement, observers=tuple(observers), protection=protection, not_covered=not_covered)
 
 
 def describe_cohort(cohort: Cohort) -> str:
     """Who takes part in a sum, in words."""
+    if cohort.min_separation is not None:
+        some = "all" if cohort.size is None else f"{cohort.size} drawn at random"
+        return f"{some} of one of {cohort.min_separation} groups, which take turns, out"
     if cohort.size is not None:
         return f"{cohort.size} drawn at random for each sum, out"
     if cohort.sampling_probability is not None:

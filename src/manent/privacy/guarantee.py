@@ -13,6 +13,7 @@ from manent.accounting.events import (
     Composed,
     Event,
     FixedSize,
+    MatrixFactorisation,
     NeighboringRelation,
     Poisson,
     Repeated,
@@ -28,6 +29,7 @@ from manent.core.protocols import PrivacyBudget, Summation, SumSpec
 from manent.core.study import Cohort, Study, canonical, plain
 from manent.privacy.noise import DistributedNoise, NoiseStage
 from manent.privacy.stack import Stack, build
+from manent.privacy.tree import TreeNoise
 
 _FOUND: dict[tuple[object, ...], float] = {}
 
@@ -74,8 +76,9 @@ def gathering_of(cohort: Cohort, clients: int, noise: object = None) -> Gatherin
 
     Raises Refused for a minimum that would tell how many were drawn, and where shares of noise have no certain number of bearers.
     """
-    most, least = cohort.size or cohort.maximum or clients, cohort.minimum
-    expected = float(cohort.size or (cohort.sampling_probability or 1.0) * clients)
+    groups = cohort.min_separation or 1
+    most, least = cohort.size or cohort.maximum or -(-clients // groups), cohort.minimum
+    expected = float(cohort.size or (cohort.sampling_probability or 1.0) * clients / groups)
     if noise is None:
         return Gathering(expected, least, most)
     if cohort.maximum is not None and cohort.sampling_probability is not None:
@@ -92,12 +95,19 @@ def gathering_of(cohort: Cohort, clients: int, noise: object = None) -> Gatherin
             f"A Poisson cohort is released whatever its size, or its size is told: a minimum of {least} forbids that. "
             f"Leave minimum out; empty cohorts release noise."
         )
+    if isinstance(noise, TreeNoise) and least > 1:
+        raise Refused(
+            f"TreeNoise is released in every round: one that is abandoned would bring participations closer together, and a "
+            f"minimum of {least} allows that. Leave minimum out."
+        )
     return Gathering(expected, 0 if least <= 1 else least, most)
 
 
 def sampling(cohort: Cohort, clients: int) -> Sampling | None:
-    """How a cohort is drawn, or None where everyone takes part."""
+    """How a cohort is drawn, or None where everyone takes part, or whoever's turn it is: that is no secret sample."""
     q = cohort.sampling_probability
+    if cohort.min_separation is not None:
+        return None
     if cohort.size is not None:
         return FixedSize(cohort.size, clients) if cohort.size < clients else None
     if q is None or q == 1:
@@ -124,6 +134,9 @@ def whole(stages: Sequence[tuple[NoiseStage, int]], by: Sampling | None, single:
         event = stage.seen if single else stage.event
         if event is None:
             raise Refused("Nothing protects a single vector.")
+        if isinstance(event, MatrixFactorisation):  # all rounds at once
+            parts.append(event)
+            continue
         amplified = by is not None and (isinstance(event, RoundedGaussian) or not isinstance(by, FixedSize))
         parts.append(Repeated(Sampled(event, by) if amplified and by is not None else event, count))
     return parts[0] if len(parts) == 1 else Composed(tuple(parts))
@@ -164,12 +177,14 @@ def account(
     noise = next((layer for layer in study.layers if getattr(layer, "place", None) == 3), None)
     _check_budget_fits(study, clients, noise)
     gathering = gathering_of(study.cohort, clients, noise)
+    gathering = replace(gathering, rounds=study.rounds, min_separation=study.cohort.min_separation)
     if noise is None:
         return {spec.name: build(spec, study.layers, gathering) for spec in specs}, gathering, None
     if getattr(summation, "output", "sum") != "sum":
         raise Refused(
             f"The noise is sized for a sum, and {type(summation).__name__} forms none. Use Plain(), or leave noise out."
         )
+    _check_every_round(noise, specs)
     budget, by = study.budget, sampling(study.cohort, clients)
     relation = budget.neighboring_relation if budget else _usual(study.cohort)
     delta = budget.delta if budget else min(1e-6, 1 / (10 * clients))
@@ -206,10 +221,22 @@ def _check_budget_fits(study: Study, clients: int, noise: object) -> None:
             f"Noise on clients' vectors protects whole clients; the budget is for each {budget.privacy_unit!r}. "
             f"Set privacy_unit='client'; or train with LocalSGD(privacy=DPSGD(...)), and no noise layer."
         )
+    if study.cohort.min_separation is not None and budget.neighboring_relation == "add_or_remove":
+        raise Refused(
+            "Groups that take turns are dealt from a fixed population: one client more deals them anew. Use "
+            "neighboring_relation='zero_out' (its contribution is zero) or 'replace_one', or leave min_separation out."
+        )
     if noise is None:
         raise Refused(
             "A budget was declared, but no layer adds noise. Use layers=[Clip(norm), CentralNoise()], or leave budget out."
         )
+
+
+def _check_every_round(noise: object, specs: Sequence[SumSpec]) -> None:
+    """Raises Refused for correlated noise on a sum that is not formed in every round."""
+    rare = next((spec for spec in specs if spec.every != 1), None)
+    if isinstance(noise, TreeNoise) and rare is not None:
+        raise Refused(f"TreeNoise needs sums of every round; {rare.name!r} is formed every {rare.every} rounds. Leave it out.")
 
 
 def _stacks(study: Study, specs: Sequence[SumSpec], gathering: Gathering, z: float, trial: bool = False) -> dict[str, Stack]:
@@ -222,7 +249,9 @@ def _stages(stacks: Mapping[str, Stack], specs: Sequence[SumSpec], rounds: int) 
 
 
 def _usual(cohort: Cohort) -> NeighboringRelation:
-    """The relation of a study without a budget: a cohort of fixed size tells how many clients there are."""
+    """The relation of a study without a budget: a cohort of fixed size, and groups, tell how many clients there are."""
+    if cohort.min_separation is not None:
+        return "zero_out"
     return "add_or_remove" if cohort.size is None else "replace_one"
 
 
@@ -243,7 +272,7 @@ def guarantee(event: Event, delta: float, relation: NeighboringRelation, knows_s
 
 def _exact(event: Event) -> Event:
     """The event as if its noise had its law exactly."""
-    if isinstance(event, RoundedGaussian):
+    if isinstance(event, RoundedGaussian | MatrixFactorisation):
         return replace(event, sampler_error=0.0)
     if isinstance(event, Sampled | Repeated):
         return replace(event, event=_exact(event.event))

@@ -19,6 +19,7 @@ from manent.privacy.clip import Clip
 from manent.privacy.discretize import Discretize
 from manent.privacy.noise import NoiseStage
 from manent.privacy.order import ORDER
+from manent.privacy.tree import TreeNoise, TreeStage
 
 Clips = Clip | AdaptiveClip
 
@@ -91,6 +92,12 @@ class Stack:
             total, parts[index] = self.stages[index].server(total, parts[index], random)
         return total, self._named(parts)
 
+    def check_round(self, state: Arrays, round: int) -> None:
+        """Raises Refused where this round's sum would break what the noise is sized for; see `TreeStage`."""
+        for stage, part in zip(self.stages, self._parts(state), strict=True):
+            if isinstance(stage, TreeStage):
+                stage.check_round(part, round)
+
     def _named(self, parts: Sequence[Arrays]) -> dict[str, Array]:
         return {f"layer.{i}.{name}": array for i, part in enumerate(parts) for name, array in part.items()}
 
@@ -148,6 +155,8 @@ def _check_order(layers: Sequence[Layer]) -> None:
     twice = next((name for place, name in known if places.count(place) > 1 and place in (0, 2, 3)), None)
     if twice is not None:
         raise Refused(f"{twice} is one of two layers for the same place; keep one. The order is: {ORDER}.")
+    if any(isinstance(layer, AdaptiveClip) for layer in layers) and any(isinstance(layer, TreeNoise) for layer in layers):
+        raise Refused("AdaptiveClip shares out the noise of independent rounds, which TreeNoise is not. Use Clip(norm).")
     if 3 in places and _place(layers[-1]) != 3:
         raise Refused(f"{type(layers[-1]).__name__} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
 

@@ -1,0 +1,91 @@
+"""Factorisations A = B C of prefix sums: noise B z on all prefix sums at once is made private by C's sensitivity.
+
+A is the lower triangle of ones. With z independent Gaussian noise, A x + B z = A (x + C^-1 z): each round's own value gets the
+correlated noise C^-1 z, and the release is post-processing of the Gaussian mechanism on C x (Li, Miklau, Hay, McGregor,
+Rastogi 2015, "The matrix mechanism"; Denisov, McMahan, Rush, Smith, Thakurta 2022, "Improved Differential Privacy for SGD via
+Optimal Private Linear Operators on Adaptive Streams"). All matrices here are lower triangular Toeplitz: one column of
+coefficients tells them, and no matrix is ever formed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from manent.core.errors import InvalidInput, check_count
+from manent.core.vectors import Array
+
+
+def square_root(count: int) -> Array:
+    """float64[count], the first coefficients of A^(1/2): binomial(-1/2, k) (-1)^k, from 1 downwards.
+
+    All of them, with count = rounds, are the optimal Toeplitz factorisation up to lower order terms (Henzinger, Upadhyay,
+    Upadhyay 2022, "Almost Tight Error Bounds on Differentially Private Continual Counting"; Fichtenberger, Henzinger, Upadhyay
+    2023). The first b of them are a banded one (Kalinin, Lampert 2024, "Banded Square Root Matrix Factorization").
+    """
+    check_count("square_root", "count", count)
+    k = np.arange(1, count)
+    return np.concatenate([[1.0], np.cumprod((2 * k - 1) / (2 * k))])
+
+
+def square_root_error(rounds: int) -> float:
+    """`error` of all coefficients of the square root, in linear time: B and C are the same, and so are their norms."""
+    c = square_root(rounds)
+    return float(c @ c)
+
+
+def inverse(coefficients: Array, rounds: int) -> Array:
+    """float64[rounds], the coefficients of C^-1, from C's (fewer are followed by zeros; the first is not zero).
+
+    Takes time rounds * coefficients.
+    """
+    from scipy.signal import lfilter
+
+    impulse = np.zeros(rounds)
+    impulse[0] = 1.0
+    return np.asarray(lfilter([1.0], np.asarray(coefficients, np.float64)[:rounds], impulse), np.float64)
+
+
+def sensitivity(coefficients: Array, rounds: int, participations: int = 1, min_separation: int = 1) -> float:
+    """The largest Frobenius norm of C u, where at most so many rows of u, so far apart, are not zero, each of norm at most 1.
+
+    For coefficients that are >= 0 and never grow it is reached by equal rows as early, and as close together, as they may be
+    (Kalinin, Lampert 2024, Theorem 2; C^T C >= 0 makes equal rows the worst: Choquette-Choo, McMahan, Rush, Thakurta 2023,
+    "Multi-Epoch Matrix Factorization Mechanisms for Private Machine Learning", Corollary 2.1). With at most min_separation
+    coefficients the columns of one unit share no row: it is at most sqrt(participations) times the first column's norm
+    (Choquette-Choo, Ganesh, McKenna, McMahan, Rush, Thakurta, Xu 2023, "(Amplified) Banded Matrix Factorization", Theorem 2).
+
+    Raises InvalidInput for coefficients that are negative or grow, and for participations that do not fit into the rounds.
+    """
+    c = np.asarray(coefficients, np.float64)[:rounds]
+    if (c < 0).any() or (np.diff(c) > 0).any():
+        raise InvalidInput("sensitivity expects coefficients >= 0 that never grow; a closed form is known for those alone.")
+    if (participations - 1) * min_separation >= rounds:
+        raise InvalidInput(f"{participations} participations, {min_separation} rounds apart, do not fit into {rounds} rounds.")
+    column = np.zeros(rounds)
+    for start in range(0, participations * min_separation, min_separation):
+        column[start : start + len(c)] += c[: rounds - start]
+    return math.sqrt(float(column @ column))
+
+
+def largest_row(coefficients: Array, rounds: int) -> float:
+    """The largest norm of a row of B = A C^-1: the deviation of the worst prefix sum, for noise of deviation 1."""
+    row = np.cumsum(inverse(coefficients, rounds))
+    return math.sqrt(float(row @ row))
+
+
+def error(coefficients: Array, rounds: int, participations: int = 1, min_separation: int = 1) -> float:
+    """The worst prefix sum's deviation, for a noise multiplier of 1: sensitivity times the largest row."""
+    return sensitivity(coefficients, rounds, participations, min_separation) * largest_row(coefficients, rounds)
+
+
+def tree_error(rounds: int) -> float:
+    """The same for a binary tree of partial sums, one participation (Dwork, Naor, Pitassi, Rothblum 2010): to compare with.
+
+    A value lies in one node of each level; a prefix is a sum of as many nodes as its length has binary ones.
+    """
+    check_count("tree_error", "rounds", rounds)
+    levels = (rounds - 1).bit_length() + 1
+    most = max(rounds.bit_count(), (1 << (rounds.bit_length() - 1)).bit_length() - 1)
+    return math.sqrt(levels * most)
