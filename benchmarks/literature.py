@@ -28,21 +28,25 @@ import manent as mn
 PAPERS = {module.PAPER.name: module.PAPER for module in (mcmahan2016, fedprox2020, scaffold2020, reddi2020, fednova2020)}
 
 
-def run(paper: Paper, quick: bool, seeds: int | None, folder: str | None, workers: int) -> dict[str, Any]:
-    """One paper's cells and what is said of them, as plain data."""
+def run(paper: Paper, quick: bool, seeds: int | None, folder: str | None, workers: int, kept: dict[str, Any]) -> dict[str, Any]:
+    """One paper's cells as plain data. Of kept results, those cells are run again that had run out of time."""
     began = time.monotonic()
-    cells = carry_out(paper.jobs(quick, seeds, folder), paper.seconds[0 if quick else 1], workers)
+    cells = {(cell.name, cell.seed): cell for cell in cells_of(kept)}
+    jobs = paper.jobs(quick, seeds, folder)
+    done = {key for key, cell in cells.items() if cell.ended != "time"}
+    again = [job for job in jobs if (job.name, job.seed) not in done]
+    cells |= {(cell.name, cell.seed): cell for cell in carry_out(again, paper.seconds[0 if quick else 1], workers)}
     return {
         "paper": paper.name,
         "quick": quick,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(kept.get("seconds", 0.0) + time.monotonic() - began, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "cells": [cell.plain() for cell in cells],
+        "cells": [cells[job.name, job.seed].plain() for job in jobs],
     }
 
 
 def cells_of(values: dict[str, Any]) -> list[Cell]:
-    return [Cell(**cell) for cell in values["cells"]]
+    return [Cell(**cell) for cell in values.get("cells", [])]
 
 
 def write(place: Path, paper: Paper, values: dict[str, Any]) -> None:
@@ -89,6 +93,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="at most so many seeds a cell")
     parser.add_argument("--folder", help="where MNIST's four IDX files lie; else see manent.data.mnist")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="keep earlier results, but run the cells that ran out of time")
     parser.add_argument("--redraw", action="store_true", help="run nothing; write tables, sentences and plots anew")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
@@ -105,8 +110,9 @@ def main() -> None:
         if options.redraw:
             values = json.loads(path.read_text())
         else:
+            kept = json.loads(path.read_text()) if options.again and path.exists() else {}
             try:
-                values = run(paper, options.quick, options.seeds, options.folder, options.workers)
+                values = run(paper, options.quick, options.seeds, options.folder, options.workers, kept)
             except mn.InvalidInput as error:  # data that are not there
                 raise SystemExit(f"{name}: {error}") from None
         write(place, paper, values)

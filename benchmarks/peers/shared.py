@@ -5,6 +5,7 @@ numpy and torch only, so that any environment can import it.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ class Work:
         cohorts: int64[rounds, cohort]; orders: int64[rounds, cohort, samples], the order in which a client takes its rows.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, mapped: bool = False) -> None:
+        """`mapped` leaves the arrays in their files, which several processes share."""
         self.facts: dict[str, Any] = json.loads(Path(folder, "job.json").read_text())
         names = ("x", "y", "test_x", "test_y", "start", "cohorts", "orders")
-        arrays = [np.load(Path(folder, f"{name}.npy"), allow_pickle=False) for name in names]
+        arrays = [np.load(Path(folder, f"{name}.npy"), "c" if mapped else None, allow_pickle=False) for name in names]
         self.x, self.y, self.test_x, self.test_y, self.start, self.cohorts, self.orders = arrays
 
     def rows(self, client: int) -> slice:
@@ -41,6 +43,12 @@ class Work:
             parts = zip(torch.from_numpy(self.test_x).split(500), torch.from_numpy(self.test_y).split(500), strict=True)
             right = sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
         return right / len(self.test_y)
+
+
+@functools.cache
+def work_in(folder: str) -> Work:
+    """A job, read once a process."""
+    return Work(folder, mapped=True)
 
 
 def network(job: str) -> nn.Sequential:

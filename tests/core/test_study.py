@@ -52,7 +52,8 @@ def test_the_plain_form_is_json_and_says_everything():
     told = study(layers=[Half()], algorithm=Guess(loss=np.float32(0.5))).plain()
     assert json.loads(canonical(told)) == told
     assert told["rounds"] == 3
-    assert told["cohort"] == {"type": "Cohort", "size": None, "sampling_probability": None, "minimum": 1, "maximum": None}
+    cohort = {"size": None, "sampling_probability": None, "minimum": 1, "maximum": None, "min_separation": None}
+    assert told["cohort"] == {"type": "Cohort", **cohort}
     assert told["budget"] is None
     assert told["layers"] == [{"type": f"{__name__}:Half", "scale": 0.5}]
     assert told["algorithm"]["local"]["schedule"] == {"type": "Constant"}

@@ -9,7 +9,7 @@ from typing import Any
 from scipy import optimize
 
 from manent.accounting.accountants import INTERVAL, Accountant, epsilon, roughly
-from manent.accounting.events import Event, NeighboringRelation, check_relation, without_sampling
+from manent.accounting.events import Event, NeighboringRelation, without_sampling
 from manent.core.errors import InvalidInput, Refused
 
 _LEAST, _MOST = 1e-2, 1e8
@@ -45,10 +45,10 @@ def calibrate(
     if not 1e-9 <= tolerance <= 0.1:
         raise InvalidInput(f"tolerance is in [1e-9, 0.1]; found {tolerance!r}.")
 
-    options: dict[str, Any] = {"knows_sample": knows_sample, "adaptive": adaptive, "interval": interval}
-
-    def excess(log_z: float) -> float:
-        return beyond(epsilon(make_event(math.exp(log_z)), delta, neighboring_relation, accountant, **options).epsilon)
+    def excess(log_z: float, interval: float) -> float:
+        event = make_event(math.exp(log_z))
+        options: dict[str, Any] = {"knows_sample": knows_sample, "adaptive": adaptive, "interval": interval}
+        return beyond(epsilon(event, delta, neighboring_relation, accountant, **options).epsilon)
 
     def rough_excess(log_z: float) -> float:
         event = make_event(math.exp(log_z))
@@ -58,14 +58,21 @@ def calibrate(
         # Cut off, so that an infinite epsilon does not stop the search.
         return math.log(min(max(found, 1e-12), 1e12) / target)
 
-    # A few Rényi divergences are quick, and mostly close from above: the search begins there.
-    start = _smallest(rough_excess if accountant in ("auto", "pld", "rdp") else excess, 1e-2, 0.0, target)
-    return math.exp(_smallest(excess, tolerance, start, target))
+    # What takes longer begins where the quicker ended: a few Rényi divergences, a coarse PLD, and the one that counts.
+    start, step = 0.0, 0.125
+    if accountant in ("auto", "pld", "rdp"):
+        start = _smallest(rough_excess, 1e-2, start, step, target)
+    if accountant in ("auto", "pld"):
+        start, step = _smallest(lambda x: excess(x, 20 * interval), 2e-3, start, step, target), 0.005
+    return math.exp(_smallest(lambda x: excess(x, interval), tolerance, start, step, target))
 
 
-def _smallest(excess: Callable[[float], float], tolerance: float, start: float, target: float) -> float:
-    """The smallest x, to the tolerance, at which a falling function is not above zero; x itself is checked to be so."""
-    low, high, step = start, start, 0.125
+def _smallest(excess: Callable[[float], float], tolerance: float, start: float, step: float, target: float) -> float:
+    """The smallest x, to the tolerance, at which a falling function is not above zero; x itself is checked to be so.
+
+    The search goes from `start` by `step`, doubled each time, until it has it between two points.
+    """
+    low, high, first = start, start, step
     while excess(high) > 0:
         if high >= math.log(_MOST):
             raise Refused(
@@ -73,7 +80,7 @@ def _smallest(excess: Callable[[float], float], tolerance: float, start: float, 
                 "Leave it out, or raise epsilon."
             )
         low, high, step = high, min(high + step, math.log(_MOST)), 2 * step
-    step = 0.125
+    step = first
     while low == high or excess(low) <= 0:
         if low <= math.log(_LEAST):
             return low

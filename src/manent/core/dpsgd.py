@@ -46,6 +46,9 @@ Taken for granted: the gradient of an example, as computed, is a function of tha
 whose last bits depend on how many examples are computed together keeps to that only up to those bits.
 """
 
+ASSUMPTION = "The gradient of an example, as computed, depends on that example and the weights alone, to the last bit."
+"""What the bound takes for granted, for a statement."""
+
 
 class PrivateDraws(Protocol):
     """What a private step draws; `manent.crypto.gradients.ExactDraws` is one. The source of randomness stays inside.

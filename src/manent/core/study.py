@@ -21,9 +21,6 @@ from manent.core.errors import InvalidInput, check_count
 from manent.core.protocols import Algorithm, Layer, PrivacyBudget, Summation
 
 
-_LATER = ("maximum", "min_separation")  # fields that came after others were hashed
-
-
 @dataclass(frozen=True)
 class Cohort:
     """Who takes part in each sum.

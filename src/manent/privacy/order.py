@@ -5,7 +5,8 @@ from __future__ import annotations
 from manent.core.errors import Refused
 from manent.core.layers import Form
 
-ORDER = "Clip or AdaptiveClip, then compression, then Discretize, then one of CentralNoise, LocalNoise, DistributedNoise and TreeNoise"
+_NOISES = "CentralNoise, LocalNoise, DistributedNoise and TreeNoise"
+ORDER = f"Clip or AdaptiveClip, then compression, then Discretize, then one of {_NOISES}"
 
 
 def refuse_order(layer: str, form: Form, whole: bool = False) -> None:

@@ -19,7 +19,8 @@ from manent.privacy.noise import NoiseStage, bound, check_multiplier, multiplier
 from manent.privacy.order import refuse_order
 
 BANDS = 16
-"""Bands where none are asked for: with them the last model's noise is within a quarter of the best at 1,024 rounds."""
+"""Bands where none are asked for. At 1,024 rounds and four participations the worst prefix sum has a third of the deviation that
+independent noise leaves (20 to 64); with 64 bands it is a fifth, with 256 an eighth."""
 _FRACTION = 16  # bits of the coefficients behind the point
 
 
