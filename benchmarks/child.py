@@ -32,6 +32,11 @@ def proportional_set(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
+def open_files(pid: int) -> int:
+    """How many file handles a process tree holds."""
+    return sum(len(os.listdir(f"/proc/{each}/fd")) for each in tree(pid))
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text()
@@ -49,14 +54,14 @@ class Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.began, self.peak = time.monotonic(), 0
-        self._log = open(os.devnull, "w") if not os.environ.get("BENCHMARK_LOG") else None
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        log = None if os.environ.get("BENCHMARK_LOG") else subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._process.stdin.close()
         try:
             self._process.wait(20)

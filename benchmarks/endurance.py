@@ -1,8 +1,10 @@
-"""A thousand rounds leave nothing behind: memory, file handles and processes over a study of Job A.
+"""A study of 1,000 rounds of job A: whether memory, file handles or processes grow.
 
-Job A: a 2NN of 199,210 parameters, 1,000 clients of MNIST (two shards each), 100 a round, one epoch in batches of 10.
+    python benchmarks/endurance.py [--json] [--rounds 1000] [--folder MNIST]
 
-    python benchmarks/endurance.py [--json] [--rounds 1000] [--folder IDX_FOLDER]
+Every few rounds the process and its workers are looked at: the proportional set (PSS) of all, their open files, and how many they
+are. Growth is the difference between the last fifth of the looks and the second fifth (in the first, buffers are still made);
+memory by the mean, the others by the largest. The last line with --json is one object with the series.
 """
 
 from __future__ import annotations
@@ -10,55 +12,84 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
 
-import numpy as np
+from child import open_files, proportional_set, tree
 from common import keep, show
-from memory import proportional_set, tree
-from torch import nn
+from jobs import JOBS, SEED, torch_model
 
 import manent as mn
 
+LOOKS = 50
 
-class Watch:
-    """Looks at this process and its workers every so many rounds."""
 
-    def __init__(self, every: int) -> None:
-        self.every, self.rows = every, []
+@dataclass(frozen=True)
+class Look:
+    """What was seen after a round."""
+
+    round: int
+    memory_mb: float
+    files: int
+    processes: int
+
+
+@dataclass
+class Looking:
+    """A watcher that looks at this process and its workers every few rounds."""
+
+    every: int
+    looks: list[Look] = field(default_factory=list)
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
         if round % self.every == 0:
-            processes = tree(os.getpid())
-            files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes)
-            self.rows.append((round, sum(map(proportional_set, processes)), files, len(processes)))
+            me = os.getpid()
+            self.looks.append(Look(round, proportional_set(me) / 1e6, open_files(me), len(tree(me))))
+
+
+def growth(looks: Sequence[Look]) -> dict[str, float]:
+    """From the second fifth of the looks to the last."""
+    fifth = max(len(looks) // 5, 1)
+    early, late = looks[fifth : 2 * fifth], looks[-fifth:]
+    return {
+        "memory_mb": round(mean(look.memory_mb for look in late) - mean(look.memory_mb for look in early), 2),
+        "files": max(look.files for look in late) - max(look.files for look in early),
+        "processes": max(look.processes for look in late) - max(look.processes for look in early),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--rounds", type=int, default=1000)
-    parser.add_argument("--folder", help="where MNIST's IDX files are")
-    options = parser.parse_args()
-    data = mn.data.mnist(clients=1000, split=mn.data.Shards(2), flat=True, folder=options.folder)
-    network = nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))
-    algorithm = mn.FedAvg(mn.TorchModel(network, "cross_entropy"), mn.LocalSGD(lr=0.1, epochs=1, batch_size=10))
-    study = mn.Study(algorithm, rounds=options.rounds, cohort=mn.Cohort(size=100))
-    watch = Watch(max(options.rounds // 20, 1))
-    with tempfile.TemporaryDirectory() as folder:
-        run = mn.simulate(study, data, workers=2, watcher=watch, evaluate_every=options.rounds, folder=f"{folder}/run")
-    show("Over a study of Job A", ("round", "memory, MB", "open files", "processes"), watch.rows)
-    rounds, memory, files, processes = (np.array(column, float) for column in zip(*watch.rows, strict=True))
-    late = slice(len(rounds) // 4, None)  # the first quarter warms caches up
-    found = {
-        "rounds": options.rounds,
-        "seconds": run.seconds,
-        "mb_per_1000_rounds": float(np.polyfit(rounds[late], memory[late], 1)[0] * 1000),
-        "mb_first": float(memory[late][0]),
-        "mb_last": float(memory[-1]),
-        "files_grown": int(files[-1] - files[0]),
-        "processes_grown": int(processes[-1] - processes[0]),
+    parser.add_argument("--folder", help="where MNIST's four files lie; otherwise as mn.data.mnist looks for them")
+    chosen = parser.parse_args()
+    job, looking = JOBS["A"], Looking(max(chosen.rounds // LOOKS, 1))
+    data = job.data(chosen.folder)
+    with tempfile.TemporaryDirectory() as place:
+        run = mn.simulate(
+            job.study(torch_model("A"), chosen.rounds),
+            data,
+            seed=SEED,
+            workers=2,
+            evaluate_every=max(chosen.rounds // LOOKS, 1),
+            folder=Path(place, "run"),
+            watcher=looking,
+        )
+    columns = ("round", "MB", "open files", "processes")
+    show("Job A", columns, [(look.round, round(look.memory_mb, 1), look.files, look.processes) for look in looking.looks])
+    found = growth(looking.looks)
+    print(f"Growth: {found['memory_mb']} MB, {found['files']} files, {found['processes']} processes.")
+    values = {
+        "rounds": chosen.rounds,
+        "growth": found,
         "accuracy": run.probe[-1]["test"]["accuracy"],
+        "seconds": round(run.seconds, 1),
+        "series": [vars(look) for look in looking.looks],
     }
-    keep("endurance", found, options.json)
+    keep("endurance", values, chosen.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two jobs that many simulators were measured on: McMahan et al. 2017's networks on MNIST, two shards of sorted digits a client."""
+"""Two jobs that many simulators were measured on: McMahan et al. 2017's networks on MNIST, two shards of it a client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ JOBS = {"A": Job("A", 1000, 100, 0.1, True), "B": Job("B", 100, 10, 0.05, False)
 
 
 def torch_model(job: str, plain_stack: bool = True) -> Any:
-    """The job's network as a plain stack; or, for job A, the same in a module of its own whose layers nobody can see from outside."""
+    """The job's network as a plain stack; or, for job A, in a module whose order of layers nobody can see from outside."""
     import torch
     from peers.shared import network
     from torch import nn

@@ -68,7 +68,8 @@ def page(place: Path) -> str:
         "# Published experiments, run again",
         "",
         f"Written by `python benchmarks/literature.py{' --quick' if form == 'quick' else ''}`. Seeds decide first weights, "
-        "cohorts, data order and (for images) the split; ± is one standard deviation over seeds, and one seed has none.",
+        "cohorts, data order and (for images) the split; ± is one standard deviation over seeds, and one seed has none. "
+        "Published figures were set down by hand: check them against the papers before quoting them.",
         "",
     ]
     for paper in PAPERS.values():

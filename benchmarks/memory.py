@@ -1,96 +1,82 @@
-"""Memory of one round: it must not grow with the cohort.
+"""How much memory a round takes as its cohort grows from 100 clients to 10,000, each with as many rows.
 
-FedAvg and SCAFFOLD (whose client memory lies on disk) with 100 and with 10,000 clients in one round, each client a view of the
-same small data, on a network of 199,210 parameters. Each case runs in a process of its own; memory is the proportional set of
-the process tree, at its highest.
+    python benchmarks/memory.py [--json] [--quick]
 
-    python benchmarks/memory.py [--json] [--clients 10000]
+Every run is a process of its own in which all clients take part in two rounds; their rows are views of the same array, so the data
+take the same memory in all. Memory is the largest proportional set (PSS) of the whole process tree, workers included. SCAFFOLD's
+clients keep a control variate each, in a file. The last line with --json is one object.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from child import Child
 from common import keep, show
 
-CASES = ("fedavg", "scaffold")
+BARS = {"FedAvg": 1.3, "SCAFFOLD": 2.0}
+ROWS, FEATURES, HIDDEN = 60, 784, {"FedAvg": 200, "SCAFFOLD": 50}
 
 
-def run_case(name: str, clients: int) -> None:
-    """Two rounds of everyone, in this process."""
-    import numpy as np
+def run(algorithm: str, clients: int) -> None:
+    """Two rounds of so many clients, in this process."""
+    from peers.pace import Pace
+
+    pace = Pace()
     from torch import nn
 
     import manent as mn
 
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(20, 784)).astype(np.float32), rng.integers(0, 10, 20)
-    part = mn.Examples(x, y)
-    data = mn.Federation(tuple(mn.Client(f"{i}", part) for i in range(clients)), mn.Schema(shape=(784,), classes=10))
-    network = nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))
-    algorithm = {"fedavg": mn.FedAvg, "scaffold": mn.SCAFFOLD}[name]
-    study = mn.Study(algorithm(mn.TorchModel(network, "cross_entropy"), mn.LocalSGD(lr=0.01, epochs=1, batch_size=10)), rounds=2)
-    mn.simulate(study, data, workers=2)
+    x = rng.standard_normal((100 * ROWS, FEATURES), dtype=np.float32)
+    y = rng.integers(0, 10, len(x))
+    windows = [slice(ROWS * (i % 100), ROWS * (i % 100 + 1)) for i in range(clients)]
+    held = tuple(mn.Client(f"client-{i}", mn.Examples(x[rows], y[rows])) for i, rows in enumerate(windows))
+    data = mn.Federation(held, mn.Schema(shape=(FEATURES,), classes=10))
+    width = HIDDEN[algorithm]
+    model = mn.TorchModel(nn.Sequential(nn.Linear(FEATURES, width), nn.ReLU(), nn.Linear(width, 10)), "cross_entropy")
+    local = mn.LocalSGD(lr=0.05, epochs=1, batch_size=20)
+    algorithms = {"FedAvg": mn.FedAvg, "SCAFFOLD": mn.SCAFFOLD}
+    mn.simulate(mn.Study(algorithms[algorithm](model, local), 2), data, workers=2, watcher=pace)
+    pace.say(parameters=model.layout.size)
 
 
-def peak_of(command: list[str]) -> float:
-    """Highest proportional set of a command's process tree, in MB."""
-    process = subprocess.Popen(command)
-    peak = [0.0]
-
-    def watch() -> None:
-        while process.poll() is None:
-            peak[0] = max(peak[0], sum(proportional_set(pid) for pid in tree(process.pid)))
-            time.sleep(0.1)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    if process.wait() != 0:
-        raise SystemExit(f"{' '.join(command)} failed")
-    watcher.join()
-    return peak[0]
+def peak(algorithm: str, clients: int) -> dict[str, float]:
+    """Megabytes, and the number of parameters."""
+    print(f"{algorithm}, {clients:,} clients", file=sys.stderr, flush=True)
+    with Child([sys.executable, __file__, "--run", algorithm, str(clients)]) as child, child.watched():
+        child.hear()
+        child.ask(1)
+        parameters = child.ask(1)["parameters"]
+    return {"peak_memory_mb": round(child.peak / 1e6, 1), "parameters": parameters}
 
 
-def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid, *(below for child in children for below in tree(int(child)))]
-
-
-def proportional_set(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--clients", type=int, default=10_000)
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.case:
-        run_case(options.case, options.clients)
-        return
-    rows, found = [], {}
-    for name in CASES:
-        few, many = (
-            peak_of([sys.executable, __file__, "--case", name, "--clients", str(clients)]) for clients in (100, options.clients)
-        )
-        found[name] = {"mb_100": few, f"mb_{options.clients}": many, "ratio": many / few}
-        rows.append((name, few, many, many / few))
-    show("Memory of a round, MB", ("algorithm", "100 clients", f"{options.clients:,} clients", "ratio"), rows)
-    keep("memory", found, options.json)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--quick", action="store_true", help="up to 2,000 clients")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.run:
+        return run(chosen.run[0], int(chosen.run[1]))
+    few, many = 100, 2000 if chosen.quick else 10_000
+    found: dict[str, Any] = {}
+    for algorithm in BARS:
+        one, other = peak(algorithm, few), peak(algorithm, many)
+        found[algorithm] = {
+            "parameters": one["parameters"],
+            "clients": [few, many],
+            "peak_memory_mb": [one["peak_memory_mb"], other["peak_memory_mb"]],
+            "ratio": round(other["peak_memory_mb"] / one["peak_memory_mb"], 3),
+        }
+    rows = [(name, *f["peak_memory_mb"], f["ratio"], BARS[name], f["parameters"]) for name, f in found.items()]
+    columns = ("algorithm", f"MB, {few} clients", f"MB, {many:,} clients", "ratio", "bar", "parameters")
+    show("Memory of a round", columns, rows)
+    keep("memory", found, chosen.json)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Entry:
 
 def command(name: str, folder: Path, mnist: str | None, rounds: int) -> list[str]:
     """How an entry is started. Raises FileNotFoundError, saying what to do, for a library that is not installed."""
-    job, kind = name.split(".")
+    kind = name.split(".")[1]
     if kind == "bare":
         return [sys.executable, str(HERE / "peers" / "bare.py"), str(folder)]
     if kind in PEERS:

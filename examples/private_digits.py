@@ -1,4 +1,4 @@
-"""A thousand writers train a digit reader together, and the result says little about any one of them: epsilon 4 for each client.
+"""A thousand writers train a digit reader together, and the model says little about any one of them: epsilon 4 for each client.
 
     manent check examples/private_digits.py        who sees what, and the epsilon against each of them
     manent run examples/private_digits.py --set budget.epsilon=1.0
@@ -27,7 +27,7 @@ study = mn.Study(
         weighting="equal",  # sizes are private too, so every client counts the same
     ),
     rounds=20,
-    # Each client takes part in a round by a secret toss of its own: what is not known to have been used is harder to find.
+    # Each client takes part in a round with probability 0.2. Who did, only the server knows, which helps against all others.
     cohort=mn.Cohort(sampling_probability=0.2),
     layers=[mn.Clip(1.0), mn.CentralNoise()],  # how much noise follows from the budget
     budget=mn.Budget(epsilon=4.0, delta=1e-4, privacy_unit="client", neighboring_relation="add_or_remove"),

@@ -18,6 +18,7 @@ SAYS = {
     "equinox_digits.py": ["Accuracy on the central test set: 0.", "The first ten test digits read"],
     "flax_digits.py": ["SCAFFOLD: accuracy 0.", "FedAvg: accuracy 0."],
     "digits_torch.py": ["FedProx, slow clients count: accuracy 0.", "Drawn into"],
+    "private_digits.py": ["With epsilon 4 for each client: accuracy 0.", "Refused before anything ran", "epsilon 4 if deployed"],
     "sklearn_mlp.py": ["Accuracy on the central test set: 0.9", "Loaded from"],
 }
 

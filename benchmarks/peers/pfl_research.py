@@ -1,7 +1,4 @@
-"""The same federated averaging in pfl-research, in two processes of one thread that add up over gloo.
-
-Cohorts and orders of rows are its own draws.
-"""
+"""Starts the two processes of one thread of `pfl_rounds.py`, as torchrun would, and ends when one of them does."""
 
 from __future__ import annotations
 
@@ -9,97 +6,27 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
 
 PROCESSES = 2
 
 
-def free_port() -> int:
+def main() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-if "RANK" not in os.environ:  # as torchrun would: this is the first process, and starts the others
-    os.environ |= {"TORCHELASTIC_RUN_ID": "benchmark", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    os.environ |= {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES), "OMP_NUM_THREADS": "1"}
-    for number in range(1, PROCESSES):
-        place = {"RANK": str(number), "LOCAL_RANK": str(number)}
-        subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, **place}, stdin=subprocess.DEVNULL)
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
-
-import numpy as np
-import torch
-from pace import Pace
-from pfl.aggregate.simulate import SimulatedBackend
-from pfl.aggregate.weighting import WeightByDatapoints
-from pfl.algorithm.base import NNAlgorithmParams
-from pfl.algorithm.federated_averaging import FederatedAveraging
-from pfl.callback.base import TrainingProcessCallback
-from pfl.data.dataset import Dataset
-from pfl.data.federated_dataset import FederatedDataset
-from pfl.data.sampling import get_user_sampler
-from pfl.hyperparam.base import NNTrainHyperParams
-from pfl.metrics import Metrics
-from pfl.model.pytorch import PyTorchModel
-from shared import Work, network, put
-from torch import Tensor, nn
-
-
-class Net(nn.Module):
-    """The network with the loss that pfl asks of a module."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def loss(self, x: Tensor, y: Tensor, is_eval: bool = False) -> Tensor:
-        return nn.functional.cross_entropy(self.inner(x), y)
-
-    def metrics(self, x: Tensor, y: Tensor) -> dict[str, Any]:
-        return {}
-
-
-class Paced(TrainingProcessCallback):
-    """Says when a round is over; the other processes wait for it."""
-
-    def __init__(self, pace: Pace | None) -> None:
-        self.pace = pace
-
-    def after_central_iteration(self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int) -> tuple[bool, Metrics]:
-        if self.pace is not None:
-            self.pace.round_over()
-        torch.distributed.barrier()
-        return False, Metrics()
-
-
-def main() -> None:
-    first = os.environ["RANK"] == "0"
-    pace, work = Pace() if first else None, Work(sys.argv[1], mapped=True)
-    torch.set_num_threads(1)
-    np.random.seed(1)
-    facts, inner = work.facts, network(work.facts["job"])
-    put(inner, torch.from_numpy(work.start))
-
-    def data_of(client: int) -> Dataset:
-        rows = work.rows(client)
-        x, y = torch.from_numpy(work.x[rows]), torch.from_numpy(work.y[rows])
-        order = torch.randperm(len(y))
-        return Dataset([x[order], y[order]], user_id=str(client))
-
-    data = FederatedDataset(data_of, get_user_sampler("random", list(range(facts["clients"]))))
-    model = PyTorchModel(Net(inner), torch.optim.SGD, torch.optim.SGD(inner.parameters(), lr=1.0))
-    rounds = facts["rounds"]
-    FederatedAveraging().run(
-        NNAlgorithmParams(rounds, evaluation_frequency=10**9, train_cohort_size=facts["cohort"], val_cohort_size=0),
-        SimulatedBackend(data, data, postprocessors=[WeightByDatapoints()]),
-        model,
-        NNTrainHyperParams(local_batch_size=facts["batch_size"], local_num_epochs=1, local_learning_rate=facts["lr"]),
-        callbacks=[Paced(pace)],
-        send_metrics_to_platform=False,
-    )
-    if pace is not None:
-        pace.say(accuracy=work.accuracy(inner))
+        port = str(found.getsockname()[1])
+    shared = {"TORCHELASTIC_RUN_ID": "benchmark", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared |= {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES)}
+    command = [sys.executable, str(Path(__file__).with_name("pfl_rounds.py")), sys.argv[1]]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(PROCESSES)
+    ]
+    code = started[0].wait()
+    for process in started[1:]:
+        process.terminate()
+        process.wait()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,32 @@ def test_bands_lie_between_none_and_all():
     assert errors[0] / errors[2] > 3
 
 
+@pytest.mark.parametrize(
+    ("rounds", "apart", "buffers"), [(1, 1, 3), (2, 1, 2), (40, 10, 1), (64, 16, 3), (64, 64, 4), (30, 1, 2)]
+)
+def test_buffers_are_their_dense_matrix_and_well_fitted(rounds, apart, buffers):
+    most = -(-rounds // apart)
+    scales, decays = map(np.array, mf.fitted_buffers(rounds, most, apart, buffers))
+    assert (scales > 0).all()
+    assert scales.sum() < 1
+    assert ((decays > 0) & (decays < 1)).all()
+    c = mf.buffered(scales, decays, rounds)
+    matrix = dense(c, rounds)
+    np.testing.assert_allclose(dense(mf.buffered_inverse(scales, decays, rounds), rounds), np.linalg.inv(matrix), atol=1e-9)
+    found = mf.buffered_error(scales, decays, rounds, most, apart)
+    assert found == pytest.approx(mf.error(c, rounds, most, apart))
+    assert found <= 1.02 * mf.error(IDENTITY, rounds, most, apart)
+    if buffers > 2:
+        assert found < 1.02 * mf.error(mf.square_root(apart), rounds, most, apart)
+
+
+def test_three_buffers_do_what_many_bands_do():
+    found = mf.buffered_error(*map(np.array, mf.fitted_buffers(1_024, 4, 256, 3)), 1_024, 4, 256)
+    assert found == pytest.approx(7.7, abs=0.1)
+    alone = mf.buffered_error(*map(np.array, mf.fitted_buffers(1_024, 1, 1_024, 3)), 1_024)
+    assert mf.square_root_error(1_024) <= alone < 1.01 * mf.square_root_error(1_024)
+
+
 def test_what_has_no_closed_form_is_refused():
     for wrong in ([1.0, 2.0], [1.0, -0.5]):
         with pytest.raises(mn.InvalidInput, match="never grow"):

@@ -96,7 +96,7 @@ def test_a_run_spends_from_the_ledger_and_one_that_does_not_fit_never_begins(tmp
     after = bucket(ledger)
     assert 0 < after["spent"] < 8
     assert (after["reserved"], after["runs"]) == (0, 1)
-    refused = manent("run", study, "--workers", 0, "--folder", tmp_path / "more", "--ledger", ledger, "--set", "rounds=300")
+    refused = manent("run", study, "--workers", 0, "--folder", tmp_path / "more", "--ledger", ledger, "--set", "rounds=40")
     assert refused.exit_code == 1
     assert "Add noise, or run fewer rounds" in refused.stderr
     assert bucket(ledger) == after

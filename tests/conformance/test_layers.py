@@ -30,6 +30,7 @@ LAYERS = {
     "DistributedNoise": [mn.Clip(1.0), mn.DistributedNoise(noise_multiplier=0.5)],
     "DistributedNoise, skellam": [mn.Clip(1.0), mn.DistributedNoise("skellam", 0.5)],
     "TreeNoise": [mn.Clip(1.0), mn.TreeNoise(0.5)],
+    "TreeNoise, one buffer": [mn.Clip(1.0), mn.TreeNoise(0.5, buffers=1)],
     "TreeNoise, rotated, two bands": [mn.Clip(1.0), mn.Discretize(rotation=True), mn.TreeNoise(0.5, bands=2)],
     "rotated, adaptive, distributed": [
         mn.AdaptiveClip(),

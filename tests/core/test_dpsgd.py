@@ -85,10 +85,10 @@ def test_the_probability_is_declared():
         LocalSGD(lr=1, steps=1).with_noise(1.0)
 
 
-def test_training_without_privacy_keeps_its_plain_form():
-    assert "privacy" not in plain(LocalSGD(lr=0.1, steps=2))
+def test_privacy_and_its_noise_are_part_of_the_declaration():
     private = LocalSGD(lr=0.1, steps=2, batch_size=4, privacy=PRIVATE)
-    assert canonical(plain(private)) != canonical(plain(private.with_noise(2.0)))
+    forms = [private, private.with_noise(2.0), LocalSGD(lr=0.1, steps=2, batch_size=4)]
+    assert len({canonical(plain(form)) for form in forms}) == 3
 
 
 @pytest.mark.parametrize("examples", [1, 7, 5000])

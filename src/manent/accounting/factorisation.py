@@ -10,11 +10,14 @@ coefficients tells them, and no matrix is ever formed.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from manent.core.errors import InvalidInput, check_count
 from manent.core.vectors import Array
+
+_SLOWEST = 2.0**-11  # the least that a fitted buffer loses in a round
 
 
 def square_root(count: int) -> Array:
@@ -63,9 +66,12 @@ def sensitivity(coefficients: Array, rounds: int, participations: int = 1, min_s
         raise InvalidInput("sensitivity expects coefficients >= 0 that never grow; a closed form is known for those alone.")
     if (participations - 1) * min_separation >= rounds:
         raise InvalidInput(f"{participations} participations, {min_separation} rounds apart, do not fit into {rounds} rounds.")
-    column = np.zeros(rounds)
-    for start in range(0, participations * min_separation, min_separation):
-        column[start : start + len(c)] += c[: rounds - start]
+    # One row a stretch of min_separation rounds: below itself each row adds what came before, of the last participations.
+    stretches = np.zeros((-(-rounds // min_separation), min_separation))
+    stretches.reshape(-1)[: len(c)] = c
+    sums = stretches.cumsum(0)
+    sums[participations:] -= sums[:-participations].copy()
+    column = sums.reshape(-1)[:rounds]
     return math.sqrt(float(column @ column))
 
 
@@ -89,3 +95,59 @@ def tree_error(rounds: int) -> float:
     levels = (rounds - 1).bit_length() + 1
     most = max(rounds.bit_count(), (1 << (rounds.bit_length() - 1)).bit_length() - 1)
     return math.sqrt(levels * most)
+
+
+def buffered(scales: Array, decays: Array, rounds: int) -> Array:
+    """float64[rounds], the coefficients of a buffered linear Toeplitz (BLT) matrix: 1, and then sum_i scales_i decays_i^(k-1).
+
+    Dvijotham, McMahan, Pillutla, Steinke, Thakurta 2024, "Efficient and Near-Optimal Noise Generation for Streaming
+    Differential Privacy". With scales > 0 of sum below 1 and decays in (0, 1) they never grow.
+    """
+    powers = np.asarray(decays)[:, None] ** np.arange(rounds - 1)
+    return np.concatenate([[1.0], (np.asarray(scales)[:, None] * powers).sum(0)])
+
+
+def buffered_inverse(scales: Array, decays: Array, rounds: int) -> Array:
+    """float64[rounds], the coefficients of its inverse, in time rounds * buffers: its series is a quotient of polynomials."""
+    from scipy.signal import lfilter
+
+    above = np.poly(decays)
+    below = above.astype(np.float64)
+    for i, scale in enumerate(scales):
+        below[1:] += scale * np.poly(np.delete(decays, i))
+    impulse = np.zeros(rounds)
+    impulse[0] = 1.0
+    return np.asarray(lfilter(above, below, impulse), np.float64)
+
+
+def buffered_error(scales: Array, decays: Array, rounds: int, participations: int = 1, min_separation: int = 1) -> float:
+    """`error` of a buffered linear Toeplitz matrix."""
+    row = np.cumsum(buffered_inverse(scales, decays, rounds))
+    moved = sensitivity(buffered(scales, decays, rounds), rounds, participations, min_separation)
+    return moved * math.sqrt(float(row @ row))
+
+
+@lru_cache(maxsize=64)
+def fitted_buffers(
+    rounds: int, participations: int, min_separation: int, buffers: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(scales, decays) of so many buffers that make `buffered_error` small: found by numeric search, so good, not proven best.
+
+    McMahan, Xu, Zhang 2024, "A Hassle-free Algorithm for Strong Differential Privacy in Federated Learning Systems".
+    """
+    from scipy.optimize import minimize
+
+    def unpack(point: Array) -> tuple[Array, Array]:
+        raw = np.exp(point[buffers:])
+        return raw / (1 + raw.sum()), 1 / (1 + np.exp(-point[:buffers]))
+
+    def objective(point: Array) -> float:
+        return math.log(buffered_error(*unpack(point), rounds, participations, min_separation))
+
+    # A memory longer than the run gains nothing, and a very long one costs exactness.
+    slowest = max(1 / (rounds + 1), _SLOWEST)
+    decays = 1 - np.geomspace(slowest, 0.5, buffers) if buffers > 1 else np.array([0.9])
+    start = np.concatenate([np.log(decays / (1 - decays)), np.full(buffers, math.log(0.5 / buffers))])
+    limits = [(-6.0, math.log(1 / slowest - 1))] * buffers + [(-12.0, 6.0)] * buffers
+    scales, decays = unpack(minimize(objective, start, method="L-BFGS-B", bounds=limits).x)
+    return tuple(map(float, scales)), tuple(map(float, decays))

@@ -9,8 +9,15 @@ from typing import ClassVar, final
 import numpy as np
 
 from manent.accounting.events import MatrixFactorisation
-from manent.accounting.factorisation import inverse, sensitivity, square_root
-from manent.core.errors import Refused, check_count
+from manent.accounting.factorisation import (
+    buffered,
+    buffered_inverse,
+    fitted_buffers,
+    inverse,
+    sensitivity,
+    square_root,
+)
+from manent.core.errors import InvalidInput, Refused, check_count
 from manent.core.layers import Form, Gathering, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
@@ -18,10 +25,12 @@ from manent.crypto.noise import LARGEST, STATISTICAL_DISTANCE, rounded_gaussian
 from manent.privacy.noise import NoiseStage, bound, check_multiplier, multiplier, reach
 from manent.privacy.order import refuse_order
 
-BANDS = 16
-"""Bands where none are asked for. At 1,024 rounds and four participations the worst prefix sum has a third of the deviation that
-independent noise leaves (20 to 64); with 64 bands it is a fifth, with 256 an eighth."""
-_FRACTION = 16  # bits of the coefficients behind the point
+BUFFERS = 3
+"""Where nothing else is asked for. At 1,024 rounds and four participations the worst prefix sum has an eighth of the deviation
+that independent noise leaves (7.7 to 64), as with 256 bands; 16 bands leave a third."""
+_FRACTION = 16  # bits of banded coefficients behind the point
+_SLACK = 2.0**-30  # far more than what float64 leaves out of a norm
+_KEPT = 16  # coefficients that are compared on resuming
 
 
 @final
@@ -29,43 +38,46 @@ _FRACTION = 16  # bits of the coefficients behind the point
 class TreeNoise:
     """The server adds noise to each round's total that cancels, in part, what it added before: little is left in the model.
 
-    The noise w_t of round t solves C w = z, for fresh noise z and a banded Toeplitz C, the first coefficients of the square
-    root of the prefix sum (Kalinin, Lampert 2024, "Banded Square Root Matrix Factorization"). Nothing rests on a secret
-    sample, and all rounds are accounted at once, by zCDP. It needs Cohort(min_separation=s): a client's participations are at
-    least s rounds apart, and so at most k = ceil(rounds / s); with at most s bands they share no row of C, and the encoded
-    contributions of one client have norm at most sqrt(k) ||c|| times its clip norm (Choquette-Choo et al. 2023, "(Amplified)
-    Banded Matrix Factorization", Theorem 2).
+    The noise w_t of round t solves C w = z, for fresh noise z and a lower triangular Toeplitz C with coefficients 1, c_1, c_2,
+    ... that are >= 0 and never grow: of a few buffers (BLT: McMahan, Xu, Zhang 2024, "A Hassle-free Algorithm for Strong
+    Differential Privacy in Federated Learning Systems") or banded (the square root's first ones: Kalinin, Lampert 2024, "Banded
+    Square Root Matrix Factorization"). Nothing rests on a secret sample, and all rounds are accounted at once, by zCDP. It needs
+    Cohort(min_separation=s): a client's participations are at least s rounds apart, and so at most k = ceil(rounds / s). What
+    one client can move of C x is known for these (see `accounting.factorisation.sensitivity`).
 
-    On whole numbers. Let c_j be whole multiples of 2^-16, c_0 = 1, and r the rounding to whole numbers, half up, both exact
-    in int64. With fresh rounded Gaussian noise R_t of deviation sigma the server releases y_t = x_t + w_t, where
-    w_t = R_t - r(sum_{j=1}^{b-1} c_j w_{t-j}). Fix earlier releases, and two neighbouring inputs whose totals differ by
-    delta_t; totals may depend on earlier releases. Then w = y - x is known for each input, so y_t is a known whole number plus
-    R_t, and the two numbers differ by v_t = delta_t + sum_j c_j delta_{t-j} + e_t = (C delta)_t + e_t. The difference of two
-    roundings moves e_t by less than 1 in a coordinate, and by nothing unless one of delta_{t-1}, ..., delta_{t-b+1} is not 0:
-    in at most min(k (b - 1), rounds - 1) rounds. Rounded Gaussians are post-processing of Gaussians, so round t has Rényi
-    divergence at most alpha |v_t|^2 / 2 sigma^2, and for every run sum_t |v_t|^2 is at most Delta^2, where
-    Delta = ||C delta|| + sqrt(min(k (b - 1), rounds - 1) d). Under such a bound adaptive releases compose as if they were fixed
+    On whole numbers. With fresh rounded Gaussian noise R_t of deviation sigma the server releases y_t = x_t + w_t, where
+    w_t = R_t - q_t, and q_t is a whole number made of w_{t-1}, w_{t-2}, ... that differs from sum_j c_j w_{t-j} by at most
+    1/2 + E. Fix earlier releases, and two neighbouring inputs whose totals differ by delta_t; totals may depend on earlier
+    releases. Then w = y - x is known for each input, so y_t is a known whole number plus R_t, and the two numbers differ by
+    v_t = delta_t + sum_j c_j delta_{t-j} + e_t = (C delta)_t + e_t, with e_t at most 1 + 2 E in each coordinate, and zero before
+    the client first took part. Rounded Gaussians are post-processing of Gaussians, so round t has Rényi divergence at most
+    alpha |v_t|^2 / 2 sigma^2, and for every run sum_t |v_t|^2 is at most Delta^2, where
+    Delta = ||C delta|| + (1 + 2 E) sqrt((rounds - 1) d). Under such a bound adaptive releases compose as if they were fixed
     (Feldman, Zrnic 2021, "Individual Privacy Accounting via a Rényi Filter", Theorem 3.1): all is Delta^2 / 2 sigma^2-zCDP.
     The layer takes sigma = noise_multiplier * Delta. On the default grid the second term is below a hundredth of the first up
-    to about 10^10 affected coordinates.
+    to 10^9 coordinates of all rounds together. See `Bands` and `Buffers` for E.
 
-    The state holds the noise of the last rounds: whoever reads it beside the totals takes that noise off. It is the server's
-    own, part of its checkpoint, and wiped with the last round.
+    The state holds the noise of earlier rounds: whoever reads it beside the totals takes noise off. It is the server's own,
+    part of its checkpoint, and wiped with the last round.
 
     Attributes:
         noise_multiplier: of all rounds together: sigma / Delta. None takes it from the budget.
-        bands: b, from 1 (independent noise) to min_separation; None takes 16, or fewer where that is more. The state is
-            b - 1 vectors of int64.
+        bands: from 1 (independent noise) to min_separation, in place of buffers; the state is bands - 1 vectors of int64.
+        buffers: 1 to 5; the state is so many vectors of float64.
     """
 
     noise_multiplier: float | None = None
     bands: int | None = None
+    buffers: int = BUFFERS
     place: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_multiplier("TreeNoise", self.noise_multiplier)
         if self.bands is not None:
             check_count("TreeNoise", "bands", self.bands, " or None")
+        check_count("TreeNoise", "buffers", self.buffers)
+        if self.buffers > 5:
+            raise InvalidInput(f"TreeNoise expects buffers <= 5, more save nothing; found {self.buffers}.")
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
         refuse_order("TreeNoise", form, whole=True)
@@ -75,73 +87,137 @@ class TreeNoise:
                 "TreeNoise needs a cohort that keeps a distance between two participations of a client. Use "
                 "Cohort(size=..., min_separation=...) or Cohort(min_separation=...), or CentralNoise."
             )
-        bands = min(self.bands or BANDS, rounds) if self.bands else min(BANDS, apart, rounds)
-        if bands > apart:
-            raise Refused(f"TreeNoise has {bands} bands, and clients come back after {apart} rounds. Use bands <= {apart}.")
+        if self.bands is not None and self.bands > apart:
+            raise Refused(f"TreeNoise has {self.bands} bands, and clients come back after {apart} rounds. Use bands <= {apart}.")
         if form.bits is not None:
             raise Refused("The server adds TreeNoise after the sum, so a modulus saves nothing. Leave Discretize(bits=...) out.")
         z, most = multiplier("TreeNoise", self.noise_multiplier, gathering), -(-rounds // apart)
-        weights = whole_coefficients(bands)
-        delta = enlarged(weights, rounds, most, apart, bound(form, "TreeNoise"), size)
-        sigma = z * delta
+        memory = self._memory(rounds, most, apart)
+        moved = sensitivity(memory.coefficients(rounds), rounds, most, apart) * (1 + _SLACK)
+        sigma = z * (moved * bound(form, "TreeNoise") + memory.widest * math.sqrt((rounds - 1) * size))
         event = MatrixFactorisation(z, rounds, most, apart, min(rounds * size * STATISTICAL_DISTANCE, 0.5))
-        given = replace(form, noise="TreeNoise", fault=form.fault or _fault(sigma, weights, rounds, form, gathering))
-        return TreeStage(given, event, None, "server", sigma * (form.grid or 1.0), sigma, tuple(map(int, weights)), rounds)
+        fault = form.fault or _fault(sigma, memory, rounds, gathering.most * (form.largest or 0.0))
+        given = replace(form, noise="TreeNoise", fault=fault)
+        return TreeStage(given, event, None, "server", sigma * (form.grid or 1.0), sigma, memory, rounds)
+
+    def _memory(self, rounds: int, most: int, apart: int) -> Bands | Buffers:
+        if self.bands is not None:
+            return Bands(tuple(int(c) for c in np.rint(square_root(min(self.bands, rounds)) * 2**_FRACTION)))
+        return Buffers(*fitted_buffers(rounds, most, apart, self.buffers))
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What is kept of earlier noise with a banded C: the noise itself. All is exact in int64, so E = 0.
+
+    `weights` are c_0 = 1, c_1, ... times 2^16, whole.
+    """
+
+    weights: tuple[int, ...]
+    widest: ClassVar[float] = 1.0
+
+    def coefficients(self, rounds: int) -> Array:
+        return np.array(self.weights, np.float64) * 2.0**-_FRACTION
+
+    def init(self, size: int) -> Array:
+        return np.zeros((len(self.weights) - 1, size), np.int64)
+
+    def earlier(self, past: Array) -> Array:
+        """int64[d]: q_t."""
+        total = np.full(past.shape[1], 1 << (_FRACTION - 1), np.int64)
+        for weight, vector in zip(self.weights[1:], past, strict=True):
+            total += weight * vector
+        whole: Array = total >> _FRACTION
+        return whole
+
+    def after(self, past: Array, noise: Array) -> Array:
+        kept: Array = np.concatenate([noise[None], past])[: len(past)]
+        return kept
+
+    def fits(self, fresh: float, rounds: int) -> bool:
+        """Whether fresh noise of at most this size leaves every sum within 2^62."""
+        gain = float(np.abs(inverse(self.coefficients(rounds), rounds)).sum())
+        return (fresh + 1) * gain * sum(self.weights) < 2.0**62
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What is kept of earlier noise with a buffered C: s_i = sum_j decays_i^(j-1) w_{t-j}; c_j = sum_i scales_i decays_i^(j-1).
+
+    In float64, in steps s_i <- decays_i s_i + w_t of two roundings each: with |w| <= W every |s_i| is at most W / (1 - decays_i),
+    so its errors add up to at most 2^-52 W / (1 - decays_i)^2, and the sum over i adds as many units of the last place as there
+    are terms. `fits` demands that all this, E, is at most 1/4, with a factor of two to spare; the noise is sized for 1/2.
+    """
+
+    scales: tuple[float, ...]
+    decays: tuple[float, ...]
+    widest: ClassVar[float] = 2.0
+
+    def coefficients(self, rounds: int) -> Array:
+        return buffered(np.array(self.scales), np.array(self.decays), rounds)
+
+    def init(self, size: int) -> Array:
+        return np.zeros((len(self.scales), size))
+
+    def earlier(self, past: Array) -> Array:
+        """int64[d]: q_t."""
+        total = np.zeros(past.shape[1])
+        for scale, buffer in zip(self.scales, past, strict=True):
+            total += scale * buffer
+        return np.rint(total).astype(np.int64)
+
+    def after(self, past: Array, noise: Array) -> Array:
+        kept: Array = past * np.array(self.decays)[:, None]
+        kept += noise
+        return kept
+
+    def fits(self, fresh: float, rounds: int) -> bool:
+        """Whether fresh noise of at most this size leaves every number exact enough."""
+        gain = float(np.abs(buffered_inverse(np.array(self.scales), np.array(self.decays), rounds)).sum())
+        largest, left = (fresh + 2) * gain, 1 - np.array(self.decays)
+        errors = float((np.array(self.scales) * (1 / left**2 + (len(left) + 2) / left)).sum()) * largest * 2.0**-52
+        return 2 * errors <= 0.5
 
 
 @dataclass(frozen=True)
 class TreeStage(NoiseStage):
-    """See `TreeNoise`. `sigma` is of the fresh noise, in steps of the grid; `weights` are c_0, c_1, ... times 2^16.
+    """See `TreeNoise`. `sigma` is of the fresh noise, in steps of the grid.
 
-    State: "past", int64[b - 1, d], w of the rounds before, the latest first; "round", int64[1], how many were released.
+    State: "past", what `memory` keeps; "coefficients", float64, C's first ones; "round", int64[1], how many were released.
     """
 
     sigma: float
-    weights: tuple[int, ...]
+    memory: Bands | Buffers
     rounds: int
 
     def init(self) -> Arrays:
-        past = np.zeros((len(self.weights) - 1, self.form.layout.size), np.int64)
-        return {"past": past, "round": np.zeros(1, np.int64)}
+        past, first = self.memory.init(self.form.layout.size), self._first()
+        return {"past": past, "coefficients": first, "round": np.zeros(1, np.int64)}
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, Arrays]:
         past, done = state["past"], int(state["round"][0]) + 1
-        noise = rounded_gaussian(self.sigma, total.shape, random)
-        if len(past):
-            earlier = np.full(total.shape, 1 << (_FRACTION - 1), np.int64)
-            for weight, vector in zip(self.weights[1:], past, strict=True):
-                earlier += weight * vector
-            noise -= earlier >> _FRACTION
+        noise = rounded_gaussian(self.sigma, total.shape, random) - self.memory.earlier(past)
         # After the last round nothing needs the noise any more, and what is not kept cannot be taken off.
-        kept = np.zeros_like(past) if done >= self.rounds else np.concatenate([noise[None], past])[: len(past)]
-        return total + noise, {"past": kept, "round": np.array([done], np.int64)}
+        kept = np.zeros_like(past) if done >= self.rounds else self.memory.after(past, noise)
+        return total + noise, {**state, "past": kept, "round": np.array([done], np.int64)}
 
     def check_round(self, state: Arrays, round: int) -> None:
-        """Raises Refused unless the sum was released once in every earlier round: the distance is counted in releases."""
+        """Raises Refused unless the sum was released once in every earlier round, with the same C."""
         released = int(state["round"][0])
         if released != round - 1:
             raise Refused(
                 f"TreeNoise counts the distance between participations in releases, one a round; before round {round} there "
                 f"were {released}. Use an algorithm that forms this sum once a round, or CentralNoise."
             )
+        if not np.array_equal(state["coefficients"], self._first()):
+            raise Refused("The noise of earlier rounds was made with other coefficients. Resume with the same version of scipy.")
+
+    def _first(self) -> Array:
+        return self.memory.coefficients(self.rounds)[:_KEPT]
 
 
-def whole_coefficients(bands: int) -> Array:
-    """int64[bands], the square root's first coefficients times 2^16, rounded: they never grow, and the first is exact."""
-    whole: Array = np.rint(square_root(bands) * 2**_FRACTION).astype(np.int64)
-    return whole
-
-
-def enlarged(weights: Array, rounds: int, participations: int, apart: int, norm: float, size: int) -> float:
-    """Delta of `TreeNoise`: what one client can move, rounding included, in steps of the grid."""
-    exact = sensitivity(weights / 2**_FRACTION, rounds, participations, apart) * norm
-    return exact + math.sqrt(min(participations * (len(weights) - 1), rounds - 1) * size)
-
-
-def _fault(sigma: float, weights: Array, rounds: int, form: Form, gathering: Gathering) -> str | None:
-    """Why noise of this size does not fit into 64 bits, with all that is computed of it."""
-    gain = float(np.abs(inverse(weights / 2**_FRACTION, rounds)).sum())
-    largest = (reach(sigma, "gaussian") + 1) * gain
-    if sigma <= LARGEST and largest * float(weights.sum()) < 2.0**62 and largest + gathering.most * (form.largest or 0) < 2.0**61:
+def _fault(sigma: float, memory: Bands | Buffers, rounds: int, largest: float) -> str | None:
+    """Why noise of this size, with all that is computed of it, does not fit into its numbers."""
+    if sigma <= LARGEST and largest < 2.0**61 and memory.fits(reach(sigma, "gaussian"), rounds):
         return None
-    return f"Noise of {sigma:.3g} steps of the grid could overflow 64 bits. Use Discretize(grid=...) with a coarser grid."
+    return f"Noise of {sigma:.3g} steps of the grid cannot be kept exactly enough. Use Discretize(grid=...) with a coarser grid."
