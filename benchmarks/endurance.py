@@ -46,7 +46,8 @@ class Looking:
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
         if round % self.every == 0:
             me = os.getpid()
-            self.looks.append(Look(round, proportional_set(me) / 1e6, open_files(me), len(tree(me))))
+            memory = proportional_set(me) // 10**5 / 10
+            self.looks.append(Look(round, memory, open_files(me), len(tree(me))))
 
 
 def growth(looks: Sequence[Look]) -> dict[str, float]:
@@ -79,7 +80,7 @@ def main() -> None:
             watcher=looking,
         )
     columns = ("round", "MB", "open files", "processes")
-    show("Job A", columns, [(look.round, round(look.memory_mb, 1), look.files, look.processes) for look in looking.looks])
+    show("Job A", columns, [(look.round, look.memory_mb, look.files, look.processes) for look in looking.looks])
     found = growth(looking.looks)
     print(f"Growth: {found['memory_mb']} MB, {found['files']} files, {found['processes']} processes.")
     values = {

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--json] [--quick]
 
-Every run is a process of its own in which all clients take part in two rounds; their rows are views of the same array, so the data
-take the same memory in all. Memory is the largest proportional set (PSS) of the whole process tree, workers included. SCAFFOLD's
-clients keep a control variate each, in a file. The last line with --json is one object.
+Every run is a process of its own in which all clients take part in two rounds; their rows are views of the same array, so the
+data take the same memory in all. Memory is the largest proportional set (PSS) of the whole process tree, workers included.
+SCAFFOLD's clients keep a control variate each, in a file. The last line with --json is one object.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """Accuracy against epsilon, beside the same training without privacy: what differential privacy costs in accuracy.
 
 Hospitals: heart disease at four centres, each *example* (a patient's row) protected, by DP-SGD in local training. Beside it
-stands the row of FLamby's own table (du Terrail et al. 2022), DP-SGD at record level, delta 1e-3, mean accuracy over centres.
+stands the row of FLamby's own table (du Terrail et al. 2022), DP-SGD at record level, delta 1e-3, mean accuracy over centres; its
+recipe is another one (15 rounds of 100 updates; here 10 of 5), so the two are beside each other, not a race.
 Digits: MNIST (Fashion-MNIST where MNIST is not on this machine) dealt to 1,000 and to 6,000 label-skewed clients, each *client*
 protected whole, by clipping and noise on the total of Poisson cohorts.
+
+What remains of the digits' gap at large epsilon is the clipping, not the noise: with Clip alone accuracy is the same.
 
 Learning rates, clip norms and rounds are the same for every epsilon. They were chosen once, by a few runs on the same data, and
 that choice is not in any epsilon. Accuracies are on test rows; the error bars are one standard deviation over seeds. Every
@@ -32,6 +35,7 @@ HOSPITALS = (0.05, 0.1, 0.3, 1.0, 5.0, 50.0, None)
 DIGITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, None)
 QUICK = (0.1, 1.0, 8.0, None)
 SIZES = (1000, 6000)
+LR, CLIP = 0.3, 0.5  # of digits
 Epsilon = float | None
 
 
@@ -59,9 +63,6 @@ def digits(epsilon: Epsilon, clients: int) -> mn.Study:
         return mn.Study(algorithm, rounds=25, cohort=cohort)
     budget = mn.Budget(epsilon, 1e-5, "client", "add_or_remove")
     return mn.Study(algorithm, rounds=25, cohort=cohort, layers=[mn.Clip(CLIP), mn.CentralNoise()], budget=budget)
-
-
-LR, CLIP = 0.3, 0.5
 
 
 def pictures(clients: int, seed: int) -> mn.Federation:

@@ -289,9 +289,8 @@ def test_prv_accountant_agrees():
 def test_jax_privacy_agrees():
     """What it says that DP-SGD does spends the same epsilon."""
     pytest.importorskip("jax_privacy")
-    from dp_accounting.pld import PLDAccountant
     from jax_privacy import accounting
 
-    event = accounting.dpsgd_event(1.0, 1_000, sampling_prob=0.01)
-    theirs = PLDAccountant(value_discretization_interval=1e-3).compose(event).get_epsilon(1e-5)
-    assert by(ac.training(1.0, 1_000, 0.01)) == pytest.approx(theirs, rel=1e-6)
+    params = accounting.DpParams(num_samples=10_000, batch_size=100, noise_multipliers=1.0, delta=1e-5)
+    theirs = accounting.DpsgdTrainingAccountant(accounting.PldAccountantConfig()).compute_epsilon(1_000, params)
+    assert ac.epsilon(ac.training(1.0, 1_000, 0.01), 1e-5, "add_or_remove").epsilon == pytest.approx(theirs, rel=1e-6)

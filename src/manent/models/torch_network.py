@@ -16,6 +16,7 @@ from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.torch_stack import stack_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+_run_backward = torch.autograd.Variable._execution_engine.run_backward
 
 # Modules of torch.nn that draw random numbers in training.
 _RANDOM = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "RReLU", "FractionalMaxPool")
@@ -35,7 +36,8 @@ class Autograd:
     """The pass of any module. Each step takes over autograd's own gradients, so none is zeroed, copied or stored."""
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], loss: Loss) -> None:
-        self.module, self.parameters, self.loss = module, parameters, loss
+        self.module, self.parameters, self.loss = module, tuple(parameters), loss
+        self.one = torch.ones((), device=self.parameters[0].device)
 
     def scores(self, x: Tensor) -> Tensor:
         scores: Tensor = self.module(x)
@@ -43,7 +45,8 @@ class Autograd:
 
     def backward(self, x: Tensor, y: Tensor, targets: list[Tensor], keep: float, scale: float) -> Tensor:
         loss = self.loss(self.module(x), y)
-        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        # What torch.autograd.grad calls after its checks, which would cost as much as a small layer.
+        found = _run_backward((loss,), (self.one,), False, False, self.parameters, allow_unreachable=True, accumulate_grad=False)
         gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, found, strict=True)]
         if keep == 0:
             torch._foreach_zero_(targets)
