@@ -25,10 +25,11 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def keep(name: str, values: dict[str, Any], print_json: bool) -> None:
-    """Write benchmarks/results/NAME.json, and print the values as the last line where asked."""
-    RESULTS.mkdir(exist_ok=True)
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
-    (RESULTS / f"{name}.json").write_text(json.dumps({**values, "environment": machine}, indent=2) + "\n")
+def keep(name: str | None, values: dict[str, Any], print_json: bool) -> None:
+    """Write benchmarks/results/NAME.json (None: a short run, not kept), and print the values as the last line where asked."""
+    if name is not None:
+        RESULTS.mkdir(exist_ok=True)
+        machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+        (RESULTS / f"{name}.json").write_text(json.dumps({**values, "environment": machine}, indent=2) + "\n")
     if print_json:
         print(json.dumps(values))

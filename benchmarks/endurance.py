@@ -90,7 +90,7 @@ def main() -> None:
         "seconds": round(run.seconds, 1),
         "series": [vars(look) for look in looking.looks],
     }
-    keep("endurance", values, chosen.json)
+    keep("endurance" if chosen.rounds >= 1000 else None, values, chosen.json)
 
 
 if __name__ == "__main__":

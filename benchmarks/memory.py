@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [(name, *f["peak_memory_mb"], f["ratio"], BARS[name], f["parameters"]) for name, f in found.items()]
     columns = ("algorithm", f"MB, {few} clients", f"MB, {many:,} clients", "ratio", "bar", "parameters")
     show("Memory of a round", columns, rows)
-    keep("memory", found, chosen.json)
+    keep(None if chosen.quick else "memory", found, chosen.json)
 
 
 if __name__ == "__main__":

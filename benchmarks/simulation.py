@@ -170,7 +170,7 @@ def main() -> None:
         cells = [facts, *("" for _ in columns[1:])] if isinstance(facts, str) else [facts[column] for column in columns]
         rows.append((name, *cells, BARS.get(name, "")))
     show(f"Simulated training on {os.cpu_count()} cores", ("entry", *columns, "bar of the ratio"), rows)
-    keep("simulation" if not chosen.only else "simulation_some", found, chosen.json)
+    keep("simulation" if not (chosen.only or chosen.quick) else None, found, chosen.json)
 
 
 if __name__ == "__main__":

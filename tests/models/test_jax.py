@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_clients_of_many_sizes_need_few_programs() -> None:
     assert len(model._programs.compiled) <= 4
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For networks this small, torch's threads cost more than they bring."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @functools.cache
 def two_layers(first: Any) -> Any:
     torch = pytest.importorskip("torch")
@@ -95,6 +106,7 @@ def in_jax(network: Any) -> JaxModel:
     return JaxModel(lambda key: {n: jnp.asarray(a) for n, a in given.items()}, apply, "cross_entropy", classes=10)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("algorithm", [mn.FedAvg, mn.SCAFFOLD, functools.partial(mn.FedProx, mu=0.1)])
 def test_a_study_in_jax_and_in_torch_agrees_for_ten_rounds(algorithm: Any) -> None:
     from manent.models import TorchModel
