@@ -17,7 +17,7 @@ import pytest
 import manent as mn
 from manent.accounting import Ledger
 from manent.core.randomness import repeatable
-from manent.core.study import canonical, plain
+from manent.core.study import plain
 from manent.crypto import InsecureTestRNG
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, LOCAL, MODEL, budget, study
