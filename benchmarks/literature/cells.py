@@ -17,8 +17,8 @@ import manent as mn
 INK, QUIET, FAINT = "#22313f", "#5d6b78", "#e3e8ec"
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
-TAIL = 5
-"""Evaluations whose mean stands for "the accuracy after these rounds"; a single one jumps too much on skewed data."""
+TAIL = 0.2
+"""Share of the rounds whose mean stands for "the accuracy after these rounds"; a single look jumps too much on skewed data."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Cell:
             before, best = at, max(best, accuracy)
         return None
 
-    def tail(self, until: int | None = None) -> float:
-        """Mean accuracy of the last looks up to a round. NaN where there was none."""
-        seen = [a for at, a in zip(self.rounds, self.accuracy, strict=True) if until is None or at <= until]
-        return float(np.mean(seen[-TAIL:])) if seen else float("nan")
+    def tail(self, until: int) -> float:
+        """Mean accuracy over the last fifth of so many rounds."""
+        seen = [(at, a) for at, a in zip(self.rounds, self.accuracy, strict=True) if at <= until]
+        return float(np.mean([a for at, a in seen if at > (1 - TAIL) * seen[-1][0]]))
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def draw_curves(axes: Any, groups: Mapping[str, Sequence[Cell]], colours: Mappin
             sd = values.std(axis=0, ddof=1)
             axes.fill_between(rounds, mean - sd, mean + sd, color=colours[name], alpha=0.13, linewidth=0)
         axes.plot(rounds, mean, color=colours[name], linewidth=1.8)
-        ends.append((float(mean[-TAIL:].mean()), rounds[-1], name))
+        ends.append((float(mean[-max(1, round(TAIL * len(mean))) :].mean()), rounds[-1], name))
     low, high = axes.get_ylim()
     places: list[float] = []
     for end, _, _ in sorted(ends):

@@ -86,7 +86,9 @@ def tables(cells: Sequence[Cell]) -> list[Table]:
             )
         )
     columns = ("local steps", "FedAvg", "FedNova", "FedNova - FedAvg, points", "published (CIFAR-10, VGG-11)")
-    return [Table(f"Test accuracy, %, mean of the last five of {until} rounds, {len(groups['FedAvg'])} seed(s)", columns, rows)]
+    return [
+        Table(f"Test accuracy, %, mean over the last fifth of {until} rounds, {len(groups['FedAvg'])} seed(s)", columns, rows)
+    ]
 
 
 def differs(cells: Sequence[Cell]) -> list[str]:

@@ -76,7 +76,7 @@ def tables(cells: Sequence[Cell]) -> list[Table]:
         rows.append((f"{share}%", *accuracy, points(best), published))
     columns = ("stragglers", *METHODS, "best FedProx - FedAvg, points", "published")
     seeds = len(shares[0][DROPS])
-    return [Table(f"Test accuracy, %, mean of the last five of {until} rounds, {seeds} seed(s)", columns, rows)]
+    return [Table(f"Test accuracy, %, mean over the last fifth of {until} rounds, {seeds} seed(s)", columns, rows)]
 
 
 def differs(cells: Sequence[Cell]) -> list[str]:
@@ -117,7 +117,7 @@ PAPER = Paper(
     "regression, 30 devices, 10 a round, 20 epochs, learning rate 0.01, batch 10; a straggler finishes between 1 and 20 epochs; "
     "FedAvg drops it, FedProx takes what it did. Different: the data are drawn anew by the published formula; each device is a "
     "straggler with the given probability, rather than an exact share of the cohort; fewer rounds than the paper's 200; "
-    "accuracy is the mean of the last five rounds, as single rounds jump.",
+    "accuracy is the mean over the last fifth of the rounds, as single ones jump.",
     (75, 600),
     jobs,
     tables,

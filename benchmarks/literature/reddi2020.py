@@ -238,7 +238,7 @@ def tables(cells: Sequence[Cell]) -> list[Table]:
             rates = ", ".join(f"{rate:g}" for rate in task.rates[name])
             rows.append((name, rates, percent(tails(groups[name], until)), ahead, shown))
         seeds = len(groups["FedAvg"])
-        title = f"{task.title}: test accuracy, %, mean of the last five looks in {until} rounds, {seeds} seed(s)"
+        title = f"{task.title}: test accuracy, %, mean over the last fifth of {until} rounds, {seeds} seed(s)"
         title += f"; published: {task.source}"
         columns = (
             "server",
@@ -258,9 +258,9 @@ def differs(cells: Sequence[Cell]) -> list[str]:
         best = max(ADAPTIVE, key=lambda name: leads[name][0])
         ahead = [name for name in METHODS[1:] if leads[name][0] > 0]
         behind = [name for name in METHODS[1:] if leads[name][0] <= 0]
-        parts = [f"{quote(names)} {way} FedAvg" for names, way in ((ahead, "beat"), (behind, "do not beat")) if names]
+        parts = [f"{way} FedAvg: {quote(names)}" for names, way in ((ahead, "ahead of"), (behind, "not ahead of")) if names]
         sentence = (
-            f"{task.name[0].upper()}{task.name[1:]}, {until} rounds: {' and '.join(parts)}; the best adaptive server, {best}, is "
+            f"{task.name[0].upper()}{task.name[1:]}, {until} rounds: {'; '.join(parts)}; the best adaptive server, {best}, is "
             f"{points(leads[best])} points from it"
         )
         theirs = [name for name in ADAPTIVE if name in task.published]

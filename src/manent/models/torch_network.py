@@ -88,7 +88,10 @@ class Network:
     def load(self, vector: Array) -> None:
         """Make the module the model with this vector."""
         self._rebind()
-        self.vector.copy_(tensor(vector))
+        if self.device.type == "cpu":
+            self.vector.numpy()[:] = vector  # torch would spread so small a copy over threads
+        else:
+            self.vector.copy_(tensor(vector))
         for owner, key, first in self.locals:
             owner._buffers[key] = first.clone()
 
