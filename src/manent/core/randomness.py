@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 
@@ -25,17 +24,7 @@ def repeatable_seed(seed: int, purpose: str, *path: int | str) -> int:
 
 def repeatable(seed: int, purpose: str, *path: int | str) -> np.random.Generator:
     """A generator for one purpose, independent of every other. Not for anything that a privacy claim rests on."""
-    return np.random.Generator(np.random.Philox(_Key(repeatable_seed(seed, purpose, *path))))  # type: ignore[arg-type]
-
-
-class _Key(ISeedSequence):
-    """What Philox(key=...) begins with, which would also ask the operating system for a seed and not use it."""
-
-    def __init__(self, key: int) -> None:
-        self.words = np.array([key % 2**64, key >> 64], np.uint64)
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> NDArray[np.uint64]:
-        return self.words
+    return np.random.Generator(np.random.Philox(key=repeatable_seed(seed, purpose, *path)))
 
 
 class PrivateRandom(Protocol):

@@ -39,20 +39,19 @@ class TreeSum:
         self._spare: list[Total] = []  # buffers to use again: fresh pages cost more than the addition
 
     def add(self, position: int, vector: Array) -> None:
-        """Add the [d] vector of one position. It is copied."""
-        if vector.shape != (self.size,):
-            raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {vector.shape}.")
-        total: Total = self._spare.pop() if self._spare else np.empty(self.size, self.dtype)
-        np.copyto(total, vector)
-        self.merge(Partial(0, position, total))
+        """Add the [d] vector of one position. It is only read."""
+        self._place(0, position, vector, owned=False)
 
     def skip(self, position: int) -> None:
         """Record that a position contributes nothing."""
-        self.merge(Partial(0, position, None))
+        self._place(0, position, None, owned=True)
 
     def merge(self, part: Partial) -> None:
         """Take the sum over an aligned run of positions. Its array is used in place: it belongs to this sum from now on."""
-        level, index, total = part.level, part.index, part.total
+        self._place(part.level, part.index, part.total, owned=True)
+
+    def _place(self, level: int, index: int, total: Array | None, owned: bool) -> None:
+        """Take in the sum of a run, and join what became whole. An array not owned is only read, and copied if it must stay."""
         if total is not None and total.shape != (self.size,):
             raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {total.shape}.")
         first = index << level
@@ -62,8 +61,15 @@ class TreeSum:
         self._taken += self._width(level, index)
         while (level, index ^ 1) in self._nodes:
             sibling = self._nodes.pop((level, index ^ 1))
-            total = self._plus(sibling, total) if index & 1 else self._plus(total, sibling)
+            if owned or sibling is None or total is None:
+                total = self._plus(sibling, total) if index & 1 else self._plus(total, sibling)
+            else:
+                total, owned = np.add(sibling, total, out=sibling), True  # a sum of two has the same bits in either order
             level, index = level + 1, index >> 1
+        if not owned and total is not None:
+            kept: Total = self._spare.pop() if self._spare else np.empty(self.size, self.dtype)
+            np.copyto(kept, total)
+            total = kept
         self._nodes[level, index] = total
 
     def finish(self) -> Total:

@@ -88,10 +88,7 @@ class Network:
     def load(self, vector: Array) -> None:
         """Make the module the model with this vector."""
         self._rebind()
-        if self.device.type == "cpu":
-            self.vector.numpy()[:] = vector  # torch would spread so small a copy over threads
-        else:
-            self.vector.copy_(tensor(vector))
+        self.vector.copy_(tensor(vector))
         for owner, key, first in self.locals:
             owner._buffers[key] = first.clone()
 
