@@ -279,6 +279,8 @@ def draw_curves(axes: Any, groups: Mapping[str, Sequence[Cell]], colours: Mappin
     places: list[float] = []
     for end, _, _ in sorted(ends):
         places.append(max(end, places[-1] + 0.06 * (high - low)) if places else end)
+    top = len(places) - 1
+    places = [min(place, high - 0.06 * (high - low) * (top - index)) for index, place in enumerate(places)]
     right = axes.get_xlim()[1]
     for (_, _, name), place in zip(sorted(ends), places, strict=True):
         axes.annotate(
