@@ -46,12 +46,13 @@ from manent.privacy import (
     Clip,
     Discretize,
     DistributedNoise,
+    FixedPoint,
     LocalNoise,
     Statement,
     TreeNoise,
     check,
 )
-from manent.summation import Plain
+from manent.summation import Plain, SecAgg
 
 if TYPE_CHECKING:
     from manent.models.jax import JaxModel
@@ -101,6 +102,7 @@ __all__ = [
     "FedYogi",
     "Federation",
     "FittedModel",
+    "FixedPoint",
     "Histogram",
     "InsecureTestRNG",
     "InvalidInput",
@@ -119,6 +121,7 @@ __all__ = [
     "Refused",
     "Run",
     "Schema",
+    "SecAgg",
     "SklearnModel",
     "SoftmaxModel",
     "Statement",

@@ -88,6 +88,18 @@ def test_the_budget_is_not_exceeded():
     assert ledger.verify() == rows
 
 
+@pytest.mark.parametrize("event", [ac.RoundedGaussian(0.01, 1e-9), ac.Repeated(ac.RoundedGaussian(1.0, 1e-3), 10)])
+def test_a_study_without_a_finite_epsilon_does_not_fit_and_that_is_said(event):
+    ledger = opened()
+    ledger.reserve("heart", ROUNDS, **KNOWN)
+    before = ledger.account("heart")
+    with pytest.raises(mn.BudgetSpent, match=rf"{before.left:.4g} left; this study has no finite epsilon"):
+        ledger.reserve("heart", event, **KNOWN)
+    assert ledger.account("heart") == before
+    cost = ledger.cost("heart", event)
+    assert (cost.after, cost.fits) == (float("inf"), False)
+
+
 def test_noise_found_from_the_budget_fits_it():
     make = lambda z: ac.training(z, 50, 0.1)  # noqa: E731
     ledger = opened()

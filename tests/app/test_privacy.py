@@ -42,6 +42,23 @@ def test_the_trade_off_is_drawn(tmp_path):
     assert "Drawn into" in result.stdout
 
 
+def test_the_curve_goes_through_the_figure_that_is_printed(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr("manent.engines.plots.save", lambda figure, path: drawn.append(figure))
+    manent("epsilon", "--noise-multiplier", "1", *CASE, "--plot", tmp_path / "curve.png")
+    (axes,) = drawn[0].axes
+    curve, point = axes.lines
+    assert point.get_ydata()[0] == pytest.approx(6.19, abs=0.02)
+    assert curve.get_xdata()[12] == pytest.approx(1.0)
+    assert point.get_ydata()[0] == curve.get_ydata()[12]
+    assert [text.get_text() for text in axes.texts] == ["epsilon 6.19"]
+    drawn[0].canvas.draw()
+    title = axes.title if axes.title.get_text() else axes._left_title
+    assert title.get_window_extent().x1 <= drawn[0].bbox.x1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -72,6 +89,10 @@ def test_a_ledger_is_opened_and_shows_what_a_study_would_cost(tmp_path):
     assert found["before"] == 0 < found["after"] < 30
     assert found["fits"]
     assert "it fits" in manent("budget", ledger, "--study", study).stdout
+    hopeless = write(tmp_path, named(name).replace("CentralNoise(1.0)", "CentralNoise(2.0**-13)"), "hopeless.py")
+    none = json.loads(manent("budget", ledger, "--study", hopeless, "--json").stdout)["planned"]
+    assert (none["after"], none["fits"]) == ("inf", False)
+    assert "NOT fit" in manent("budget", ledger, "--study", hopeless).stdout
     assert manent("budget", ledger, "--open", "other").exit_code == 2
     assert manent("budget", ledger, "--study", write(tmp_path, name="plain.py")).exit_code == 2
 
@@ -100,7 +121,20 @@ def test_a_run_spends_from_the_ledger_and_one_that_does_not_fit_never_begins(tmp
     assert refused.exit_code == 1
     assert "Add noise, or run fewer rounds" in refused.stderr
     assert bucket(ledger) == after
-    assert not (tmp_path / "more" / "history.jsonl").exists()
+    assert not (tmp_path / "more").exists()
+    again = manent("run", study, "--workers", 0, "--folder", tmp_path / "more", "--ledger", ledger, "--set", "rounds=1")
+    assert again.exit_code == 0, again.stderr
+    assert bucket(ledger)["runs"] == 2
+
+
+def test_a_refused_run_leaves_alone_what_was_in_its_folder(tmp_path):
+    ledger, folder = tmp_path / "ledger.db", tmp_path / "mine"
+    manent("budget", ledger, "--open", "patients", "--epsilon", "0.1", "--delta", "1e-3")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    study = write(tmp_path, named("patients"))
+    assert manent("run", study, "--workers", 0, "--folder", folder, "--ledger", ledger).exit_code == 1
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
 def test_a_resumed_run_goes_on_under_its_own_reservation(tmp_path, monkeypatch):

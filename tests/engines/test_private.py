@@ -18,9 +18,9 @@ import manent as mn
 from manent.accounting import Ledger
 from manent.core.randomness import repeatable
 from manent.core.study import plain
-from manent.crypto import InsecureTestRNG
+from manent.crypto import InsecureTestRNG, SystemRandom
 from manent.storage import MemoryStore
-from tests.privacy.studies import CENTRAL, DATA, LOCAL, MODEL, budget, study
+from tests.privacy.studies import CENTRAL, DATA, FEDAVG, LOCAL, MODEL, budget, study
 
 ROOT = Path(__file__).parents[2]
 LAYERS = {
@@ -144,6 +144,69 @@ def test_a_client_that_diverges_keeps_its_memory():
     assert np.isfinite(run.state["control"]).all()
 
 
+@dataclass(frozen=True)
+class Broken:
+    """An algorithm that raises at some clients."""
+
+    inner: mn.FedAvg | mn.SCAFFOLD
+    which: tuple[str, ...] | None
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def answer(self, assignment, clients, memory, contexts):
+        if self.which is None or any(client.name in self.which for client in clients):
+            raise RuntimeError("the disk is on fire")
+        return self.inner.answer(assignment, clients, memory, contexts)
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=list(LAYERS))
+def test_a_client_whose_code_raises_sends_zeros_and_is_told_itself(layers, tmp_path):
+    broken = Broken(FEDAVG, ("client-3", "client-11"))
+    with pytest.warns(UserWarning, match=r"client-(3|11): RuntimeError: the disk is on fire; zeros are sent instead.*failures"):
+        run = mn.simulate(study(layers, 2, algorithm=broken), DATA, workers=0, folder=tmp_path / "run")
+    clean = mn.simulate(study(layers, 2), DATA, workers=0)
+    for row, other in zip(run.history, clean.history, strict=True):
+        assert {**row, "seconds": 0, "update_norm": 0} == {**other, "seconds": 0, "update_norm": 0}
+    assert "on fire" not in json.dumps([run.history, run.statement.plain()])
+    kept = sorted(path.name for path in (tmp_path / "run" / "failures").iterdir())
+    assert kept == [f"round-0000{r}-train-client-{c}" for r in (1, 2) for c in (11, 3)]
+    with pytest.raises(RuntimeError, match="on fire"):
+        mn.replay(tmp_path / "run" / "failures" / kept[0], study(layers, 2, algorithm=broken), DATA)
+
+
+def test_what_a_failing_client_sends_is_zeros():
+    quiet = [mn.Clip(100.0), mn.CentralNoise(2.0**-13)]
+    broken = Broken(FEDAVG, ("client-3",))
+    with pytest.warns(UserWarning, match="client-3"):
+        run = mn.simulate(study(quiet, 1, algorithm=broken), DATA, workers=0)
+    rest = mn.simulate(study([], 1), DATA.subset([name for name in DATA.names if name != "client-3"]), workers=0)
+    start = MODEL.init(repeatable(0, "init"))
+    np.testing.assert_allclose((run.state["model"] - start) * 20, (rest.state["model"] - start) * 19, atol=0.3)
+
+
+def test_a_failing_client_keeps_its_memory():
+    which = ("client-3",)
+    with pytest.warns(UserWarning, match="client-3"):
+        run = mn.simulate(study(algorithm=Broken(mn.SCAFFOLD(MODEL, LOCAL), which)), DATA, workers=0)
+    assert np.isfinite(run.state["control"]).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*zeros are sent instead")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_every_client_of_a_sum_raises_the_study_is_wrong_and_stops(workers, tmp_path):
+    broken = study(algorithm=Broken(FEDAVG, None))
+    with pytest.raises(mn.ClientFailed, match=r"'client-0' failed in round 1.*RuntimeError: the disk is on fire") as e:
+        mn.simulate(broken, DATA, workers=workers, folder=tmp_path / "run")
+    assert Path(e.value.folder).is_dir()
+    assert len(list((tmp_path / "run" / "failures").iterdir())) <= 22
+
+
+def test_without_noise_a_client_that_raises_is_an_error_as_ever():
+    with pytest.raises(mn.ClientFailed, match="on fire"):
+        mn.simulate(study([mn.Clip(0.5)], algorithm=Broken(FEDAVG, ("client-3",))), DATA, workers=0)
+
+
 class Stop(Exception):
     """Raised by a watcher to stop a run from outside."""
 
@@ -229,6 +292,51 @@ def test_a_study_that_does_not_fit_never_touches_the_data():
 
     with pytest.raises(mn.BudgetSpent):
         mn.simulate(study(algorithm=Watched(study().algorithm)), DATA, workers=0, ledger=opened(0.01))
+
+
+def test_a_study_that_does_not_fit_leaves_no_folder_and_may_come_again(tmp_path):
+    ledger, folder = opened(0.01), tmp_path / "runs" / "one"
+    with pytest.raises(mn.BudgetSpent):
+        mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=folder)
+    assert not folder.exists()
+    ledger.open("softmax-2", budget(10.0))
+    again = replace(DATA, name="softmax-2")
+    assert mn.simulate(study(), again, workers=0, ledger=ledger, folder=folder).folder == folder
+    with pytest.raises(mn.InvalidInput, match="already holds a run"):
+        mn.simulate(study(), again, workers=0, ledger=ledger, folder=folder)
+    assert ledger.account("softmax-2").runs == 1  # nothing was set aside for the run that found its folder taken
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    ledger = opened()
+    with pytest.raises(OSError):
+        mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "file" / "run")
+    assert ledger.account("softmax").runs == 0
+
+
+def test_a_reservation_left_in_the_folder_is_taken_for_the_same_study_only(tmp_path):
+    """As after a kill between the reservation and the first round."""
+    from manent.engines.folder import RunFolder
+    from manent.engines.spending import Spending
+
+    ledger, plan = opened(50.0), mn.privacy.resolve(study(), DATA)
+    Spending.begin(plan, 0, ledger, "softmax", RunFolder.create(tmp_path / "run"), SystemRandom())
+    assert ledger.account("softmax").runs == 1
+    mn.simulate(study(rounds=2), DATA, workers=0, ledger=ledger, folder=tmp_path / "run")
+    assert ledger.account("softmax").runs == 2
+    Spending.begin(plan, 0, ledger, "softmax", RunFolder.create(tmp_path / "again"), SystemRandom())
+    mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "again")
+    assert ledger.account("softmax").runs == 3
+
+
+def test_a_finished_run_may_be_resumed_and_costs_nothing_more(tmp_path):
+    ledger = opened()
+    first = mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "run")
+    spent = ledger.account("softmax")
+    again = mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "run", resume=True)
+    np.testing.assert_array_equal(first.state["model"], again.state["model"])
+    assert ledger.account("softmax") == spent
 
 
 def test_what_was_not_released_goes_back_and_abandoned_rounds_cost_nothing():

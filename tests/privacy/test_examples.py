@@ -8,12 +8,12 @@ import pytest
 import manent as mn
 from manent.accounting import Ledger, epsilon, training
 from manent.accounting.events import counted
-from manent.core.dpsgd import DPSGD
+from manent.core.dpsgd import ASSUMPTION, DPSGD
 from manent.privacy import resolve
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, MODEL, budget
 
-EXAMPLE = budget(2.0, privacy_unit="example")
+EXAMPLE = budget(2.0, privacy_unit="example", delta=1e-4)
 
 
 def study(z=None, rounds=5, algorithm=mn.FedAvg, **changes):
@@ -55,6 +55,32 @@ def test_what_does_not_fit_is_refused():
     measured = mn.Study(mn.FedAvg(MODEL, local, evaluation=mn.Evaluation()), 5, budget=EXAMPLE)
     with pytest.raises(mn.Refused, match="released without noise"):
         mn.check(measured, DATA)
+
+
+def test_delta_is_held_against_the_examples_that_are_declared():
+    """20 clients of 400 examples: declared as such, or implied by batches of 8 at probability 0.02."""
+    for declared in ({"examples": 400}, {"sampling_probability": 0.02}):
+        for delta, fits in ((1 / 8000, False), (0.99 / 8000, True)):
+            local = mn.LocalSGD(lr=0.05, steps=4, batch_size=8, privacy=DPSGD(1.0, **declared))
+            private = mn.Study(mn.FedAvg(MODEL, local), 5, budget=budget(2.0, privacy_unit="example", delta=delta))
+            if fits:
+                assert mn.check(private, DATA).observers[0].delta == delta
+                continue
+            with pytest.raises(mn.InvalidInput, match="publish one of 8,000 units"):
+                mn.check(private, DATA)
+    local = mn.LocalSGD(lr=0.05, steps=4, batch_size=512, privacy=DPSGD(1.0, 1.0, sampling_probability=1e-4))
+    assert mn.check(mn.Study(mn.FedAvg(MODEL, local)), DATA).observers[0].delta == pytest.approx(1 / (10 * 20 * 5_120_000))
+
+
+def test_what_the_gradients_take_for_granted_is_stated():
+    assert ASSUMPTION in str(mn.check(study(1.0), DATA))
+    assert all(ASSUMPTION in observer.assumptions for observer in mn.check(study(1.0), DATA).observers)
+    assert ASSUMPTION not in str(mn.check(study(1.0, layers=CENTRAL), DATA))
+
+
+def test_noise_so_small_that_nothing_holds_is_said_in_words():
+    with pytest.raises(mn.Refused, match="epsilon is without bound for each example"):
+        mn.check(study(2.0**-15, budget=EXAMPLE), DATA)
 
 
 def test_metrics_without_noise_leave_no_epsilon():

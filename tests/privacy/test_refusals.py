@@ -40,8 +40,19 @@ class Hidden:
     def view(self):
         return "the sum alone"
 
-    def init(self, size, count, dtype=np.float64):
-        return mn.Plain().init(size, count, dtype)
+    together = True
+
+    def least(self, most):
+        return 1
+
+    def init(self, occasion):
+        return mn.Plain().init(occasion)
+
+    def bits(self, form, most):
+        return mn.Plain().bits(form, most)
+
+    def explain(self, form, most, least):
+        return ()
 
 
 REFUSED = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.linalg import toeplitz
 
 import manent as mn
-from manent.accounting import Composed, MatrixFactorisation, epsilon
+from manent.accounting import Composed, Ledger, MatrixFactorisation, epsilon
 from manent.accounting.factorisation import sensitivity
 from manent.core.layers import Gathering
 from manent.core.randomness import repeatable
@@ -22,6 +22,7 @@ from manent.engines.folder import RunFolder
 from manent.privacy import resolve, tree
 from manent.privacy.stack import build
 from manent.privacy.tree import Bands, Buffers, TreeStage
+from manent.storage import MemoryStore
 from tests.privacy.studies import DATA, FEDAVG, budget, spec, study
 
 RANDOM = SystemRandom()
@@ -271,9 +272,32 @@ def test_all_rounds_are_one_event_by_zcdp_and_nothing_is_amplified():
         "at most 3 times, at least 4 rounds apart",
         "4 groups, which take turns",
         "takes that noise off",
+        "a run that ends early has spent as much",
     ):
         assert words in text
     assert "sampled" not in text
+
+
+def test_a_run_that_ends_early_gets_nothing_back():
+    ledger = Ledger(MemoryStore())
+    ledger.open("softmax", budget(8.0, neighboring_relation="zero_out"))
+
+    @dataclass(frozen=True)
+    class Short:
+        """An algorithm that wants no more after two rounds."""
+
+        inner: mn.FedAvg
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def assign(self, state, round, index):
+            return self.inner.assign(state, round, index) if round <= 2 else None
+
+    declared = private(9, algorithm=Short(FEDAVG))
+    mn.simulate(declared, DATA, workers=0, ledger=ledger)
+    whole = epsilon(resolve(declared, DATA).privacy.event, 1e-3, "zero_out").epsilon
+    assert ledger.account("softmax").spent == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("bands", [2, None])

@@ -64,7 +64,8 @@ _NAMES = {
 class Guarantee:
     """(epsilon, delta)-differential privacy under one relation, who computed it, and what it takes for granted.
 
-    `epsilon` is an upper bound; it is infinite where no accountant bounds the event.
+    `epsilon` is an upper bound; it is infinite where no accountant bounds the event, or delta cannot pay for the errors of
+    samplers and of cohorts that are cut. The assumptions say so then.
     """
 
     epsilon: float
@@ -202,7 +203,12 @@ def _computed(bag: Bag, delta: float, relation: NeighboringRelation, name: str, 
         error += math.fsum(
             count * overflow(e.by) for e, count in bag if isinstance(e, Sampled) and isinstance(e.by, TruncatedPoisson)
         )
-    return (at(delta), notes) if error == 0 else (_after_errors(at, delta, error), notes)
+    if error == 0:
+        return at(delta), notes
+    value = _after_errors(at, delta, error)
+    if value == math.inf:
+        notes += (f"no finite epsilon: noise or cohorts may differ from their law by {error:g}, too much for delta {delta:g}",)
+    return value, notes
 
 
 def _untruncated(event: Event) -> Event:
@@ -212,6 +218,7 @@ def _untruncated(event: Event) -> Event:
 
 
 def _after_errors(at: Callable[[float], float], delta: float, error: float) -> float:
+    """epsilon at what the errors leave of delta: with a larger epsilon they cost more, so it may be that none is enough."""
     value = at(delta)
     for _ in range(100):
         rest = delta - (1 + math.exp(min(value, 700.0))) * error
@@ -221,10 +228,7 @@ def _after_errors(at: Callable[[float], float], delta: float, error: float) -> f
         if paid <= value:
             return value
         value = paid * (1 + 1e-9)
-    raise Refused(
-        f"Noise or cohorts that may differ from their law by {error:g} cannot be accounted at delta {delta:g}: raise "
-        f"the largest cohort, or delta."
-    )
+    return math.inf
 
 
 def _pld(

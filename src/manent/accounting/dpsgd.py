@@ -17,7 +17,8 @@ def example_event(local: LocalSGD, rounds: int, parameters: int) -> Event:
     """All steps of `rounds` rounds in which an example's client takes part, as the example's own releases.
 
     Every observer sees what is made of the noised gradients alone, and none knows who was sampled: one event for all. An example
-    is with one client, so clients' steps do not add up. That a round may not ask every client is not counted.
+    is with one client, so clients' steps do not add up. Who is in a cohort the server knows, so that a round may not ask every
+    client is not counted.
 
     Args:
         local: with privacy and its noise_multiplier.

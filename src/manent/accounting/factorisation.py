@@ -23,9 +23,10 @@ _SLOWEST = 2.0**-11  # the least that a fitted buffer loses in a round
 def square_root(count: int) -> Array:
     """float64[count], the first coefficients of A^(1/2): binomial(-1/2, k) (-1)^k, from 1 downwards.
 
-    All of them, with count = rounds, are the optimal Toeplitz factorisation up to lower order terms (Henzinger, Upadhyay,
-    Upadhyay 2022, "Almost Tight Error Bounds on Differentially Private Continual Counting"; Fichtenberger, Henzinger, Upadhyay
-    2023). The first b of them are a banded one (Kalinin, Lampert 2024, "Banded Square Root Matrix Factorization").
+    All of them, with count = rounds, were given by Fichtenberger, Henzinger, Upadhyay 2023, "Constant Matters: Fine-grained Error
+    Bound on Differentially Private Continual Observation"; for one participation no other Toeplitz factorisation has a smaller
+    `error` (Dvijotham, McMahan, Pillutla, Steinke, Thakurta 2024, see `buffered`). The first b of them are a banded one (Kalinin,
+    Lampert 2024, "Banded Square Root Matrix Factorization for Differentially Private Model Training").
     """
     check_count("square_root", "count", count)
     k = np.arange(1, count)
@@ -55,9 +56,10 @@ def sensitivity(coefficients: Array, rounds: int, participations: int = 1, min_s
 
     For coefficients that are >= 0 and never grow it is reached by equal rows as early, and as close together, as they may be
     (Kalinin, Lampert 2024, Theorem 2; C^T C >= 0 makes equal rows the worst: Choquette-Choo, McMahan, Rush, Thakurta 2023,
-    "Multi-Epoch Matrix Factorization Mechanisms for Private Machine Learning", Corollary 2.1). With at most min_separation
+    "Multi-Epoch Matrix Factorization Mechanisms for Private Machine Learning", section 2). With at most min_separation
     coefficients the columns of one unit share no row: it is at most sqrt(participations) times the first column's norm
-    (Choquette-Choo, Ganesh, McKenna, McMahan, Rush, Thakurta, Xu 2023, "(Amplified) Banded Matrix Factorization", Theorem 2).
+    (Choquette-Choo, Ganesh, McKenna, McMahan, Rush, Thakurta, Xu 2023, "(Amplified) Banded Matrix Factorization: A unified
+    approach to private training").
 
     Raises InvalidInput for coefficients that are negative or grow, and for participations that do not fit into the rounds.
     """

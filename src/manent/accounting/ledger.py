@@ -6,6 +6,7 @@ of it was seen: whatever crashes stays spent. What a data set has spent is compu
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -161,10 +162,11 @@ class Ledger:
             after = self._record(transaction, row)
             found, limit = after.guarantee().epsilon, after.budget.epsilon
             if not found <= limit:
+                taken = before.guarantee().epsilon
+                asked = f"with this study it would be {found:.4g}" if math.isfinite(found) else "this study has no finite epsilon"
                 raise BudgetSpent(
-                    f"Data set {data_set!r} has epsilon {limit:g} at delta {after.budget.delta:g}, of which "
-                    f"{before.guarantee().epsilon:.4g} is spent or reserved; with this study it would be {found:.4g}. "
-                    f"Add noise, or run fewer rounds."
+                    f"Data set {data_set!r} has epsilon {limit:g} at delta {after.budget.delta:g}, of which {taken:.4g} is spent "
+                    f"or reserved and {max(0.0, limit - taken):.4g} left; {asked}. Add noise, or run fewer rounds."
                 )
         return reservation
 
@@ -205,6 +207,12 @@ class Ledger:
         if held is None:
             raise InvalidInput(f"There is no reservation {reservation!r} in this ledger.")
         return Reservation(reservation, held.data_set, held.event), held.state
+
+    def running(self, reservation: Reservation) -> bool:
+        """Whether releases may still be made under a reservation: it was neither finished nor returned."""
+        with self._reading() as view:
+            held = _held(view, reservation.id)
+        return held is not None and not held.over
 
     def history(self, data_set: str) -> Event:
         """Everything that ran or is reserved on a data set, as one event; a further study composes with it, adaptively."""

@@ -6,12 +6,13 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from manent.app.studyfile import StudyFile, load_study
-from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.errors import InvalidInput, ManentError, MissingExtra
 from manent.engines.folder import RunFolder
 from manent.engines.plots import Runs, plot_runs
 from manent.engines.run import Run
@@ -56,20 +57,32 @@ class Prepared:
     folder: Path
 
     def run(self, quiet: bool = False) -> Run:
-        """Run it, or go on with it; afterwards draw it where that is possible. `quiet` shows no progress."""
+        """Run it, or go on with it; afterwards draw it where that is possible. `quiet` shows no progress.
+
+        What is refused before it begins, such as a study that its data set's budget does not cover, leaves no folder.
+        """
         launch, declared = self.launch, self.declared
-        run = simulate(
-            declared.study,
-            declared.data,
-            seed=launch.seed,
-            workers=launch.workers,
-            conditions=declared.conditions,
-            folder=self.folder,
-            resume=(self.folder / "study.json").is_file(),
-            evaluate_every=launch.evaluate_every,
-            watcher=Silent() if quiet else None,
-            ledger=launch.ledger,
-        )
+        kept = RunFolder(self.folder)
+        try:
+            run = simulate(
+                declared.study,
+                declared.data,
+                seed=launch.seed,
+                workers=launch.workers,
+                conditions=declared.conditions,
+                folder=self.folder,
+                resume=kept.begun,
+                evaluate_every=launch.evaluate_every,
+                watcher=Silent() if quiet else None,
+                ledger=launch.ledger,
+            )
+        except ManentError:
+            if not kept.begun:
+                for name in (COMMAND, SOURCE):
+                    (self.folder / name).unlink(missing_ok=True)
+                with suppress(OSError):  # where there is something else in it, it stays
+                    self.folder.rmdir()
+            raise
         draw(run)
         return run
 

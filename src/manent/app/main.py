@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from manent.app import privacy
+from manent.app import privacy, storm
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 
 INTERRUPTED = 130
@@ -217,6 +217,7 @@ def hospitals(
 
 
 privacy.add_to(app)
+storm.add_to(app)
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("central test set", _metrics(last["test"])))
     for name, spread in last.get("clients", {}).items():
         if spread and name in list(last["clients"])[:3]:
-            facts.append((f"clients' {name}", f"mean {spread['mean']:.3f}, sd {spread['sd']:.3f}, {_range(name, last, spread)}"))
+            facts.append((f"clients' {name}", f"mean {spread['mean']:.4g}, sd {spread['sd']:.4g}, {_range(name, last, spread)}"))
     lost = sum(row["cohort"] - row["answers"] for row in run.history)
     abandoned = sum("abandoned" in row for row in run.history)
     if lost:
@@ -67,16 +67,16 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _metrics(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _range(name: str, row: Mapping[str, Any], spread: Mapping[str, float]) -> str:
     """Least and most, and whose they are where clients are named."""
     own = {client: metrics[name] for client, metrics in row.get("client", {}).items() if name in metrics}
     if not own:
-        return f"from {spread['min']:.3f} to {spread['max']:.3f}"
+        return f"from {spread['min']:.4g} to {spread['max']:.4g}"
     low, high = min(own, key=lambda c: own[c]), max(own, key=lambda c: own[c])
-    return f"from {own[low]:.3f} ({low}) to {own[high]:.3f} ({high})"
+    return f"from {own[low]:.4g} ({low}) to {own[high]:.4g} ({high})"
 
 
 def _answer(run: Run, data: Federation) -> RenderableType:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manent.core.errors import InvalidInput
+from manent.core.study import plain
 
 if TYPE_CHECKING:
     from manent.accounting import Budget, Event, Ledger
@@ -24,6 +25,8 @@ Relation = Annotated[
 ]
 Accountant = Annotated[str, typer.Option(help="auto, pld, rdp, zcdp or analytic.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+COARSE = 1e-3
+"""Interval of the PLDs along a curve: quick, and no further up than a line is wide."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,9 +56,9 @@ def epsilon(
     if as_json:
         typer.echo(json.dumps({"noise_multiplier": noise_multiplier, "rounds": rounds, **found.plain()}))
     else:
-        typer.echo(f"noise multiplier {noise_multiplier:g}, {rounds:,} rounds\n{found}")
+        typer.echo(f"noise multiplier {noise_multiplier:g}, {_counted(rounds)}\n{found}")
     if plot is not None:
-        _draw(plot, noise_multiplier, found.epsilon, rounds, sampling_probability, (delta, relation))
+        _draw(plot, noise_multiplier, rounds, sampling_probability, options)
         typer.echo(f"Drawn into {plot}", err=as_json)
 
 
@@ -81,7 +84,7 @@ def noise(
     if as_json:
         typer.echo(json.dumps({"noise_multiplier": z, "rounds": rounds, **found.plain()}))
     else:
-        typer.echo(f"noise multiplier {z:.5g}, {rounds:,} rounds\n{found}")
+        typer.echo(f"noise multiplier {z:.5g}, {_counted(rounds)}\n{found}")
 
 
 def budget(
@@ -118,7 +121,7 @@ def budget(
         for a in book.summary()
     ]
     if as_json:
-        typer.echo(json.dumps({"data_sets": rows, "planned": planned}))
+        typer.echo(json.dumps(plain({"data_sets": rows, "planned": planned})))
         return
     _show(rows)
     if planned is not None:
@@ -130,6 +133,10 @@ def _event(noise_multiplier: float, rounds: int, sampling_probability: float | N
     from manent.accounting import training
 
     return training(noise_multiplier, rounds, sampling_probability)
+
+
+def _counted(rounds: int) -> str:
+    return f"{rounds:,} round{'s' * (rounds > 1)}"
 
 
 def _limits(budget: Budget) -> dict[str, Any]:
@@ -163,10 +170,12 @@ def _show(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table)
 
 
-def _draw(
-    path: Path, z: float, found: float, rounds: int, sampling_probability: float | None, options: tuple[float, str]
-) -> None:
-    """epsilon against the noise multiplier, from a third of this one to three times it."""
+def _draw(path: Path, z: float, rounds: int, sampling_probability: float | None, options: tuple[Any, ...]) -> None:
+    """epsilon against the noise multiplier, from a third of this one to three times it, by the same accountant.
+
+    Args:
+        options: delta, relation and accountant.
+    """
     import numpy as np
 
     from manent.accounting import epsilon as computed
@@ -175,22 +184,29 @@ def _draw(
 
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
     except ImportError:
         raise MissingExtra("matplotlib", "plots", "Drawing epsilon") from None
-    delta, relation = options
+    delta, relation, _ = options
     multipliers = z * np.geomspace(1 / 3, 3, 25)
-    accounting: Any = {"accountant": "rdp"}
-    relations: Any = relation
-    curve = [computed(_event(m, rounds, sampling_probability), delta, relations, **accounting).epsilon for m in multipliers]
+    curve = [computed(_event(m, rounds, sampling_probability), *options, interval=COARSE).epsilon for m in multipliers]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.loglog(multipliers, curve, color=PALETTE[0])
-    axes.plot([z], [found], "o", color=PALETTE[1])
-    axes.annotate(f"epsilon {found:.3g}", (z, found), (8, 8), textcoords="offset points", color=INK)
-    sampled = "" if sampling_probability is None else f", each unit in a round with probability {sampling_probability:g}"
-    axes.set_title(f"{rounds:,} rounds{sampled}, delta {delta:g} ({relation}); curve by RDP", fontsize=9)
+    axes.plot(multipliers, curve, color=PALETTE[0])
+    axes.plot(z, curve[12], "o", color=PALETTE[1])
+    found = computed(_event(z, rounds, sampling_probability), *options).epsilon
+    axes.annotate(f"epsilon {found:.3g}", (z, curve[12]), (8, 8), textcoords="offset points", color=INK)
+    sampled = "" if sampling_probability is None else f"; a unit takes part in each with probability {sampling_probability:g}"
+    axes.set_title(f"{_counted(rounds)}{sampled}\ndelta {delta:g}, {relation}", fontsize=9, loc="left")
     axes.set_xlabel("noise multiplier")
     axes.set_ylabel("epsilon")
+    axes.set_xscale("log")
+    if min(curve) > 0:
+        axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis) if min(curve) > 0 else (axes.xaxis,):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     save(figure, path)

@@ -39,6 +39,9 @@ figcaption { color: var(--quiet); font-size: .92rem; max-width: 46rem; margin-to
 table { border-collapse: collapse; font-size: .86rem; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .45rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+th { white-space: normal; vertical-align: bottom; }
+td { vertical-align: top; }
+td small { display: block; font-size: .9em; font-weight: 400; color: var(--quiet); line-height: 1.3; }
 thead th { border-bottom: 2px solid var(--ink); }
 td.best { font-weight: 700; }
 .gained { color: #00704f; }
@@ -194,7 +197,8 @@ def _row(findings: Findings, metric: str, centre: str) -> str:
     values = [findings.metric(metric, way, centre) for way in (ALONE, POOLED, *FEDERATED)]
     best = max(f"{v.mean():.3f}" for v in values)
     cells = "".join(
-        f'<td class="{"best" if f"{v.mean():.3f}" == best else ""}">{v.mean():.3f} ± {v.std():.3f}</td>' for v in values
+        f'<td class="{"best" if f"{v.mean():.3f}" == best else ""}">{v.mean():.3f}<small>± {v.std():.3f}</small></td>'
+        for v in values
     )
     rate = f"{findings.commonest(centre):.3f}" if metric == "accuracy" else ""
     difference = _difference(findings.difference(metric, ALONE, MAIN, centre))
@@ -204,7 +208,7 @@ def _row(findings: Findings, metric: str, centre: str) -> str:
 def _difference(found: Difference) -> str:
     if not found.judged:
         return '<td class="quiet">too few patients</td>'
-    interval = f"{found.second - found.first:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    interval = f"{found.second - found.first:+.3f}<small>{found.low:+.3f} to {found.high:+.3f}</small>".replace("-", "−")
     return f'<td class="{"quiet" if found.verdict == "unclear" else found.verdict}">{interval}</td>'
 
 

@@ -49,6 +49,7 @@ class Gathering:
         noise_multiplier: the noise that the budget asks for, or None.
         rounds: how often the sum is formed, at most.
         min_separation: the fewest rounds from one participation of a client to its next, where the cohort holds to one.
+        whole: whether the summation adds whole numbers only.
     """
 
     expected: float
@@ -57,6 +58,7 @@ class Gathering:
     noise_multiplier: float | None = None
     rounds: int = 1
     min_separation: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

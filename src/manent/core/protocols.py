@@ -19,6 +19,7 @@ from manent.core.training import LocalTraining, Trained
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
 View = Literal["every client's vector", "the sum alone"]
+Vanishes = Literal["before_training", "before_upload", "after_upload"]
 
 __all__ = [
     "Accumulator",
@@ -30,12 +31,14 @@ __all__ = [
     "Gathering",
     "Layer",
     "Model",
+    "Occasion",
     "PrivacyBudget",
     "Released",
     "Report",
     "Stage",
     "SumSpec",
     "Summation",
+    "Vanishes",
     "View",
 ]
 
@@ -178,21 +181,64 @@ class Accumulator(Protocol):
 
     def merge(self, part: Partial) -> None: ...
 
-    def take(self, level: int, index: int, out: Total | None = None) -> Partial: ...
-
     def finish(self) -> Total: ...
 
 
+@dataclass(frozen=True)
+class Occasion:
+    """One forming of a sum.
+
+    Attributes:
+        study: hash of the study, 32 bytes.
+        model: digest of what the clients are sent, 32 bytes.
+        form: of the vectors that are summed.
+        count: how many clients are asked; they stand at positions 0 to count - 1.
+        least: the fewest answers with which it is released.
+        vanish: by position, when a simulated client drops out.
+    """
+
+    study: bytes
+    sum: str
+    round: int
+    model: bytes
+    form: Form
+    count: int
+    least: int
+    vanish: tuple[Vanishes | None, ...]
+
+    @property
+    def dtype(self) -> Number:
+        """Of the numbers that are summed."""
+        return np.float64 if self.form.grid is None else np.int64
+
+
 class Summation(Protocol):
-    """How terms are brought together."""
+    """How terms are brought together: plain data. Where it hides them, it adds whole numbers only."""
 
     @property
     def view(self) -> View:
         """What the server sees of the clients' vectors."""
         ...
 
-    def init(self, size: int, count: int, dtype: Number = np.float64) -> Accumulator:
-        """An empty sum of at most `count` vectors of `size` numbers; of whole numbers that cannot overflow where int64."""
+    @property
+    def together(self) -> bool:
+        """Whether a simulation may add several clients' vectors before they come to `init`'s sum."""
+        ...
+
+    def least(self, most: int) -> int:
+        """The fewest answers with which it forms a sum of at most so many. Raises Refused for too small a cohort."""
+        ...
+
+    def init(self, occasion: Occasion) -> Accumulator:
+        """An empty sum. Raises Refused for vectors that it cannot hold."""
+        ...
+
+    def bits(self, form: Form, most: int) -> int:
+        """Of one number of a client's vector on its way, in a cohort of at most so many. Raises Refused likewise."""
+        ...
+
+    def explain(self, form: Form, most: int, least: int) -> tuple[str, ...]:
+        """For the statement: what it rests on. Raises Refused likewise."""
         ...
 
 

@@ -76,7 +76,14 @@ class Applied:
     more: bool
 
 
-Event = Opened | Answered | Lost | Deadline | Applied
+@dataclass(frozen=True)
+class Failed:
+    """No total could be formed, although enough positions answered."""
+
+    reason: str
+
+
+Event = Opened | Answered | Lost | Deadline | Applied | Failed
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,9 @@ def step(progress: Progress, event: Event, rules: Rules) -> tuple[Progress, tupl
             return _settle(replace(progress, lost=everyone - progress.answered), rules)
         case "releasing", Applied(more):
             return _advance(progress, rules, more)
+        case "releasing", Failed(reason):
+            after, effects = _advance(progress, rules, more=False)
+            return after, (Abandon(reason), *effects)
     return progress, (Ignore(f"{type(event).__name__} does not fit a sum that is {progress.phase}."),)
 
 

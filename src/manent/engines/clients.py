@@ -15,15 +15,18 @@ from safetensors.numpy import save_file
 
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 from manent.core.examples import Client
-from manent.core.protocols import Accumulator, Assignment, ClientContext, Contribution
+from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.randomness import PrivateRandom
-from manent.core.sums import Partial
+from manent.core.sums import Partial, TreeSum
 from manent.core.vectors import Array, Vector
 from manent.crypto.gradients import ExactDraws
 from manent.crypto.random import SystemRandom
 from manent.engines.conditions import Conditions
 from manent.engines.memory import ClientMemory
 from manent.privacy.check import Plan
+
+MOST_KEPT = 20
+"""Failures of a run whose inputs are kept, about: where failing clients send zeros, there may be many."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,18 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitAnswer:
-    """What came of a unit: its partial sum, which positions answered or dropped out, and the clients' own losses."""
+    """What came of a unit: its partial sum, which positions answered or dropped out, and the clients' own losses.
+
+    Attributes:
+        failures: of those who answered zeros because their code raised; no server can know them.
+    """
 
     partial: Partial
     answered: tuple[int, ...]
     lost: tuple[int, ...]
     sent_to: int
     losses: tuple[float, ...] = ()
+    failures: tuple[ClientFailed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ class ClientSide:
         self.memory, self.failures = memory, failures
         self.random = random or SystemRandom()
         self.draws = ExactDraws(self.random)
-        self._totals: dict[tuple[str, int], Accumulator] = {}
+        self._totals: dict[tuple[str, int], TreeSum] = {}
+        self._hidden: list[ClientFailed] = []
 
     def twin(self) -> ClientSide:
         """Another that shares everything but its buffers, for another thread."""
@@ -102,6 +111,7 @@ class ClientSide:
 
     def answer(self, unit: Unit, assignment: Assignment, out: Array | None = None) -> UnitAnswer:
         """Train or measure on each client of a unit, and add up what arrives, into `out` where given. Raises ClientFailed."""
+        self._hidden = []
         asked, lost, sent_to = self._asked(unit)
         total = self._total(unit)
         for position in lost:
@@ -114,7 +124,8 @@ class ClientSide:
                 if math.isfinite(contribution.probe.get("loss", math.nan)):
                     losses.append(contribution.probe["loss"])
         part = total.take(unit.level, unit.index, out)
-        return UnitAnswer(part, tuple(one.position for one in asked), tuple(lost), sent_to, tuple(losses))
+        answered = tuple(one.position for one in asked)
+        return UnitAnswer(part, answered, tuple(lost), sent_to, tuple(losses), tuple(self._hidden))
 
     def _asked(self, unit: Unit) -> tuple[list[_Asked], list[int], int]:
         """Who of a unit will answer, the positions of those who will not, and to how many the assignment went."""
@@ -134,15 +145,15 @@ class ClientSide:
         """What a client has kept. It is read when its turn comes, for a unit may be long."""
         return None if self.memory is None else self.memory.read(one.index, one.slot)
 
-    def _total(self, unit: Unit) -> Accumulator:
+    def _total(self, unit: Unit) -> TreeSum:
         """An empty sum for a cohort of this size; one is kept, for its buffers."""
         key = unit.sum, unit.count
         if key not in self._totals:
             stack = self.plan.stacks[unit.sum]
-            self._totals = {key: self.plan.summation.init(stack.layout.size, unit.count, stack.dtype)}
+            self._totals = {key: TreeSum(stack.layout.size, unit.count, stack.dtype)}
         return self._totals[key]
 
-    def _add(self, total: Accumulator, one: _Asked, contribution: Contribution, assignment: Assignment) -> None:
+    def _add(self, total: TreeSum, one: _Asked, contribution: Contribution, assignment: Assignment) -> None:
         """The client's halves of the layers, and the only crossing. What is not private ends here."""
         stack = self.plan.stacks[assignment.sum]
         total.add(one.position, stack.client(contribution.vector[None], assignment.arrays, self.random)[0])
@@ -150,7 +161,10 @@ class ClientSide:
             self.memory.stage(one.index, one.slot, contribution.memory)
 
     def _answers(self, assignment: Assignment, group: list[_Asked]) -> Sequence[Contribution]:
-        """The contributions of some clients, checked. Where one of several fails, each is asked by itself, to name it."""
+        """The contributions of some clients, checked. Where one of several fails, each is asked by itself, to name it.
+
+        Raises ClientFailed; but in a sum with noise a client that fails sends zeros, see `_instead`.
+        """
         try:
             found = self.plan.study.algorithm.answer(
                 assignment, [one.client for one in group], [self._kept(one) for one in group], [one.context for one in group]
@@ -163,8 +177,23 @@ class ClientSide:
                 return [contribution for one in group for contribution in self._answers(assignment, [one])]
             known = isinstance(error, ManentError)
             reason = str(error) if known else f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-            raise self._failed(assignment, group[0], reason) from error
+            failed = self._failed(assignment, group[0], reason)
+            if self.plan.stacks[assignment.sum].noise is None:
+                raise failed from error
+            return [self._instead(assignment, group[0], failed)]
         return found
+
+    def _instead(self, assignment: Assignment, one: _Asked, failed: ClientFailed) -> Contribution:
+        """Zeros, from a client whose own code raised: that it failed, or did not answer, would tell something of its data.
+
+        Only its own operator is told, and the client keeps the memory that it had. The simulation, which knows all clients,
+        stops where every one of a sum failed, as a mistake in the study would otherwise hide; no deployment could.
+        """
+        self._hidden.append(failed)
+        kept = f" Its inputs are kept in {failed.folder} (see manent.replay)." if failed.folder else ""
+        reason = failed.reason.splitlines()[0] if failed.reason else "no reason given"
+        warnings.warn(f"{one.client.name}: {reason}; zeros are sent instead.{kept}", stacklevel=2)
+        return Contribution(np.zeros(self.plan.sums[assignment.sum].layout.size, np.float32), self._kept(one))
 
     def _checked(self, assignment: Assignment, one: _Asked, contribution: Contribution) -> Contribution:
         """The contribution, where it fits its layout. One that is not finite is an error; but behind a clip it sends zeros.
@@ -186,7 +215,7 @@ class ClientSide:
 
     def _failed(self, assignment: Assignment, one: _Asked, reason: str) -> ClientFailed:
         folder, context = None, one.context
-        if self.failures is not None:
+        if self.failures is not None and not (self.failures.is_dir() and len(list(self.failures.iterdir())) >= MOST_KEPT):
             folder = self.failures / f"round-{context.round:05d}-{assignment.sum}-{_safe(one.client.name)}"
             keep_inputs(folder, assignment, self._kept(one), context, reason)
         return ClientFailed(one.client.name, context.round, assignment.sum, reason, str(folder) if folder else None)

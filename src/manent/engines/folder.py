@@ -59,20 +59,24 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
-        """A new folder. Raises InvalidInput where it already holds a run."""
-        folder = Path(path)
-        if (folder / "study.json").exists():
-            raise InvalidInput(f"{folder} already holds a run; resume it, or choose another folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder)
+        """A new folder, made when the first file is written. Raises InvalidInput where it already holds a run."""
+        folder = cls(Path(path))
+        if folder.begun:
+            raise InvalidInput(f"{path} already holds a run; resume it, or choose another folder.")
+        return folder
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """An existing folder. Raises InvalidInput where it holds no run."""
-        folder = Path(path)
-        if not (folder / "study.json").is_file():
-            raise InvalidInput(f"{folder} holds no run (no study.json); give the folder that a run wrote.")
-        return cls(folder)
+        folder = cls(Path(path))
+        if not folder.begun:
+            raise InvalidInput(f"{path} holds no run (no study.json); give the folder that a run wrote.")
+        return folder
+
+    @property
+    def begun(self) -> bool:
+        """Whether it holds a run."""
+        return (self.path / "study.json").is_file()
 
     @property
     def memory(self) -> Path:
@@ -151,6 +155,7 @@ class RunFolder:
         return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
 
     def _replace(self, path: Path, data: bytes) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         part.write_bytes(data)
         os.replace(part, path)

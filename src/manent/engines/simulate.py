@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from manent.accounting import Ledger
-from manent.core.errors import InvalidInput
+from manent.core.errors import ClientFailed, InvalidInput, ProtocolAbort
 from manent.core.examples import Client
 from manent.core.metrics import default_metrics, measure
-from manent.core.protocols import Assignment, Model, Released
+from manent.core.protocols import Accumulator, Assignment, Model, Occasion, Released
 from manent.core.randomness import PrivateRandom, repeatable
-from manent.core.rounds import Abandon, Answered, Applied, Effect, Event, Lost, Opened, Progress, Release, Rules, step
+from manent.core.rounds import Abandon, Answered, Applied, Effect, Event, Failed, Lost, Opened, Progress, Release, Rules, step
 from manent.core.study import Study, plain
 from manent.core.vectors import Array, Arrays
 from manent.crypto.random import SystemRandom
@@ -72,7 +73,9 @@ def simulate(
         Refused: for a study with no honest statement.
         BudgetSpent: the data set's budget does not cover the study; nothing has run.
         InvalidInput: the study does not fit itself or the data, or the folder does not fit the study.
-        ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder.
+        ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder. In a sum with noise
+            such a client sends zeros instead and a warning is given, as its failure would tell something of its data; only where
+            the code of every client of a sum raised is this an error too. (A deployment cannot know that, and goes on.)
     """
     began = time.monotonic()
     if evaluate_every < 1:
@@ -150,15 +153,9 @@ def _open(folder: str | Path | None, resume: bool, setting: _Setting) -> RunFold
         if resume:
             raise InvalidInput("resume needs the folder of the interrupted run; found folder=None.")
         return None
-    facts = setting.plain()
     if not resume:
-        kept = RunFolder.create(folder)
-        kept.write("environment.json", environment(facts["data"]))
-        kept.write("statement.json", setting.plan.statement.plain())
-        kept.write_text("statement.txt", f"{setting.plan.statement}\n")
-        kept.write("study.json", facts)
-        return kept
-    kept = RunFolder.open(folder)
+        return RunFolder.create(folder)
+    kept, facts = RunFolder.open(folder), setting.plain()
     found = kept.read("study.json")
     for name in ("hash", "seed", "conditions", "evaluate_every", "data"):
         if found[name] != facts[name]:
@@ -167,6 +164,15 @@ def _open(folder: str | Path | None, resume: bool, setting: _Setting) -> RunFold
                 f"{folder} was begun with another {what} ({found[name]}, now {facts[name]}); resume with the same, or start anew."
             )
     return kept
+
+
+def _begin(folder: RunFolder, setting: _Setting) -> None:
+    """Write what a run starts with; study.json last, as it marks a run that can be resumed."""
+    facts = setting.plain()
+    folder.write("environment.json", environment(facts["data"]))
+    folder.write("statement.json", setting.plan.statement.plain())
+    folder.write_text("statement.txt", f"{setting.plan.statement}\n")
+    folder.write("study.json", facts)
 
 
 @dataclass
@@ -198,13 +204,15 @@ class _Simulation:
         """Memory, workers and first state; or those of the checkpoint."""
         plan, public = setting.plan, setting.plan.public
         saved = folder.checkpoint() if folder else None
+        random = setting.random or SystemRandom()
+        spending = Spending.begin(plan, saved.released if saved else 0, setting.ledger, setting.data.name, folder, random)
+        if folder and not folder.begun:
+            _begin(folder, setting)
         memory = None
         if plan.memory is not None:
             path = folder.memory if folder else None
             memory = ClientMemory(public.clients, plan.memory.size, path, saved.current if saved else None)
             stack.callback(memory.close)
-        random = setting.random or SystemRandom()
-        spending = Spending.begin(plan, saved.released if saved else 0, setting.ledger, setting.data.name, folder, random)
         failures = folder.failures if folder else None
         side = ClientSide(plan, setting.data.clients, setting.seed, setting.conditions, memory, failures, setting.random)
         count = (os.cpu_count() or 1) if workers is None else workers
@@ -267,30 +275,68 @@ class _Simulation:
         turn = plan.study.cohort.turn(plan.public.clients, at.round, repeatable(setting.seed, "groups"))
         cohort = plan.study.cohort.draw(plan.public.clients, draw, turn)
         effects = self._step(Opened(len(cohort)))
-        total = plan.summation.init(stack.layout.size, len(cohort), stack.dtype)
+        total = plan.summation.init(self._occasion(assignment, cohort))
         self.pool.publish(assignment)
         sent_to, answers = 0, 0
         losses: list[float] = []
+        failures: list[ClientFailed] = []
         for answer in self.pool.answers(self._units(assignment.sum, cohort)):
             total.merge(answer.partial)
             sent_to, answers = sent_to + answer.sent_to, answers + len(answer.answered)
             losses += answer.losses
+            failures += answer.failures
             effects += self._step(Answered(answer.answered)) if answer.answered else ()
             effects += self._step(Lost(answer.lost)) if answer.lost else ()
+        if failures and len(failures) == answers:
+            raise min(failures, key=lambda failed: failed.client)
         # fsum rounds once, so the order in which workers answer does not show.
         self.losses = self.losses[0] + fsum(losses), self.losses[1] + len(losses)
         row = {"round": at.round, "sum": assignment.sum, **self._crossed(assignment, len(cohort), answers, sent_to)}
         for effect in effects:
             if isinstance(effect, Release):
-                row |= self._release(effect, assignment, cohort, total.finish())
+                row |= self._form(effect, assignment, cohort, total)
             elif isinstance(effect, Abandon):
-                row["abandoned"] = effect.reason if plan.divisor is None else "Fewer answers than the noise is sized for."
-                if plan.abandoned_is_seen and answers:
-                    self.spending.release()
+                row |= self._abandon(
+                    effect.reason if plan.divisor is None else "Fewer answers than the noise is sized for.", answers
+                )
         self.history.append({**row, "seconds": round(self.elapsed, 4)})
         if self.folder:
             self.folder.append("history.jsonl", self.history[-1])
         return answers
+
+    def _occasion(self, assignment: Assignment, cohort: tuple[int, ...]) -> Occasion:
+        """What the summation needs to know of a sum, and what befalls its clients."""
+        setting, plan, at = self.setting, self.setting.plan, self.progress
+        names = [setting.data.clients[index].name for index in cohort]
+        model = sha256()
+        if plan.summation.view == "the sum alone":
+            for name, array in sorted(assignment.arrays.items()):
+                model.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return Occasion(
+            study=bytes.fromhex(plan.study.hash),
+            sum=assignment.sum,
+            round=at.round,
+            model=model.digest(),
+            form=plan.stacks[assignment.sum].form,
+            count=len(cohort),
+            least=plan.gathering.least,
+            vanish=tuple(setting.conditions.fate(setting.seed, at.round, at.index, name).dropped for name in names),
+        )
+
+    def _form(self, effect: Release, assignment: Assignment, cohort: tuple[int, ...], total: Accumulator) -> dict[str, Any]:
+        """The total and its release; or, where the protocol aborts, none."""
+        try:
+            formed = total.finish()
+        except ProtocolAbort as error:
+            self._step(Failed(str(error)))
+            return self._abandon(str(error), len(effect.positions))
+        return dict(self._release(effect, assignment, cohort, formed))
+
+    def _abandon(self, reason: str, answers: int) -> dict[str, Any]:
+        """Nothing is released; but what was sent may have been seen."""
+        if self.setting.plan.abandoned_is_spent and answers:
+            self.spending.release()
+        return {"abandoned": reason}
 
     def _crossed(self, assignment: Assignment, cohort: int, answers: int, sent_to: int) -> dict[str, Any]:
         """Who took part, and how many bytes crossed. What history says is released: for a private sum, what was expected."""
@@ -301,9 +347,15 @@ class _Simulation:
         return {
             "cohort": cohort,
             "answers": answers,
-            "bytes_up": self.setting.plan.stacks[assignment.sum].bytes * answers,
+            "bytes_up": self._bytes(assignment.sum) * answers,
             "bytes_down": sum(array.nbytes for array in assignment.arrays.values()) * sent_to,
         }
+
+    def _bytes(self, name: str) -> int:
+        """Of one client's vector on its way to the server."""
+        plan = self.setting.plan
+        form = plan.stacks[name].form
+        return -(-form.layout.size * plan.summation.bits(form, plan.gathering.most) // 8)
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         plan = self.setting.plan
@@ -312,9 +364,9 @@ class _Simulation:
 
     def _units(self, name: str, cohort: tuple[int, ...]) -> Iterator[Unit]:
         """The cohort in aligned runs: long ones first, as each costs a merge here, and short ones to keep every worker busy."""
-        start = 0
+        start, together = 0, self.setting.plan.summation.together
         while start < len(cohort):
-            level = max((len(cohort) - start) // (2 * self.pool.size), 1).bit_length() - 1
+            level = max((len(cohort) - start) // (2 * self.pool.size), 1).bit_length() - 1 if together else 0
             clients = cohort[start : start + (1 << level)]
             slots = () if self.memory is None else tuple(int(self.memory.current[i]) for i in clients)
             yield Unit(name, self.progress.round, self.progress.index, level, start >> level, len(cohort), clients, slots)

@@ -42,7 +42,7 @@ class Spending:
     def begin(
         cls, plan: Plan, released: int, ledger: Ledger | None, data_set: str, folder: RunFolder | None, random: PrivateRandom
     ) -> Spending:
-        """Reserve, or find the reservation of an interrupted run.
+        """Reserve, or find the reservation of an interrupted run. The folder is made only once the budget covers the study.
 
         Raises:
             BudgetSpent: where the data set's budget does not cover the study. Nothing has run then.
@@ -54,19 +54,27 @@ class Spending:
             raise Refused(
                 "A ledger accounts differential privacy, and this study has none. Add layers and a budget, or no ledger."
             )
+        name, event = data_set_name(data_set), plan.privacy.event
         if folder is not None and (folder.path / RESERVATION).exists():
-            return cls(plan, released, ledger, ledger.find(folder.read(RESERVATION)["reservation"])[0])
+            kept, _ = ledger.find(folder.read(RESERVATION)["reservation"])
+            if (kept.data_set, kept.event) == (name, event):
+                return cls(plan, released, ledger, kept)
         reservation = ledger.reserve(
-            data_set_name(data_set),
-            plan.privacy.event,
+            name,
+            event,
             privacy_unit=plan.privacy.unit,
             neighboring_relation=plan.privacy.relation,
             study=plan.study.hash,
             random=random,
         )
+        spending = cls(plan, released, ledger, reservation)
         if folder is not None:
-            folder.write(RESERVATION, {"reservation": reservation.id, "data_set": reservation.data_set})
-        return cls(plan, released, ledger, reservation)
+            try:
+                folder.write(RESERVATION, {"reservation": reservation.id, "data_set": reservation.data_set})
+            except OSError:
+                spending.finish()
+                raise
+        return spending
 
     def check(self) -> None:
         """Raises BudgetSpent, before another sum is formed, where all that was accounted has been released."""
@@ -89,6 +97,8 @@ class Spending:
         """The run is over: what it did not release goes back."""
         if self._ledger is None or self._reservation is None or self.plan.privacy is None:
             return
+        if not self._ledger.running(self._reservation):
+            return  # a finished run that was resumed
         _, state = self._ledger.find(self._reservation.id)
         if self.released == 0:
             self._ledger.give_back(self._reservation, "nothing was released")

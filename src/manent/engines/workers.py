@@ -125,10 +125,10 @@ class Workers:
                 "lost": answer.lost,
                 "sent_to": answer.sent_to,
                 "losses": answer.losses,
+                "failures": [_facts(error) for error in answer.failures],
             }
         except ClientFailed as error:
-            facts = (error.client, error.round, error.stage, error.reason, error.folder)
-            return {"failed": facts}
+            return {"failed": _facts(error)}
 
     @property
     def size(self) -> int:
@@ -160,6 +160,7 @@ class Workers:
                 tuple(reply["lost"]),
                 reply["sent_to"],
                 tuple(reply["losses"]),
+                tuple(ClientFailed(*facts) for facts in reply["failures"]),
             )
 
     def measure(self, model: Array, clients: list[int]) -> list[dict[str, float]]:
@@ -249,6 +250,10 @@ class InProcess:
         """Nothing to end."""
 
     terminate = close
+
+
+def _facts(error: ClientFailed) -> tuple[str, int, str, str, str | None]:
+    return error.client, error.round, error.stage, error.reason, error.folder
 
 
 def _one_thread() -> None:

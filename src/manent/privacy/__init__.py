@@ -4,6 +4,7 @@ from manent.privacy.adaptive import AdaptiveClip
 from manent.privacy.check import Plan, check, resolve
 from manent.privacy.clip import Clip
 from manent.privacy.discretize import Discretize
+from manent.privacy.fixed import FixedPoint
 from manent.privacy.noise import CentralNoise, DistributedNoise, LocalNoise
 from manent.privacy.stack import Stack
 from manent.privacy.statement import Observer, Protection, Statement, SumLine
@@ -15,6 +16,7 @@ __all__ = [
     "Clip",
     "Discretize",
     "DistributedNoise",
+    "FixedPoint",
     "LocalNoise",
     "Observer",
     "Plan",

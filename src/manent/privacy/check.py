@@ -50,11 +50,12 @@ class Plan:
         return None if self.privacy is None or self.privacy.unit != "client" else self.gathering.expected
 
     @property
-    def abandoned_is_seen(self) -> bool:
-        """Whether a sum that is abandoned was still seen by someone whom the guarantee is about: then it is spent."""
-        if self.privacy is None or self.summation.view == "the sum alone":
+    def abandoned_is_spent(self) -> bool:
+        """Whether a sum that is abandoned after vectors were sent is spent: where someone whom the guarantee is about saw them,
+        or they were masked, and the server might have learned their sum."""
+        if self.privacy is None:
             return False
-        return self.privacy.observers["server"][0] is not None
+        return self.summation.view == "the sum alone" or self.privacy.observers["server"][0] is not None
 
 
 def check(study: Study, data: Population) -> Statement:
@@ -91,7 +92,7 @@ def resolve(study: Study, data: Population) -> Plan:
         gathering=gathering,
         privacy=privacy,
         memory=study.algorithm.memory(public),
-        statement=_state(replace(study, summation=summation), declared_hash, public, sums, stacks, first),
+        statement=_state(replace(study, summation=summation), declared_hash, public, sums, stacks, first, gathering),
     )
     correlated = any(isinstance(layer, TreeNoise) for layer in study.layers)
     return plan if privacy is None else replace(plan, statement=_private(plan.statement, privacy, gathering, correlated))
@@ -124,8 +125,11 @@ def _state(
     sums: tuple[SumSpec, ...],
     stacks: Mapping[str, Stack],
     first: Assignment | None,
+    gathering: Gathering,
 ) -> Statement:
-    hidden = study.summation is not None and study.summation.view == "the sum alone"
+    summation = study.summation or Plain()
+    hidden = summation.view == "the sum alone"
+    explained = [summation.explain(stacks[spec.name].form, gathering.most, gathering.least) for spec in sums]
     sent = ", ".join(f"{name} ({array.size:,} numbers)" for name, array in first.arrays.items()) if first else "nothing"
     observers = (
         Observer(
@@ -135,12 +139,15 @@ def _state(
         Observer("clients", f"what they are sent in each round: {sent}"),
         Observer("public", "the result, if it is published"),
     )
-    not_covered = [
-        "Nothing bounds what the result gives away about one person or one client; a budget would.",
-        "The server is trusted to send every client the same, and to form the sum it claims.",
-    ]
-    if not hidden:
+    not_covered = ["Nothing bounds what the result gives away about one person or one client; a budget would."]
+    if hidden:
+        not_covered.append("A total tells of its terms: one that most clients know all but one of gives that one away.")
+        not_covered.append(
+            "Nothing checks what a client that lies puts into the sum; the server is trusted to use the sum it learns."
+        )
+    else:
         not_covered.insert(0, "The server sees each client's vector, from which training data can often be rebuilt.")
+        not_covered.append("The server is trusted to send every client the same, and to form the sum it claims.")
     return Statement(
         study=declared_hash,
         clients=public.clients,
@@ -154,6 +161,7 @@ def _state(
         ),
         observers=observers,
         not_covered=tuple(not_covered),
+        summing=tuple(dict.fromkeys(line for lines in explained for line in lines)),
     )
 
 
@@ -178,7 +186,10 @@ def _private(statement: Statement, privacy: Privacy, gathering: Gathering, corre
         gathering.expected,
     )
     client = privacy.unit == "client"
-    kept = "The server keeps noise of the last rounds, in its checkpoint too: whoever reads it takes that noise off the totals."
+    kept = (
+        "The server keeps noise of the last rounds, in its checkpoint too: whoever reads it takes that noise off the totals.",
+        "All rounds are accounted at once: a run that ends early has spent as much as a whole one.",
+    )
     not_covered = (
         *(line for line in statement.not_covered if not line.startswith("Nothing bounds")),
         "Each client clips and rounds its own vector: one that does not follow the protocol is not bounded."
@@ -186,7 +197,7 @@ def _private(statement: Statement, privacy: Privacy, gathering: Gathering, corre
         else "Examples of one person, at one client or at several, are protected each by itself, not together.",
         "Whether and when a client answers, and how long that takes, must not depend on its data; no round is closed early.",
         "Settings that were chosen by runs on the same data, and whatever else was released of them, cost privacy of their own.",
-        *([kept] if correlated else []),
+        *(kept if correlated else ()),
     )
     return replace(statement, observers=tuple(observers), protection=protection, not_covered=not_covered)
 

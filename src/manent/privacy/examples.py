@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from manent.accounting import calibrate
-from manent.accounting.events import Event, Poisson, Repeated, RoundedGaussian, Sampled
-from manent.core.dpsgd import DPSGD
+from manent.accounting import example_event, example_noise
+from manent.core.dpsgd import ASSUMPTION, DPSGD
 from manent.core.errors import Refused
 from manent.core.protocols import SumSpec
 from manent.core.study import Study
 from manent.core.training import LocalSGD
-from manent.crypto.gradients import sampler_error
-from manent.privacy.guarantee import Privacy, guarantee, remembered
+from manent.privacy.guarantee import Privacy, guarantee, remembered, shown
 
 WHY = "Every step of every client is noised before anything leaves it, and batches are drawn in secret by the client itself."
-
-
-@dataclass(frozen=True)
-class _Training:
-    """A study's private training: what is declared, and how many steps an example can be drawn for."""
-
-    local: LocalSGD
-    declared: DPSGD
-    parameters: int
-    steps: int
-
-    def event(self, z: float) -> Event:
-        release = RoundedGaussian(z, sampler_error(self.parameters))
-        probability = self.declared.probability(self.local.batch_size or 1)
-        # Who is in a cohort is known to the server, so only the clients' own draws count: an example's client may always be in.
-        return Repeated(Sampled(release, Poisson(probability)), self.steps)
 
 
 def declared(study: Study) -> DPSGD | None:
@@ -46,36 +29,45 @@ def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tu
 
     Raises:
         Refused: under a budget, where the declared noise is too little, or something is released without noise.
+        InvalidInput: for a delta that allows to publish whole examples.
     """
     algorithm: Any = study.algorithm
-    privacy, budget = algorithm.local.privacy, study.budget
-    training = _Training(algorithm.local, privacy, int(algorithm.parameters), study.rounds * int(algorithm.local.steps))
+    budget, local = study.budget, algorithm.local
+    size = study.rounds, int(algorithm.parameters)
     bare = [spec.name for spec in specs if spec.name != "train"]
     if bare and budget is not None:
         raise Refused(
             f"The sum {bare[0]!r} is released without noise, which the budget does not allow. Leave evaluation out: evaluate on "
             f"the server's test set, and in a simulation see run.probe."
         )
-    units = clients * (privacy.examples or 1)
+    units = clients * examples_each(local)
     if budget is not None:
         budget.check_population(units)
     relation = budget.neighboring_relation if budget else "add_or_remove"
     delta = budget.delta if budget else min(1e-6, 1 / (10 * units))
-    z = privacy.noise_multiplier
-    if z is None:
+    if local.privacy.noise_multiplier is None:
         if budget is None:
             raise Refused("DPSGD needs noise_multiplier=..., or Study(budget=Budget(...)) to derive it from.")
-        key = ("example", budget.epsilon, delta, relation, training.event(1.0))
-        z = remembered(key, lambda: calibrate(budget.epsilon, delta, training.event, relation))
-        local = replace(algorithm.local, privacy=replace(privacy, noise_multiplier=z))
+        key = ("example", budget.epsilon, delta, relation, example_event(local.with_noise(1.0), *size))
+        local = local.with_noise(remembered(key, lambda: example_noise(local, *size, budget)))
         study = replace(study, algorithm=replace(algorithm, local=local))
-    found = guarantee(training.event(z), delta, relation)
+    z, event = float(local.privacy.noise_multiplier), example_event(local, *size)
+    found = guarantee(event, delta, relation)
     if budget is not None and not found.epsilon <= budget.epsilon * (1 + 1e-9):
         raise Refused(
-            f"With noise_multiplier={z:g} epsilon is {found.epsilon:.4g} for each example; the budget is {budget.epsilon:g}. "
+            f"With noise_multiplier={z:g} epsilon is {shown(found)} for each example; the budget is {budget.epsilon:g}. "
             f"Leave noise_multiplier out of DPSGD, to derive it from the budget; or run fewer rounds or steps."
         )
     if bare:
         return study, None
+    found = replace(found, assumptions=(*found.assumptions, ASSUMPTION))
     observers = dict.fromkeys(("server", "clients", "public"), (found, WHY))
-    return study, Privacy(training.event(z), study.rounds, "example", relation, delta, observers, z, {})
+    return study, Privacy(event, study.rounds, "example", relation, delta, observers, z, {})
+
+
+def examples_each(local: LocalSGD) -> int:
+    """How many examples a client has, or is taken to have: what is declared of it, as the true number is private."""
+    privacy, batch = local.privacy, local.batch_size or 1
+    if privacy is None:
+        return 1
+    return privacy.examples or math.ceil(batch / privacy.probability(batch))

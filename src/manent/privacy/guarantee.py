@@ -71,7 +71,7 @@ class Privacy:
     noise_stddev: Mapping[str, float]
 
 
-def gathering_of(cohort: Cohort, clients: int, noise: object = None) -> Gathering:
+def gathering_of(cohort: Cohort, clients: int, noise: object = None, summation: Summation | None = None) -> Gathering:
     """What is public about each sum's cohort. With noise, an empty Poisson cohort is released too.
 
     Raises Refused for a minimum that would tell how many were drawn, and where shares of noise have no certain number of bearers.
@@ -79,6 +79,8 @@ def gathering_of(cohort: Cohort, clients: int, noise: object = None) -> Gatherin
     groups = cohort.min_separation or 1
     most, least = cohort.size or cohort.maximum or -(-clients // groups), cohort.minimum
     expected = float(cohort.size or (cohort.sampling_probability or 1.0) * clients / groups)
+    if summation is not None:
+        least = max(least, summation.least(most))
     if noise is None:
         return Gathering(expected, least, most)
     if cohort.maximum is not None and cohort.sampling_probability is not None:
@@ -176,8 +178,9 @@ def account(
     """
     noise = next((layer for layer in study.layers if getattr(layer, "place", None) == 3), None)
     _check_budget_fits(study, clients, noise)
-    gathering = gathering_of(study.cohort, clients, noise)
-    gathering = replace(gathering, rounds=study.rounds, min_separation=study.cohort.min_separation)
+    gathering = gathering_of(study.cohort, clients, noise, summation)
+    hidden = summation.view == "the sum alone"
+    gathering = replace(gathering, rounds=study.rounds, min_separation=study.cohort.min_separation, whole=hidden)
     if noise is None:
         return {spec.name: build(spec, study.layers, gathering) for spec in specs}, gathering, None
     if getattr(summation, "output", "sum") != "sum":
@@ -261,22 +264,13 @@ def _guarantee(view: Seen, delta: float, relation: NeighboringRelation) -> Guara
 
 @lru_cache(maxsize=1024)
 def guarantee(event: Event, delta: float, relation: NeighboringRelation, knows_sample: bool = False) -> Guarantee:
-    """See `accounting.epsilon`; infinite where the noise is so little that nothing can be said."""
-    try:
-        return epsilon(event, delta, relation, knows_sample=knows_sample)
-    except Refused:
-        # With so little noise e^epsilon times the samplers' tiny error is more than delta: there is no bound. Whatever else was
-        # refused is refused again.
-        return replace(epsilon(_exact(event), delta, relation, knows_sample=knows_sample), epsilon=math.inf)
+    """See `accounting.epsilon`; each is computed once."""
+    return epsilon(event, delta, relation, knows_sample=knows_sample)
 
 
-def _exact(event: Event) -> Event:
-    """The event as if its noise had its law exactly."""
-    if isinstance(event, RoundedGaussian | MatrixFactorisation):
-        return replace(event, sampler_error=0.0)
-    if isinstance(event, Sampled | Repeated):
-        return replace(event, event=_exact(event.event))
-    return Composed(tuple(map(_exact, event.events))) if isinstance(event, Composed) else event
+def shown(found: Guarantee) -> str:
+    """epsilon in a message."""
+    return f"{found.epsilon:.4g}" if math.isfinite(found.epsilon) else "without bound"
 
 
 def _found(
@@ -318,8 +312,7 @@ def _check_within(privacy: Privacy, budget: PrivacyBudget) -> None:
     """Raises Refused where an observer's epsilon is above the budget."""
     for name, (found, _) in privacy.observers.items():
         if found is not None and not found.epsilon <= budget.epsilon * (1 + 1e-9):
-            shown = f"{found.epsilon:.4g}" if math.isfinite(found.epsilon) else "without bound"
             raise Refused(
-                f"With noise_multiplier={privacy.noise_multiplier:g} epsilon is {shown} against the {name}; the budget is "
+                f"With noise_multiplier={privacy.noise_multiplier:g} epsilon is {shown(found)} against the {name}; the budget is "
                 f"{budget.epsilon:g}. Leave noise_multiplier out, to derive it from the budget; or run fewer rounds."
             )

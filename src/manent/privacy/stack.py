@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from manent.core.vectors import Array, Arrays, Layout
 from manent.privacy.adaptive import AdaptiveClip
 from manent.privacy.clip import Clip
 from manent.privacy.discretize import Discretize
+from manent.privacy.fixed import FixedPoint
 from manent.privacy.noise import NoiseStage
 from manent.privacy.order import ORDER
 from manent.privacy.tree import TreeNoise, TreeStage
@@ -54,15 +54,6 @@ class Stack:
     def dtype(self) -> Number:
         """Of the numbers that are summed."""
         return np.float64 if self.form.grid is None else np.int64
-
-    @property
-    def bytes(self) -> int:
-        """Of one vector on its way: 4 a real number; whole numbers as narrow as their bound allows."""
-        form = self.form
-        if form.grid is None:
-            return 4 * form.layout.size
-        bits = form.bits or math.ceil(math.log2(2 * ((form.largest or 2.0**62) + form.spread) + 1))
-        return -(-form.layout.size * bits // 8)
 
     @property
     def noise(self) -> NoiseStage | None:
@@ -111,7 +102,7 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
 
     Raises Refused for a wrong order (with the right one), a sum that cannot be clipped, and whole numbers that could overflow.
     """
-    ordered = _with_discretize(layers)
+    ordered = _with_grid(layers, gathering.whole)
     _check_order(ordered)
     clips = any(isinstance(layer, Clips) for layer in ordered)
     if clips:
@@ -136,13 +127,15 @@ def _place(layer: Layer) -> int | None:
     return place
 
 
-def _with_discretize(layers: Sequence[Layer]) -> list[Layer]:
-    """Noise acts on whole numbers: where it has no Discretize before it, one is put there."""
+def _with_grid(layers: Sequence[Layer], whole: bool) -> list[Layer]:
+    """Noise acts on whole numbers, and some summations add nothing else: what is missing for that is put there."""
     places = [_place(layer) for layer in layers]
-    if 3 not in places or 2 in places:
+    if 2 in places:
         return list(layers)
-    at = places.index(3)
-    return [*layers[:at], Discretize(), *layers[at:]]
+    if 3 in places:
+        at = places.index(3)
+        return [*layers[:at], Discretize(), *layers[at:]]
+    return [*layers, FixedPoint()] if whole else list(layers)
 
 
 def _check_order(layers: Sequence[Layer]) -> None:

@@ -68,6 +68,7 @@ class Statement:
     """What `check` found out about a study. `str()` is the form for people, `plain()` the one for programs.
 
     Attributes:
+        summing: what the summation rests on.
         epsilon_is: what the epsilons are about: "of the study", or of one that is deployed, where this is a simulation; "none"
             where no epsilon holds.
     """
@@ -83,6 +84,7 @@ class Statement:
     not_covered: tuple[str, ...]
     protection: Protection | None = None
     epsilon_is: str = "of the study"
+    summing: tuple[str, ...] = ()
 
     def simulated(self) -> Statement:
         """The statement of a run on one machine: its epsilons would hold if the study were deployed."""
@@ -111,6 +113,7 @@ class Statement:
             blocks = ", ".join(f"{name} {size:,}" for name, size in line.blocks)
             lines += [f"  {line.name} ({often}): {line.purpose}", f"    {line.size:,} numbers a client: {blocks}"]
         lines += ["", f"Summation: {self.summation}. Layers: {', '.join(self.layers) or 'none'}."]
+        lines += [f"  - {line}" for line in self.summing]
         lines += self._protection()
         lines += ["", "Who sees what"]
         width = max(len(observer.name) for observer in self.observers)

@@ -41,9 +41,9 @@ class TreeNoise:
     The noise w_t of round t solves C w = z, for fresh noise z and a lower triangular Toeplitz C with coefficients 1, c_1, c_2,
     ... that are >= 0 and never grow: of a few buffers (BLT: McMahan, Xu, Zhang 2024, "A Hassle-free Algorithm for Strong
     Differential Privacy in Federated Learning Systems") or banded (the square root's first ones: Kalinin, Lampert 2024, "Banded
-    Square Root Matrix Factorization"). Nothing rests on a secret sample, and all rounds are accounted at once, by zCDP. It needs
-    Cohort(min_separation=s): a client's participations are at least s rounds apart, and so at most k = ceil(rounds / s). What
-    one client can move of C x is known for these (see `accounting.factorisation.sensitivity`).
+    Square Root Matrix Factorization for Differentially Private Model Training"). Nothing rests on a secret sample, and all rounds
+    are accounted at once, by zCDP. It needs Cohort(min_separation=s): a client's participations are at least s rounds apart, and
+    so at most k = ceil(rounds / s). What one client can move of C x is known for these (see `accounting.factorisation`).
 
     On whole numbers. With fresh rounded Gaussian noise R_t of deviation sigma the server releases y_t = x_t + w_t, where
     w_t = R_t - q_t, and q_t is a whole number made of w_{t-1}, w_{t-2}, ... that differs from sum_j c_j w_{t-j} by at most
@@ -59,6 +59,9 @@ class TreeNoise:
 
     The state holds the noise of earlier rounds: whoever reads it beside the totals takes noise off. It is the server's own,
     part of its checkpoint, and wiped with the last round.
+
+    All rounds are one release to the ledger: it is spent as a whole with the first, and a run that ends early gets nothing back.
+    AdaptiveClip, whose share of the noise is worked out for independent rounds, does not go with it.
 
     Attributes:
         noise_multiplier: of all rounds together: sigma / Delta. None takes it from the budget.

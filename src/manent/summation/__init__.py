@@ -1,5 +1,6 @@
-"""How the clients' vectors are brought together."""
+"""How terms are brought together."""
 
 from manent.summation.plain import Plain
+from manent.summation.secagg import SecAgg
 
-__all__ = ["Plain"]
+__all__ = ["Plain", "SecAgg"]

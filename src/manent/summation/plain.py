@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
-from manent.core.protocols import View
-from manent.core.sums import Number, TreeSum
+from manent.core.layers import Form
+from manent.core.protocols import Occasion, View
+from manent.core.sums import TreeSum
 
 
 @final
@@ -20,5 +20,21 @@ class Plain:
     def view(self) -> View:
         return "every client's vector"
 
-    def init(self, size: int, count: int, dtype: Number = np.float64) -> TreeSum:
-        return TreeSum(size, count, dtype)
+    @property
+    def together(self) -> bool:
+        return True
+
+    def least(self, most: int) -> int:
+        return 1
+
+    def init(self, occasion: Occasion) -> TreeSum:
+        return TreeSum(occasion.form.layout.size, occasion.count, occasion.dtype)
+
+    def bits(self, form: Form, most: int) -> int:
+        """32 a real number; whole numbers as narrow as their bound allows."""
+        if form.grid is None:
+            return 32
+        return form.bits or math.ceil(math.log2(2 * ((form.largest or 2.0**62) + form.spread) + 1))
+
+    def explain(self, form: Form, most: int, least: int) -> tuple[str, ...]:
+        return ()

@@ -1,0 +1,113 @@
+"""What may go wrong, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Probabilities and ranges, all in virtual seconds. Everything is off unless given.
+
+    Attributes:
+        drop: of each envelope, that it is lost on its way.
+        duplicate: of each envelope, that it arrives once more, at a time of its own; and again, at most three times.
+        delay: least and most that an envelope takes. Most take little of the range and a few nearly all of it, so that
+            envelopes overtake each other, and old ones turn up late.
+        lost_response: of each step that answers an envelope, that all it sends back to that envelope's sender is lost.
+        outage: of each time a party is woken, that its network is gone for `outage_for`; what it sends or is sent is lost.
+        outage_for: least and most that an outage lasts.
+        crash: of each step of a party, that it dies in it: before the step is written, while it is, or between any two sends.
+        restart_after: least and most until it is rebuilt from its log.
+        crash_for_good: of each crash, that the party never comes back; a vital one always does.
+        torn: of each crash with writes not yet safe, that the last is cut at a random byte; else they are there or gone, whole.
+        unsynced: of each step that keeps records and sends nothing, that they are not yet safe from a crash. They are before
+            the party's next send, so that nobody can have seen what is lost.
+        until: when all of this ends but the delays, so that what is not over then ends by itself or never.
+    """
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay: tuple[float, float] = (0.01, 0.05)
+    lost_response: float = 0.0
+    outage: float = 0.0
+    outage_for: tuple[float, float] = (1.0, 20.0)
+    crash: float = 0.0
+    restart_after: tuple[float, float] = (0.1, 5.0)
+    crash_for_good: float = 0.0
+    torn: float = 0.5
+    unsynced: float = 0.0
+    until: float = 60.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                if len(value) != 2 or not 0 <= value[0] <= value[1] < float("inf"):
+                    raise InvalidInput(f"Faults expects {field.name} = (least, most), 0 <= least <= most; found {value!r}.")
+            elif field.name == "until":
+                if not 0 <= value < float("inf"):
+                    raise InvalidInput(f"Faults expects until >= 0 and finite; found {value!r}.")
+            elif not 0 <= value <= 1:
+                raise InvalidInput(f"Faults expects {field.name} to be a probability; found {value!r}. Give 0 to 1.")
+
+    @classmethod
+    def none(cls) -> Self:
+        """Nothing goes wrong; envelopes take a moment."""
+        return cls()
+
+    @classmethod
+    def harsh(cls) -> Self:
+        """Everything at once, often."""
+        return cls(
+            drop=0.2,
+            duplicate=0.2,
+            delay=(0.001, 10.0),
+            lost_response=0.2,
+            outage=0.05,
+            crash=0.05,
+            crash_for_good=0.02,
+            unsynced=0.5,
+        )
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Self:
+        """A setting at random: each fault is off half the time, else anything from rare to harsh.
+
+        Some failures need one fault often and another never: many different settings find more than one that has
+        everything (Groce et al., Swarm Testing, ISSTA 2012).
+        """
+
+        def chance(most: float) -> float:
+            return 0.0 if rng.random() < 0.5 else float(most * 10 ** (-2 * rng.random()))
+
+        slow = float(rng.choice([0.05, 0.5, 3.0, 15.0]))
+        return cls(
+            drop=chance(0.4),
+            duplicate=chance(0.4),
+            delay=(0.001, slow),
+            lost_response=chance(0.4),
+            outage=chance(0.1),
+            outage_for=(0.5, float(rng.choice([5.0, 30.0]))),
+            crash=chance(0.2),
+            restart_after=(0.05, float(rng.choice([0.5, 5.0, 30.0]))),
+            crash_for_good=chance(0.2),
+            torn=float(rng.random()),
+            unsynced=chance(1.0),
+            until=float(rng.choice([10.0, 30.0, 120.0])),
+        )
+
+    def calm(self) -> Self:
+        """These faults when they are over: delays stay."""
+        return replace(self, drop=0.0, duplicate=0.0, lost_response=0.0, outage=0.0, crash=0.0, unsynced=0.0)
+
+    def __str__(self) -> str:
+        def shown(value: Any) -> str:
+            return "-".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:.3g}"
+
+        return ", ".join(f"{f.name} {shown(getattr(self, f.name))}" for f in fields(self))

@@ -1,0 +1,56 @@
+"""What happened, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from zlib import crc32
+
+from manent.core.parties import Envelope
+
+# What a trace tells of. The second group is faults.
+STARTS, RESTARTS, BEGINS, WAKES, SENDS, RECEIVES, KEEPS, STOPS, FAILS = (
+    "starts", "restarts", "begins", "wakes", "sends", "receives", "keeps", "stops", "FAILS",
+)  # fmt: skip
+DROPPED, REPEATED, UNANSWERED, UNREACHABLE, OUTAGE, CRASHES, TORN, GONE = (
+    "dropped", "repeated", "response lost", "unreachable", "outage", "crashes", "torn write", "gone for good",
+)  # fmt: skip
+FAULTS = (DROPPED, REPEATED, UNANSWERED, UNREACHABLE, OUTAGE, CRASHES, TORN, GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line: at `time` (virtual seconds) `what` happened to `who`; of an envelope, also between whom and its body."""
+
+    time: float
+    what: str
+    who: str
+    peer: str = ""
+    body: bytes | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.time:10.3f}  {self.who:<12} {self.what:<14}"
+        if self.body is not None:
+            arrow = "<-" if self.what == RECEIVES else "->"
+            first = f"{self.body[0]:02x}" if self.body else "--"
+            line += f" {arrow} {self.peer:<12} type {first} {len(self.body):>7,} B  {crc32(self.body):08x}"
+        return f"{line} {self.note}".rstrip()
+
+
+def of(time: float, what: str, envelope: Envelope, note: str = "") -> Event:
+    """The line about an envelope: from its recipient's side when it is received, else from its sender's."""
+    if what == RECEIVES:
+        return Event(time, what, envelope.recipient, envelope.sender, envelope.body, note)
+    return Event(time, what, envelope.sender, envelope.recipient, envelope.body, note)
+
+
+def text(events: Iterable[Event], last: int | None = None) -> str:
+    """The lines, or the `last` of them with a word on how many are left out.
+
+    A line of an envelope shows the first byte of its body, its size and a checksum: equal bodies are seen to be equal.
+    """
+    lines = [str(event) for event in events]
+    if last is not None and len(lines) > last:
+        lines = [f"... {len(lines) - last:,} earlier lines", *lines[len(lines) - last :]]
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""Every key of an attempt, from a client's three secrets."""
+
+from __future__ import annotations
+
+from manent.crypto.agreement import AgreementKey, EncapsulationKey
+from manent.crypto.derive import derive
+from manent.crypto.digest import digest
+from manent.summation.secagg.fields import u32
+
+
+def key(secret: bytes, label: str, *parts: bytes, size: int = 32) -> bytes:
+    """A key for one purpose."""
+    return derive(secret, digest(label, *parts), size)
+
+
+def agreement_key(secret: bytes, use: str, context: bytes) -> AgreementKey:
+    """X25519, from the root (use "mask") or the channel secret (use "channel")."""
+    return AgreementKey(key(secret, f"manent {use} x25519", context))
+
+
+def encapsulation_key(secret: bytes, use: str, context: bytes) -> EncapsulationKey:
+    """ML-KEM-768, likewise."""
+    return EncapsulationKey(key(secret, f"manent {use} ml-kem-768", context, size=64))
+
+
+def commitment(context: bytes, own_seed: bytes) -> bytes:
+    """32 bytes that bind a client to its own seed."""
+    return digest("manent own seed", context, own_seed)
+
+
+def channel_key(agreed: bytes, context: bytes, sender: int, recipient: int) -> bytes:
+    """For the one message from sender to recipient."""
+    return key(agreed, "manent channel", context, u32(sender), u32(recipient))
+
+
+def share_label(context: bytes, sender: int, recipient: int) -> bytes:
+    """What the sealed shares are bound to."""
+    return digest("manent share", context, u32(sender), u32(recipient))
+
+
+def kept_key(root: bytes, context: bytes, recipient: int) -> bytes:
+    """Under which a sender keeps an encapsulated secret with the server."""
+    return key(root, "manent kept", context, u32(recipient))
+
+
+def kept_label(context: bytes, sender: int, recipient: int) -> bytes:
+    return digest("manent kept", context, u32(sender), u32(recipient))
+
+
+def mask_key(agreed: bytes, context: bytes, one: int, other: int) -> bytes:
+    """Of the pair's mask; the lower position adds it, the other takes it away."""
+    return key(agreed, "manent mask", context, u32(min(one, other)), u32(max(one, other)))
+
+
+def own_mask_key(own_seed: bytes, context: bytes) -> bytes:
+    return key(own_seed, "manent own mask", context)

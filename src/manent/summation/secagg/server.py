@@ -1,0 +1,318 @@
+"""The server's part in one attempt at one sum, as a sans-I/O party.
+
+It is the fold of its log: accepted messages and deadlines, in order. Uploads are added as they arrive, so it holds one vector
+whatever the size of the cohort; the log holds the uploads until the sum is released.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Literal, final
+
+import numpy as np
+
+from manent.core.errors import ProtocolAbort
+from manent.core.parties import SERVER, Envelope, Step
+from manent.core.vectors import Array
+from manent.summation.secagg import ring, wire
+from manent.summation.secagg.fields import Reader, u8, u32
+from manent.summation.secagg.terms import Call, Roster
+from manent.summation.secagg.unmask import Known, unmask
+from manent.summation.secagg.wire import Advert, Kind, Opened, Parcel, Signed
+
+Phase = Literal["advertise", "share", "upload", "consent", "reveal", "done", "aborted"]
+_AWAITED: dict[Phase, Kind] = {
+    "advertise": Kind.ADVERTISE,
+    "share": Kind.SHARES,
+    "upload": Kind.UPLOAD,
+    "consent": Kind.CONSENT,
+    "reveal": Kind.REVEAL,
+}
+_DEADLINE = 2**32 - 1
+
+
+@final
+class SecAggServer:
+    """The server in one attempt.
+
+    Args:
+        call: what the clients are called to.
+        roster: the identities that the call names.
+        records: its log, where it is rebuilt.
+        threads: how many unmask side by side.
+
+    When `phase` is "done", `total` is the sum of the survivors' vectors and `survivors` their identities; when it is "aborted",
+    `reason` says why, and there is no sum. `notes` has what it did not take in.
+    """
+
+    name = SERVER
+
+    def __init__(self, call: Call, roster: Roster, records: Sequence[bytes] = (), threads: int = 1) -> None:
+        self.call, self.threads = call, threads
+        self.cohort = call.cohort(roster)
+        self.phase: Phase = "advertise"
+        self.reason = ""
+        self.notes: list[str] = []
+        self._places = {key.hex(): position for position, key in enumerate(self.cohort)}
+        self._adverts: dict[int, Advert] = {}
+        self._shares: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        self._uploaded: set[int] = set()
+        self._consents: dict[int, bytes] = {}
+        self._reveals: dict[int, tuple[bytes, tuple[Opened, ...]]] = {}
+        self._lost: set[int] = set()
+        self._advertised: frozenset[int] = frozenset()
+        self._shared: frozenset[int] = frozenset()
+        self._alive: frozenset[int] = frozenset()
+        self._running: Array = np.zeros(call.terms.size, ring.lane(call.terms.bits))
+        self._total: Array | None = None
+        for record in records:
+            self._load(record)
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in ("done", "aborted")
+
+    @property
+    def total(self) -> Array:
+        """int64[d], the sum of the survivors' vectors. Raises ProtocolAbort where there is none."""
+        if self._total is None:
+            raise ProtocolAbort(self.reason or f"There is no sum yet: the attempt is at {self.phase!r}.")
+        return self._total
+
+    @property
+    def survivors(self) -> tuple[bytes, ...]:
+        """The identities whose vectors are in the sum."""
+        return tuple(self.cohort[position] for position in sorted(self._alive))
+
+    def start(self) -> Step:
+        """The calls. They may be sent any number of times."""
+        message = wire.frame(Kind.CALL, self.call.context, self.call.body)
+        return Step(send=tuple(Envelope(self.name, key.hex(), message) for key in self.cohort))
+
+    def receive(self, envelope: Envelope) -> Step:
+        """See `Party`. What does not fit is noted and changes nothing."""
+        position = self._places.get(envelope.sender)
+        try:
+            kind, context, body = wire.unframe(envelope.body)
+            if position is None:
+                raise ProtocolAbort(f"{envelope.sender[:16]!r} is not in the cohort.")
+            if context != self.call.context and kind is not Kind.ABORT:
+                raise ProtocolAbort(f"{kind.name} of position {position} belongs to another attempt.")
+            if kind is Kind.ABORT:
+                return self._leaves(position, envelope.body, wire.read_reason(body))
+            if kind is not _AWAITED.get(self.phase) or position not in self._pending():
+                return self._again(position, kind)
+            self._check(position, kind, body)
+        except ProtocolAbort as error:
+            self.notes.append(str(error))
+            return Step()
+        record = u32(position) + envelope.body
+        was = self.phase
+        self._load(record)
+        ack = [self._to(position, wire.frame(Kind.RECEIVED, self.call.context, b""))] if kind is Kind.UPLOAD else []
+        return Step((record,), (*ack, *(self._news() if self.phase != was else ())))
+
+    def deadline(self) -> Step:
+        """Close the present phase with those who answered. Where all are dead or done, nothing happens."""
+        if self.finished:
+            return Step()
+        record = u32(_DEADLINE) + u8(list(_AWAITED).index(self.phase))
+        self._load(record)
+        return Step((record,), self._news())
+
+    def _leaves(self, position: int, message: bytes, reason: str) -> Step:
+        """A client gives up, before it has uploaded or after."""
+        self.notes.append(f"Position {position} leaves: {reason}")
+        if position in self._lost or self.finished:
+            return Step()
+        record, was = u32(position) + message, self.phase
+        self._load(record)
+        return Step((record,), self._news() if self.phase != was else ())
+
+    # What is awaited, and from whom.
+
+    def _expected(self) -> frozenset[int]:
+        match self.phase:
+            case "advertise":
+                return frozenset(range(len(self.cohort)))
+            case "share":
+                return self._advertised
+            case "upload":
+                return self._shared
+            case "consent":
+                return self._alive
+            case "reveal":
+                return self._alive if self.call.terms.adversary == "curious" else frozenset(self._consents)
+        return frozenset()
+
+    def _got(self) -> set[int]:
+        found: dict[Phase, set[int]] = {
+            "advertise": set(self._adverts),
+            "share": set(self._shares),
+            "upload": self._uploaded,
+            "consent": set(self._consents),
+            "reveal": set(self._reveals),
+        }
+        return found.get(self.phase, set())
+
+    def _pending(self) -> frozenset[int]:
+        return self._expected() - self._got()
+
+    # Messages to clients follow from the state, so one that was lost is made again, the same.
+
+    def _message(self, position: int) -> bytes | None:
+        """What the client at a position needs to go on, or None."""
+        context = self.call.context
+        if self.finished:
+            return wire.frame(Kind.CLOSED, context, u8(self.phase == "aborted"))
+        if position not in self._expected():
+            return None
+        match self.phase:
+            case "advertise":
+                return wire.frame(Kind.CALL, context, self.call.body)
+            case "share":
+                near = [v for v in self.call.neighbours(position) if v in self._advertised]
+                return wire.frame(Kind.DIRECTORY, context, wire.listing([self._adverts[v] for v in near]))
+            case "upload":
+                near = [v for v in self.call.neighbours(position) if v in self._shared]
+                parcels = [self._parcel(v, position).delivered(v) for v in near]
+                return wire.frame(Kind.DELIVERIES, context, wire.listing(parcels))
+            case "consent":
+                return wire.frame(Kind.SURVIVORS, context, wire.bitmap(self._alive, len(self.cohort)))
+            case "reveal" if self.call.terms.adversary == "curious":
+                return wire.frame(Kind.SURVIVORS, context, wire.bitmap(self._alive, len(self.cohort)))
+            case "reveal":
+                near = sorted(v for v in (*self.call.neighbours(position), position) if v in self._consents)
+                return wire.frame(Kind.CONSENTS, context, wire.listing([Signed(v, self._consents[v]) for v in near]))
+        return None
+
+    def _news(self) -> tuple[Envelope, ...]:
+        """The present phase's message to each whom it concerns."""
+        whom = range(len(self.cohort)) if self.finished else sorted(self._pending())
+        return tuple(self._to(p, message) for p in whom if (message := self._message(p)) is not None)
+
+    def _again(self, position: int, kind: Kind) -> Step:
+        """Answer a repeated message, or one that came too late, with what its sender needs now."""
+        message = self._message(position)
+        self.notes.append(f"{kind.name} of position {position} is not awaited while the attempt is at {self.phase!r}.")
+        ack = kind is Kind.UPLOAD and position in self._uploaded
+        found = [wire.frame(Kind.RECEIVED, self.call.context, b"")] if ack else []
+        return Step(send=tuple(self._to(position, m) for m in (*found, *([message] if message else ()))))
+
+    def _to(self, position: int, message: bytes) -> Envelope:
+        return Envelope(self.name, self.cohort[position].hex(), message)
+
+    # Messages from clients: checked first, then taken in.
+
+    def _check(self, position: int, kind: Kind, body: bytes) -> None:
+        """Raises ProtocolAbort for a message that cannot be taken in."""
+        reader, terms = Reader(body), self.call.terms
+        match kind:
+            case Kind.ADVERTISE:
+                if Advert.read(reader, terms.hybrid).position != position:
+                    raise ProtocolAbort(f"The advert of position {position} is in another's name.")
+                reader.end()
+            case Kind.SHARES:
+                read = wire.shares_reader(position, terms.hybrid)
+                parcels = wire.read_list(reader, read, lambda parcel: parcel.peer, terms.degree)
+                reader.end()
+                wanted = tuple(v for v in self.call.neighbours(position) if v in self._advertised)
+                if tuple(parcel.peer for parcel in parcels) != wanted:
+                    raise ProtocolAbort(f"Position {position} did not share with each of its neighbours.")
+            case Kind.UPLOAD:
+                ring.check_packed(body, terms.size, terms.bits)
+            case Kind.CONSENT:
+                if len(body) != 64:
+                    raise ProtocolAbort(f"The consent of position {position} is no signature.")
+            case Kind.REVEAL:
+                self._opened(position, body)
+
+    def _opened(self, position: int, body: bytes) -> tuple[bytes, tuple[Opened, ...]]:
+        reader = Reader(body)
+        seed = reader.take(32)
+        opened = wire.read_list(reader, Opened.read, lambda one: one.position, self.call.terms.degree)
+        reader.end()
+        near = set(self.call.neighbours(position)) & self._shared
+        if {one.position for one in opened} != near:
+            raise ProtocolAbort(f"Position {position} did not open a share of each of its neighbours.")
+        return seed, opened
+
+    def _load(self, record: bytes) -> None:
+        position = int.from_bytes(record[:4], "big")
+        if position == _DEADLINE:
+            if self.phase == list(_AWAITED)[record[4]]:
+                self._close()
+            return
+        kind, _, body = wire.unframe(record[4:])
+        match kind:
+            case Kind.ABORT:
+                self._lost.add(position)
+            case Kind.ADVERTISE:
+                self._adverts[position] = Advert.read(Reader(body), self.call.terms.hybrid)
+            case Kind.SHARES:
+                self._shares[position] = tuple(v for v in self.call.neighbours(position) if v in self._advertised), body
+            case Kind.UPLOAD:
+                self._running += ring.unpack(body, self.call.terms.size, self.call.terms.bits)
+                self._uploaded.add(position)
+            case Kind.CONSENT:
+                self._consents[position] = body
+            case Kind.REVEAL:
+                self._reveals[position] = self._opened(position, body)
+        if not self.finished and not self._pending() - self._lost:
+            self._close()
+
+    def _close(self) -> None:
+        """End the present phase with those who answered."""
+        got, curious = frozenset(self._got()), self.call.terms.adversary == "curious"
+        least = self.call.terms.threshold if self.phase in ("consent", "reveal") else self.call.terms.minimum
+        if len(got) < least:
+            self._stop(f"{len(got)} of {len(self._expected())} clients answered to {self.phase!r}; at least {least} are needed.")
+            return
+        match self.phase:
+            case "advertise":
+                self._advertised, self.phase = got, "share"
+            case "share":
+                self._shared, self.phase = got, "upload"
+            case "upload":
+                self._alive, self.phase = got, "reveal" if curious else "consent"
+            case "consent":
+                self.phase = "reveal"
+            case "reveal":
+                self._form()
+        if not self.finished and not self._pending() - self._lost:
+            self._close()
+
+    def _stop(self, reason: str) -> None:
+        self.phase, self.reason = "aborted", reason
+        self._forget()
+
+    def _form(self) -> None:
+        try:
+            total = unmask(self._running, self._known(), self.threads)
+        except ProtocolAbort as error:
+            self._stop(str(error))
+            return
+        self._total = ring.centre(total, self.call.terms.bits)
+        self.phase = "done"
+        self._forget()
+
+    def _known(self) -> Known:
+        return Known(self.call, self._adverts, self._shared, self._alive, self._reveals, self._parcel)
+
+    def _forget(self) -> None:
+        """What is no longer needed, and no longer to be had."""
+        self._shares.clear()
+        self._reveals.clear()
+        self._running = np.zeros(0, self._running.dtype)
+
+    def _parcel(self, sender: int, recipient: int) -> Parcel:
+        """One record of a client's Shares. They are kept as they came; records are of two lengths at most."""
+        recipients, body = self._shares[sender]
+        hybrid, index = self.call.terms.hybrid, bisect_left(recipients, recipient)
+        lower = bisect_left(recipients, sender)
+        short = 4 + wire.SEALED + wire.KEM_TEXT * hybrid
+        long = short + (wire.KEM_TEXT + wire.KEPT) * hybrid
+        start = 4 + min(index, lower) * short + max(0, index - lower) * long
+        length = long if recipient > sender else short
+        return wire.shares_reader(sender, hybrid)(Reader(body[start : start + length]))

@@ -1,0 +1,144 @@
+"""`SecAgg`: how a study asks for secure aggregation."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Literal, final
+
+from manent.core.errors import InvalidInput, Refused, check_count
+from manent.core.layers import Form
+from manent.core.protocols import Accumulator, Occasion, View
+from manent.crypto.random import SystemRandom
+from manent.summation.secagg import parameters, ring
+from manent.summation.secagg.parameters import Adversary, Choice
+from manent.summation.secagg.simulated import ModelledSum, ProtocolSum
+from manent.summation.secagg.terms import CLASSICAL, HYBRID, MILLION, SUITES, Terms
+
+Graph = Literal["auto", "complete", "harary"]
+
+
+@final
+@dataclass(frozen=True)
+class SecAgg:
+    """The server learns the sum of the cohort's vectors and nothing about one of them, although clients vanish.
+
+    Bell et al. 2020 (SecAgg+); with the complete graph, Bonawitz et al. 2017. See `docs/secagg.md`.
+
+    Attributes:
+        graph: with whom a client shares its secrets: "complete", everyone; "harary", some neighbours, for large cohorts; "auto"
+            chooses by the size of the cohort.
+        adversary: "active", a server that lies; "curious", one that follows the protocol and looks.
+        corrupt: the share of the cohort that may collude with the server.
+        dropped: the share that may vanish; with more than the threshold allows, no sum is formed.
+        minimum_cohort: the fewest vectors in a sum that a client lets be opened.
+        post_quantum: ML-KEM-768 beside X25519, so that what is recorded today stays secret.
+        modelled: in a simulation, form the same sum without the cryptography.
+    """
+
+    graph: Graph = "auto"
+    adversary: Adversary = "active"
+    corrupt: float = 0.1
+    dropped: float = 0.1
+    minimum_cohort: int = 10
+    post_quantum: bool = True
+    modelled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.graph not in ("auto", "complete", "harary") or self.adversary not in ("active", "curious"):
+            raise InvalidInput(
+                f"SecAgg expects graph 'auto', 'complete' or 'harary' and adversary 'active' or 'curious'; "
+                f"found {self.graph!r} and {self.adversary!r}."
+            )
+        if not (0 <= self.corrupt < 1 and 0 <= self.dropped < 1):
+            raise InvalidInput(f"SecAgg expects corrupt and dropped in [0, 1); found {self.corrupt!r} and {self.dropped!r}.")
+        check_count("SecAgg", "minimum_cohort", self.minimum_cohort)
+        if self.minimum_cohort < 3:
+            raise InvalidInput(f"A sum of {self.minimum_cohort} hides nobody; SecAgg expects minimum_cohort >= 3.")
+
+    @property
+    def view(self) -> View:
+        return "the sum alone"
+
+    @property
+    def together(self) -> bool:
+        """Whether a simulation may add clients' vectors on their way."""
+        return self.modelled
+
+    def choice(self, count: int) -> Choice:
+        """Graph degree and threshold for a cohort of this size. Raises Refused where there are none."""
+        complete = None if self.graph == "auto" else self.graph == "complete"
+        return parameters.find(count, self.corrupt, self.dropped, self.adversary, complete=complete)
+
+    def least(self, most: int) -> int:
+        """The fewest answers with which a sum is formed, of at most so many that are asked. Raises Refused for too few."""
+        if most < self.minimum_cohort:
+            raise Refused(
+                f"A cohort of {most} is below SecAgg's minimum of {self.minimum_cohort}: few can be told apart in a sum, and "
+                f"few must collude to expose one. Ask more clients, or set SecAgg(minimum_cohort=...) knowing that."
+            )
+        return max(self.minimum_cohort, self.choice(most).threshold)
+
+    def terms(self, form: Form, count: int, least: int) -> Terms:
+        """The terms of a sum of `count` vectors of this form. Raises Refused for vectors that no ring holds."""
+        choice, bits = self.choice(count), ring_bits(form, count)
+        return Terms(
+            clients=count,
+            degree=choice.degree,
+            threshold=choice.threshold,
+            minimum=max(choice.threshold, self.minimum_cohort, min(least, count)),
+            size=form.layout.size,
+            bits=bits,
+            corrupt=math.floor(self.corrupt * MILLION),
+            dropped=math.floor(self.dropped * MILLION),
+            suite=HYBRID if self.post_quantum else CLASSICAL,
+            adversary=self.adversary,
+        )
+
+    def init(self, occasion: Occasion) -> Accumulator:
+        """See `Summation`."""
+        terms = self.terms(occasion.form, occasion.count, occasion.least)
+        if self.modelled:
+            return ModelledSum(terms, occasion)
+        return ProtocolSum(terms, occasion, SystemRandom(), os.cpu_count() or 1)
+
+    def bits(self, form: Form, most: int) -> int:
+        """Of one number of an upload."""
+        return ring_bits(form, most)
+
+    def explain(self, form: Form, most: int, least: int) -> tuple[str, ...]:
+        """See `Summation`."""
+        terms = self.terms(form, most, least)
+        lying = "a server that lies" if self.adversary == "active" else "a server that follows the protocol, and looks"
+        graph = "everyone" if terms.degree == most - 1 else f"{terms.degree} neighbours"
+        bound = 2 * terms.threshold - terms.degree - 2 if self.adversary == "active" else terms.threshold - 1
+        colluding = math.floor(self.corrupt * most)
+        lines = [
+            f"Adversary: {lying}, with up to {colluding} of {most} clients colluding ({self.corrupt:.0%}).",
+            f"Each client shares its secrets with {graph}; {terms.threshold} of them rebuild one. Where {bound + 1} of them "
+            f"collude with the server, the client is exposed.",
+            f"A sum has at least {terms.minimum} vectors; {terms.minimum - 1} of those clients together with the server can "
+            f"subtract theirs, and expose the last.",
+            f"Numbers travel as {terms.bits} bits, modulo 2^{terms.bits}; {SUITES[terms.suite]}.",
+            "Cohort and graph follow from a public beacon, drawn after the roster was signed; here the simulation draws it.",
+        ]
+        if self.modelled:
+            lines.append("The sum is modelled: no key, mask or share was made in this run, and this machine saw every vector.")
+        return tuple(lines)
+
+
+def ring_bits(form: Form, count: int) -> int:
+    """b, so that the sum of `count` vectors of this form cannot wrap, or wraps only as its layer brings back.
+
+    Raises Refused for real numbers, and for whole numbers that no ring holds.
+    """
+    if form.grid is None or form.largest is None:
+        raise Refused("SecAgg adds whole numbers within a bound. Use FixedPoint() or Discretize() as the last layer before it.")
+    bits = form.bits if form.bits is not None else ring.bits_for(count, form.largest + form.spread)
+    if bits > 63:
+        raise Refused(
+            f"{count} vectors with numbers up to {form.largest + form.spread:.3g} need a ring of {bits} bits; at most 63 are "
+            f"there. Use a coarser grid, or a lower limit."
+        )
+    return bits

@@ -1,0 +1,142 @@
+"""Secure aggregation inside a simulation: the real protocol between parties in one process, or a model of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+
+from manent.core.errors import InvalidInput, ProtocolAbort
+from manent.core.parties import SERVER, Envelope, Step
+from manent.core.protocols import Occasion, Vanishes
+from manent.core.randomness import PrivateRandom
+from manent.core.sums import Partial, Total, TreeSum
+from manent.core.vectors import Array
+from manent.crypto.identity import SigningKey
+from manent.summation.secagg import graph
+from manent.summation.secagg.client import SecAggClient
+from manent.summation.secagg.server import SecAggServer
+from manent.summation.secagg.terms import Call, Expected, Roster, Terms
+
+
+@final
+class ProtocolSum:
+    """A sum by the protocol: every client's keys, shares, masks and signatures, and the server's, one process holding all.
+
+    The beacon is drawn here, and the identities are fresh: in a deployment both come from outside. Clients that vanish do so at
+    the stage that the occasion says.
+    """
+
+    def __init__(self, terms: Terms, occasion: Occasion, random: PrivateRandom, threads: int) -> None:
+        identities = [SigningKey.generate(random) for _ in range(occasion.count)]
+        roster = Roster.of(occasion.round, [identity.public for identity in identities])
+        about = (occasion.study, occasion.sum, occasion.round)
+        call = Call(terms, *about, 1, roster.number, roster.root, occasion.model, random.bytes(32))
+        expected = Expected(*about, occasion.model, terms, call.beacon)
+        self.size, self._terms = terms.size, terms
+        self._clients = [SecAggClient(identity, roster, expected, random) for identity in identities]
+        self._by_name = {client.name: (client, fate) for client, fate in zip(self._clients, occasion.vanish, strict=True)}
+        self._server = SecAggServer(call, roster, threads=threads)
+        self._taken: set[int] = set()
+        self._run(self._server.start())
+        while self._server.phase in ("advertise", "share"):
+            self._run(self._server.deadline())
+
+    def add(self, position: int, vector: Array) -> None:
+        """A client's int64[d] vector: it is masked, sent, and added."""
+        self._take(position)
+        self._run(self._clients[position].contribute(np.ascontiguousarray(vector)))
+
+    def skip(self, position: int) -> None:
+        """A client that has vanished."""
+        self._take(position)
+
+    def merge(self, part: Partial) -> None:
+        """One client's vector. Raises InvalidInput for a sum of several: it is not a client's to give."""
+        if part.level:
+            raise InvalidInput("The vectors of several clients were added before they were masked.")
+        if part.total is None:
+            self.skip(part.index)
+        else:
+            self.add(part.index, part.total)
+
+    def finish(self) -> Total:
+        """int64[d], the sum of those that uploaded. Raises ProtocolAbort where too many have vanished."""
+        while not self._server.finished:
+            self._run(self._server.deadline())
+        refusals = [reason for client in self._clients for reason in client.refusals]
+        if self._server.phase == "aborted" and refusals:
+            raise ProtocolAbort(f"{self._server.reason} A client refused: {refusals[0]}")
+        return self._server.total
+
+    def _take(self, position: int) -> None:
+        if position in self._taken:
+            raise ProtocolAbort(f"Position {position} was given twice; a term is summed once.")
+        self._taken.add(position)
+
+    def _run(self, step: Step) -> None:
+        """Deliver messages until there are none."""
+        queue = deque(step.send)
+        while queue:
+            envelope = queue.popleft()
+            if envelope.recipient == SERVER:
+                queue.extend(self._server.receive(envelope).send)
+            elif self._is_there(envelope):
+                queue.extend(self._by_name[envelope.recipient][0].receive(envelope).send)
+
+    def _is_there(self, envelope: Envelope) -> bool:
+        """Whether a client has not vanished by the time of a message to it."""
+        client, vanishes = self._by_name[envelope.recipient]
+        if vanishes == "before_training":
+            return False
+        return not (vanishes == "after_upload" and client.stage == "uploaded" and self._server.phase != "upload")
+
+
+@final
+class ModelledSum:
+    """The sum that the protocol would form, and where it would abort, without its cryptography."""
+
+    def __init__(self, terms: Terms, occasion: Occasion) -> None:
+        self._terms, self._occasion = terms, occasion
+        self._sum = TreeSum(terms.size, occasion.count, np.int64)
+
+    def add(self, position: int, vector: Array) -> None:
+        self._sum.add(position, vector)
+
+    def skip(self, position: int) -> None:
+        self._sum.skip(position)
+
+    def merge(self, part: Partial) -> None:
+        self._sum.merge(part)
+
+    def finish(self) -> Total:
+        """int64[d]. Raises ProtocolAbort where the protocol would."""
+        total = self._sum.finish()
+        check_recoverable(self._terms, self._occasion.vanish)
+        bits = self._terms.bits
+        wrapped: Total = ((total + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1))
+        return wrapped
+
+
+def check_recoverable(terms: Terms, vanish: Sequence[Vanishes | None]) -> None:
+    """Raises ProtocolAbort where the clients left cannot open what the sum needs, by the protocol's own rules.
+
+    Positions stand on the graph in the order of the cohort, which is as random as the beacon's where clients vanish at random.
+    """
+    shared = {p for p, fate in enumerate(vanish) if fate != "before_training"}
+    alive = {p for p in shared if vanish[p] != "before_upload"}
+    there = {p for p in alive if vanish[p] is None}
+    if len(alive) < terms.minimum:
+        raise ProtocolAbort(f"{len(alive)} of {terms.clients} clients survive; at least {terms.minimum} are needed.")
+    for position in sorted(shared - there):
+        near = graph.neighbours(position, terms.clients, terms.degree)
+        holders = sum(v in there for v in near)
+        needed = position in alive or any(v in alive for v in near)
+        if needed and holders < terms.threshold:
+            raise ProtocolAbort(f"{holders} shares of position {position} are left; {terms.threshold} are needed.")
+    for position in sorted(there):
+        near = graph.neighbours(position, terms.clients, terms.degree)
+        if 1 + sum(v in there for v in near) < terms.threshold and terms.adversary == "active":
+            raise ProtocolAbort(f"Too few of the neighbourhood of position {position} are left to consent.")

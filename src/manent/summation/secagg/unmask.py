@@ -1,0 +1,146 @@
+"""Taking the masks off a sum, in parallel: every thread has one vector of its own, whatever the size of the cohort."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from manent.core.errors import ProtocolAbort
+from manent.core.vectors import Array
+from manent.crypto.keystream import Masker
+from manent.crypto.seal import unseal
+from manent.crypto.shamir import recover
+from manent.summation.secagg import keys
+from manent.summation.secagg.terms import CHACHA, Call
+from manent.summation.secagg.wire import Advert, Opened, Parcel
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the server has learned when the survivors have opened their shares.
+
+    Attributes:
+        shared: the positions whose shares were delivered: whoever uploaded has masked with them.
+        alive: the positions whose uploads are in the sum.
+        reveals: by position, its own seed and the shares that it opened.
+        parcel: the record of Shares from one position to another.
+    """
+
+    call: Call
+    adverts: Mapping[int, Advert]
+    shared: frozenset[int]
+    alive: frozenset[int]
+    reveals: Mapping[int, tuple[bytes, tuple[Opened, ...]]]
+    parcel: Callable[[int, int], Parcel]
+
+    @property
+    def context(self) -> bytes:
+        return self.call.context
+
+
+def unmask(running: Array, known: Known, threads: int) -> Array:
+    """The sum of the survivors' vectors, lanes [d], in place of the sum of their uploads.
+
+    Raises ProtocolAbort where a secret cannot be rebuilt, or does not fit what its owner committed itself to.
+    """
+    tasks = _tasks(known)
+    if threads <= 1 or len(tasks) < 2:
+        _work(running, known, tasks)
+        return running
+    parts = [running] + [np.zeros_like(running) for _ in range(threads - 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: _work(part, known, tasks), parts))
+    for part in parts[1:]:
+        running += part
+    return running
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Take off a survivor's own mask."""
+
+    seed: bytes
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Take off what is left of a vanished client's masks with some of its neighbours."""
+
+    gone: int
+    root: bytes
+    neighbours: tuple[int, ...]
+
+
+def _tasks(known: Known) -> deque[_Own | _Pairs]:
+    """Every mask that is left, by who can take it off."""
+    shares: dict[int, dict[int, bytes]] = {}
+    for opener, (_, opened) in known.reveals.items():
+        for one in opened:
+            shares.setdefault(one.position, {})[1 + opener] = one.share
+    tasks: deque[_Own | _Pairs] = deque()
+    for gone in sorted(known.shared - known.alive):
+        near = tuple(v for v in known.call.neighbours(gone) if v in known.alive)
+        if near:
+            root = _root(known, gone, shares.get(gone, {}))
+            tasks.extend(_Pairs(gone, root, near[i : i + _AT_ONCE]) for i in range(0, len(near), _AT_ONCE))
+    tasks.extend(_Own(_seed(known, position, shares.get(position, {}))) for position in sorted(known.alive))
+    return tasks
+
+
+def _seed(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
+    """A survivor's own seed: by itself, or from the shares where it vanished, or opened another than it committed itself to."""
+    committed = known.adverts[position].commitment
+
+    def right(seed: bytes) -> bool:
+        return keys.commitment(known.context, seed) == committed
+
+    if position in known.reveals and right(known.reveals[position][0]):
+        return known.reveals[position][0]
+    return _rebuilt(known, position, shares, right)
+
+
+def _root(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
+    advertised = known.adverts[position].mask
+    return _rebuilt(known, position, shares, lambda root: keys.agreement_key(root, "mask", known.context).public == advertised)
+
+
+def _rebuilt(known: Known, position: int, shares: Mapping[int, bytes], right: Callable[[bytes], bool]) -> bytes:
+    threshold = known.call.terms.threshold
+    if len(shares) < threshold:
+        raise ProtocolAbort(f"{len(shares)} shares of position {position} were opened; {threshold} are needed. No sum is formed.")
+    return recover(shares, threshold, right)
+
+
+def _work(total: Array, known: Known, tasks: deque[_Own | _Pairs]) -> None:
+    """Carry out tasks until there are none."""
+    masker = Masker(total.dtype, "chacha20" if known.call.terms.suite == CHACHA else "aes-256-ctr")
+    while True:
+        try:
+            task = tasks.popleft()
+        except IndexError:
+            return
+        if isinstance(task, _Own):
+            masker.subtract(total, keys.own_mask_key(task.seed, known.context))
+        else:
+            _take_off_pairs(total, known, task, masker)
+
+
+def _take_off_pairs(total: Array, known: Known, task: _Pairs, masker: Masker) -> None:
+    gone, context, hybrid = task.gone, known.context, known.call.terms.hybrid
+    mask = keys.agreement_key(task.root, "mask", context)
+    kem = keys.encapsulation_key(task.root, "mask", context) if hybrid else None
+    for v in task.neighbours:
+        agreed = mask.agree(known.adverts[v].mask)
+        if kem is not None and v < gone:
+            agreed += kem.decapsulate(known.parcel(v, gone).mask_text)
+        elif kem is not None:
+            kept = known.parcel(gone, v).kept
+            agreed += unseal(keys.kept_key(task.root, context, v), kept, keys.kept_label(context, gone, v))
+        key = keys.mask_key(agreed, context, v, gone)
+        (masker.subtract if v < gone else masker.add)(total, key)

@@ -1,0 +1,213 @@
+"""The messages of secure aggregation, as `docs/secagg.md` specifies them: typed, versioned, every length checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+
+from manent.core.errors import ProtocolAbort
+from manent.crypto.digest import digest
+from manent.summation.secagg.fields import Reader, u8, u32
+
+MAGIC, VERSION = b"MSA", 1
+HEAD = len(MAGIC) + 2 + 32
+KEM_KEY, KEM_TEXT, KEPT, SEALED = 1184, 1088, 48, 80
+_MOST_REASON = 500
+
+
+class Kind(IntEnum):
+    """Types of messages."""
+
+    CALL = 1
+    ADVERTISE = 2
+    DIRECTORY = 3
+    SHARES = 4
+    DELIVERIES = 5
+    UPLOAD = 6
+    SURVIVORS = 7
+    CONSENT = 8
+    CONSENTS = 9
+    REVEAL = 10
+    CLOSED = 11
+    RECEIVED = 12
+    ABORT = 13
+
+
+def frame(kind: Kind, context: bytes, body: bytes) -> bytes:
+    """A whole message."""
+    return b"".join((MAGIC, u8(VERSION), u8(kind), context, body))
+
+
+def unframe(message: bytes) -> tuple[Kind, bytes, bytes]:
+    """Kind, context and body. Raises ProtocolAbort for what is no message of this version."""
+    reader = Reader(message)
+    magic, version, kind, context = reader.take(3), reader.u8(), reader.u8(), reader.take(32)
+    if magic != MAGIC or version != VERSION:
+        raise ProtocolAbort(f"Expected a message of secure aggregation, version {VERSION}; found {magic!r}, version {version}.")
+    if kind not in set(Kind):
+        raise ProtocolAbort(f"Expected a known type of message; found {kind}.")
+    return Kind(kind), context, reader.rest()
+
+
+@dataclass(frozen=True)
+class Advert:
+    """A client's keys for one attempt, signed by its identity. The ML-KEM keys are empty in a classical suite."""
+
+    position: int
+    channel: bytes
+    mask: bytes
+    commitment: bytes
+    channel_kem: bytes
+    mask_kem: bytes
+    signature: bytes = b""
+
+    @property
+    def unsigned(self) -> bytes:
+        return b"".join((u32(self.position), self.channel, self.mask, self.commitment, self.channel_kem, self.mask_kem))
+
+    def signed_text(self, context: bytes) -> bytes:
+        """What the signature is over."""
+        return digest("manent advert", context, self.unsigned)
+
+    def encode(self) -> bytes:
+        return self.unsigned + self.signature
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        return tuple(key for key in (self.channel, self.mask, self.channel_kem, self.mask_kem) if key)
+
+    @classmethod
+    def read(cls, reader: Reader, hybrid: bool) -> Advert:
+        position, channel, mask, commitment = reader.u32(), reader.take(32), reader.take(32), reader.take(32)
+        channel_kem, mask_kem = (reader.take(KEM_KEY), reader.take(KEM_KEY)) if hybrid else (b"", b"")
+        return cls(position, channel, mask, commitment, channel_kem, mask_kem, reader.take(64))
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What one client sends another through the server: shares, sealed, and in a hybrid suite what the key needs.
+
+    Attributes:
+        peer: to whom, in Shares; from whom, in Deliveries.
+        channel_text: ciphertext to the recipient's channel key.
+        mask_text: ciphertext to the recipient's mask key, from the lower position only.
+        kept: its secret, sealed for the server under the sender's root; not delivered.
+    """
+
+    peer: int
+    sealed: bytes
+    channel_text: bytes = b""
+    mask_text: bytes = b""
+    kept: bytes = b""
+
+    def encode(self) -> bytes:
+        return b"".join((u32(self.peer), self.channel_text, self.mask_text, self.kept, self.sealed))
+
+    def delivered(self, sender: int) -> Parcel:
+        """As the recipient gets it."""
+        return Parcel(sender, self.sealed, self.channel_text, self.mask_text)
+
+
+def shares_reader(sender: int, hybrid: bool) -> Callable[[Reader], Parcel]:
+    """Reads one record of Shares by `sender`."""
+
+    def read(reader: Reader) -> Parcel:
+        peer = reader.u32()
+        channel = reader.take(KEM_TEXT) if hybrid else b""
+        mask, kept = (reader.take(KEM_TEXT), reader.take(KEPT)) if hybrid and sender < peer else (b"", b"")
+        return Parcel(peer, reader.take(SEALED), channel, mask, kept)
+
+    return read
+
+
+def deliveries_reader(recipient: int, hybrid: bool) -> Callable[[Reader], Parcel]:
+    """Reads one record of Deliveries to `recipient`."""
+
+    def read(reader: Reader) -> Parcel:
+        peer = reader.u32()
+        channel = reader.take(KEM_TEXT) if hybrid else b""
+        mask = reader.take(KEM_TEXT) if hybrid and peer < recipient else b""
+        return Parcel(peer, reader.take(SEALED), channel, mask)
+
+    return read
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A survivor's consent, in a list."""
+
+    position: int
+    signature: bytes
+
+    def encode(self) -> bytes:
+        return u32(self.position) + self.signature
+
+    @classmethod
+    def read(cls, reader: Reader) -> Signed:
+        return cls(reader.u32(), reader.take(64))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A share that is opened: of v's own seed where v survived, of its root where it did not."""
+
+    position: int
+    share: bytes
+
+    def encode(self) -> bytes:
+        return u32(self.position) + self.share
+
+    @classmethod
+    def read(cls, reader: Reader) -> Opened:
+        return cls(reader.u32(), reader.take(32))
+
+
+Listed = TypeVar("Listed", Advert, Parcel, Signed, Opened)
+
+
+def listing(records: Sequence[Advert | Parcel | Signed | Opened]) -> bytes:
+    """A list: its count, and its records, which the caller gives in ascending order."""
+    return u32(len(records)) + b"".join(record.encode() for record in records)
+
+
+def read_list(reader: Reader, read: Callable[[Reader], Listed], place: Callable[[Listed], int], most: int) -> tuple[Listed, ...]:
+    """At most `most` records in strictly ascending order of position."""
+    count = reader.u32()
+    if count > most:
+        raise ProtocolAbort(f"Expected a list of at most {most} records; found {count}.")
+    found = tuple(read(reader) for _ in range(count))
+    places = [place(record) for record in found]
+    if any(a >= b for a, b in pairwise(places)):
+        raise ProtocolAbort("The records of a list are not in strictly ascending order of position.")
+    return found
+
+
+def bitmap(positions: Sequence[int] | frozenset[int], count: int) -> bytes:
+    """The set as `count` bits, least significant first."""
+    bits = np.zeros(count, np.uint8)
+    bits[sorted(positions)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def read_bitmap(body: bytes, count: int) -> frozenset[int]:
+    """The set. Raises ProtocolAbort for another length, or padding that is not zero."""
+    if len(body) != -(-count // 8):
+        raise ProtocolAbort(f"A bitmap of {count} bits has {-(-count // 8)} bytes; found {len(body)}.")
+    bits = np.unpackbits(np.frombuffer(body, np.uint8), bitorder="little")
+    if bits[count:].any():
+        raise ProtocolAbort("The padding of a bitmap is not zero.")
+    return frozenset(np.flatnonzero(bits).tolist())
+
+
+def reason_bytes(reason: str) -> bytes:
+    return reason.encode()[:_MOST_REASON].decode(errors="ignore").encode()
+
+
+def read_reason(body: bytes) -> str:
+    """For people; whatever does not read as text is replaced."""
+    return body[:_MOST_REASON].decode(errors="replace")
