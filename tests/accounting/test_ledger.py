@@ -20,7 +20,8 @@ from manent.crypto import InsecureTestRNG, SystemRandom
 from manent.storage import MemoryStore, SqliteStore
 
 BUDGET = ac.Budget(4.0, 1e-5, "client", "add_or_remove")
-KNOWN = {"privacy_unit": "client", "neighboring_relation": "add_or_remove", "study": "ab" * 32, "random": SystemRandom()}
+UNIT = {"privacy_unit": "client", "neighboring_relation": "add_or_remove"}
+KNOWN = {**UNIT, "study": "ab" * 32, "random": SystemRandom()}
 ROUNDS = ac.Repeated(ac.Gaussian(20.0), 10)
 
 
@@ -96,7 +97,7 @@ def test_a_study_without_a_finite_epsilon_does_not_fit_and_that_is_said(event):
     with pytest.raises(mn.BudgetSpent, match=rf"{before.left:.4g} left; this study has no finite epsilon"):
         ledger.reserve("heart", event, **KNOWN)
     assert ledger.account("heart") == before
-    cost = ledger.cost("heart", event)
+    cost = ledger.cost("heart", event, **UNIT)
     assert (cost.after, cost.fits) == (float("inf"), False)
 
 
@@ -155,6 +156,8 @@ def test_other_units_and_relations_do_not_compose(change):
     ledger = opened()
     with pytest.raises(mn.Refused, match="does not compose"):
         ledger.reserve("heart", ROUNDS, **{**KNOWN, **change})
+    with pytest.raises(mn.Refused, match="does not compose"):
+        ledger.cost("heart", ROUNDS, **{**UNIT, **change})
     assert ledger.verify() == 1
 
 
@@ -174,7 +177,7 @@ def test_a_budget_is_given_once():
     for ask in (
         lambda: ledger.reserve("lungs", ROUNDS, **KNOWN),
         lambda: ledger.account("lungs"),
-        lambda: ledger.cost("lungs", ROUNDS),
+        lambda: ledger.cost("lungs", ROUNDS, **UNIT),
     ):
         with pytest.raises(mn.InvalidInput, match="no budget"):
             ask()
@@ -196,11 +199,11 @@ def test_data_sets_have_their_own_buckets():
 def test_cost_sets_nothing_aside():
     ledger = opened()
     ledger.reserve("heart", ROUNDS, **KNOWN)
-    cost = ledger.cost("heart", ROUNDS)
+    cost = ledger.cost("heart", ROUNDS, **UNIT)
     assert cost.fits
     assert cost.after == pytest.approx(epsilon_of(ac.Repeated(ac.Gaussian(20.0), 20)))
     assert cost.epsilon == pytest.approx(cost.after - cost.before)
-    assert not ledger.cost("heart", ac.Gaussian(0.5)).fits
+    assert not ledger.cost("heart", ac.Gaussian(0.5), **UNIT).fits
     assert ledger.verify() == 2
 
 

@@ -140,7 +140,7 @@ study = mn.Study(mn.FedAvg(mn.LinearModel(3), local), rounds=9)
 """
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("error")
 def test_a_client_that_diverges_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = manent("run", write(tmp_path, DIVERGES), "--folder", folder, "--workers", 0)

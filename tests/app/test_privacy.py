@@ -97,6 +97,25 @@ def test_a_ledger_is_opened_and_shows_what_a_study_would_cost(tmp_path):
     assert manent("budget", ledger, "--study", write(tmp_path, name="plain.py")).exit_code == 2
 
 
+def test_the_ledger_is_shown_whole_on_a_narrow_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ledger = tmp_path / "ledger.db"
+    manent("budget", ledger, "--open", "digits", "--epsilon", "4", "--delta", "1e-4", "--unit", "example")
+    shown = manent("budget", ledger, "--open", "a-much-longer-name-of-a-data-set", "--epsilon", "0.5", "--delta", "1e-6").stdout
+    for word in ("reserved", "add_or_remove", "each example", "each client", "delta 0.0001", "delta 1e-06"):
+        assert word in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_study_of_another_unit_has_no_cost(tmp_path):
+    ledger, study = tmp_path / "ledger.db", write(tmp_path, named("patients"))
+    manent("budget", ledger, "--open", "patients", "--epsilon", "4", "--delta", "1e-4", "--unit", "example")
+    refused = manent("budget", ledger, "--study", study)
+    assert refused.exit_code == 1
+    assert "does not compose" in refused.stderr
+
+
 def named(name: str) -> str:
     """The private study, on data of this name."""
     return PRIVATE + f"\nimport dataclasses\ndata = dataclasses.replace(data, name={name!r})\n"

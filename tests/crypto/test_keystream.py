@@ -136,7 +136,7 @@ def test_a_long_mask_is_one_stream(dtype, cipher, bytes_off):
 )
 @example(np.uint16, "aes-256-ctr", 2 * CHUNK + 3, KEY, 0)
 @example(np.uint64, "chacha20", CHUNK // 8 + 1, KEY, 0)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_adding_is_modular_and_subtracting_undoes_it(dtype, cipher, size, key, seed):
     start = np.random.Generator(np.random.Philox(seed)).integers(0, np.iinfo(dtype).max, size, dtype, endpoint=True)
     total, masker = start.copy(), Masker(dtype, cipher)

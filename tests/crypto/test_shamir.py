@@ -72,7 +72,7 @@ def test_the_modulus_is_prime():
 
 
 @given(sharings(), st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_any_threshold_of_the_shares_give_the_secret(sharing, data):
     secret, threshold, shares = sharing
     chosen = data.draw(st.permutations(list(shares)))[:threshold]
@@ -82,7 +82,7 @@ def test_any_threshold_of_the_shares_give_the_secret(sharing, data):
 
 
 @given(sharings(smallest=2), SECRETS, st.data())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_one_share_less_fits_every_secret(sharing, other, data):
     """Through threshold - 1 shares and any secret goes a polynomial of the right degree, exactly one: all are as likely."""
     _, threshold, shares = sharing
@@ -118,8 +118,8 @@ def test_the_coefficients_at_zero_written_out():
     assert lagrange((7,)) == (1,)
 
 
-@given(POINTS)
-@settings(max_examples=30)
+@given(POINTS.map(lambda points: points[:12]))
+@settings(max_examples=30, deadline=None)
 def test_the_coefficients_are_those_of_the_definition(points):
     for chosen, coefficient in zip(points, lagrange(points), strict=True):
         assert coefficient == interpolate({x: int(x == chosen) for x in points}, 0)
@@ -201,7 +201,7 @@ def test_the_lowest_points_are_tried_first():
 
 
 @given(st.integers(1, 7), st.data())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_any_wrong_shares_are_worked_around_where_enough_are_right(threshold, data):
     """With few shares, every choice is tried."""
     count = data.draw(st.integers(threshold, 9))

@@ -384,7 +384,8 @@ def test_a_crash_leaves_it_spent_and_the_run_goes_on_under_its_own_reservation(t
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     killed = subprocess.run([sys.executable, "-c", script], env=environment, check=False, timeout=120)
     assert killed.returncode == -9
-    whole = ledger.cost("softmax", mn.privacy.resolve(study(), DATA).privacy.event).before
+    event, unit = mn.privacy.resolve(study(), DATA).privacy.event, {"privacy_unit": "client"}
+    whole = ledger.cost("softmax", event, **unit, neighboring_relation="add_or_remove").before
     account = ledger.account("softmax")
     assert account.spent + account.reserved == pytest.approx(whole)
     assert account.left < 10.0

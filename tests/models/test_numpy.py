@@ -47,6 +47,21 @@ def test_losses_are_finite_at_any_score(score, label):
         assert np.abs(slope).max() <= 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("model", [LinearModel(3), LogisticModel(3), SoftmaxModel(3, 2)], ids=lambda m: type(m).__name__)
+def test_training_that_diverges_says_so_by_its_numbers_alone(model):
+    """Whoever takes the vector looks at whether it is finite; warnings of numpy would come once for each operation."""
+    y = X[:, 0] if model.kind == "regression" else (X[:, 0] > 0).astype(np.int64)
+    for lr in (1e18, 1e38):
+        local = LocalSGD(lr=lr, steps=3)
+        work = LocalTraining(model.init(np.random.default_rng(0)), [slice(None)] * 3, local, lr)
+        trained = model.train([work], [Examples(1e9 * X, y)])[0]
+        assert np.abs(trained.vector[np.isfinite(trained.vector)]).max(initial=0) > 1e15 or not np.isfinite(trained.vector).all()
+        model.evaluate(trained.vector, Examples(1e9 * X, y))
+        model.scores(trained.vector, X)
+        model.gradient(trained.vector, Examples(X, y))
+
+
 def test_uniform_weights_have_the_range_of_torch():
     model = LogisticModel(100, initial="uniform")
     weights = model.init(np.random.default_rng(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ class Anything:
 
     def enter(self, form, gathering):
         return Stage(replace(form, l1=None, l2=None, largest=None))
+
+
+@dataclass(frozen=True)
+class FloatNoise:
+    """Noise of one's own, in floating point."""
+
+    noise_multiplier: float = 1.0
+    place: ClassVar[int] = 3
+
+    def enter(self, form, gathering):
+        return Stage(replace(form, noise="FloatNoise"))
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,8 @@ REFUSED = {
         study([CLIP, mn.CentralNoise()], cohort=mn.Cohort(size=5), budget=HIGH),
         "replace_one",
     ),
+    "noise in floating point": (study([CLIP, FloatNoise()]), "noise that is accounted; .* Use CentralNoise"),
+    "leaving out coordinates, as if that were noise": (study([Anything()], budget=HIGH), "no layer adds noise"),
     "a summation that forms no sum": (study(summation=Hidden("location")), "forms none"),
 }
 
@@ -137,6 +151,30 @@ def test_sampling_amplifies_for_those_who_do_not_know_the_sample_only():
     assert local["server"].epsilon == pytest.approx(everyone["server"].epsilon)
     assert local["public"].epsilon < 0.7 * local["server"].epsilon
     assert any("Poisson" in line for line in local["public"].assumptions)
+
+
+def test_local_noise_is_stated_for_the_whole_vector_and_all_rounds():
+    """Neither for a coordinate nor for a round: one client's vectors, all of them, at the server."""
+    found = observers(study([CLIP, mn.LocalNoise(3.0)], rounds=7))["server"]
+    assert found.epsilon == pytest.approx(epsilon(Repeated(RoundedGaussian(3.0), 7), found.delta, "add_or_remove").epsilon)
+    laplace = observers(study([mn.Clip(1.0, order=1), mn.LocalNoise(4.0, "laplace")], rounds=2))["server"]
+    assert 0.3 < laplace.epsilon <= 2 / 4.0
+
+
+def test_a_cohort_that_nobody_drew_in_secret_amplifies_nothing():
+    for cohort in (mn.Cohort(), mn.Cohort(minimum=3), mn.Cohort(size=20)):
+        assert resolve(study(cohort=cohort), DATA).privacy.event.event == resolve(study(), DATA).privacy.event.event
+
+
+def test_the_statement_says_what_it_takes_for_granted_and_what_not():
+    text = str(mn.check(study(), DATA))
+    for words in (
+        "one that does not follow the protocol is not bounded",
+        "Settings that were chosen by runs on the same data",
+        "must not depend on its data; no round is closed early",
+        "The server is trusted to send every client the same",
+    ):
+        assert words in text
 
 
 def test_shares_protect_from_the_server_where_it_sees_totals_alone():

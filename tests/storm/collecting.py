@@ -133,17 +133,19 @@ class Server:
         first_time = client not in (self.numbers if kind == NUMBER else self.blinds)
         if not first_time and self.flaw == "raises":
             raise KeyError(client)
+        if self.finished:
+            return Step(send=tuple(self._answer(client)))
         if kind == NUMBER and self.listed is None and (first_time or self.flaw == "counts repeats"):
             self._apply(record)
             keep = () if self.flaw == "keeps too late" else (record,)
             return self._close(*keep) if len(self.numbers) == len(self.clients) else Step(keep)
-        if kind == REVEAL and not self.finished and self.listed is not None and (first_time or self.flaw == "counts repeats"):
+        if kind == REVEAL and self.listed is not None and (first_time or self.flaw == "counts repeats"):
             self._apply(record)
             if set(self.blinds) == set(self.listed):
                 masked = sum(self.numbers.get(name, 0) - self.blinds[name] for name in self.listed)
                 return self._settle(DONE + (masked % 2**64).to_bytes(8, "big"), record)
             return Step((record,))
-        if kind == REVEAL and not self.finished and self.flaw != "echoes":
+        if kind == REVEAL and self.flaw != "echoes":
             return Step()  # it has the list: to be told of it again, it would answer again, and so on without end
         return Step(send=tuple(self._answer(client)))
 

@@ -53,7 +53,7 @@ def test_parties_that_answer_each_other_without_end_are_found():
 
 
 def test_the_outcome_does_not_depend_on_workers():
-    flawed, heard = partial(Collecting, "server keeps no list"), []
+    flawed, heard = partial(Collecting, "client keeps nothing"), []
     alone = run(flawed, range(40))
     assert alone.failures
     assert run(flawed, range(40), workers=3, told=heard.append) == alone

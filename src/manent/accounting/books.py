@@ -134,13 +134,17 @@ def step(row: Mapping[str, Any], totals: Totals | None, held: Held | None) -> tu
     return {"commit": _commit, "finish": _finish, "return": _give_back}[kind](row, totals, held)
 
 
-def _reserve(row: Mapping[str, Any], totals: Totals, held: Held | None) -> tuple[Totals, Held]:
-    asked, budget = (row["privacy_unit"], row["neighboring_relation"]), totals.budget
-    if asked != (budget.privacy_unit, budget.neighboring_relation):
+def check_composes(data_set: str, budget: Budget, unit: str, relation: str) -> None:
+    """Raises Refused for a study of another unit or relation than the data set's budget."""
+    if (unit, relation) != (budget.privacy_unit, budget.neighboring_relation):
         raise Refused(
-            f"Data set {row['data_set']!r} is accounted for unit {budget.privacy_unit!r} under {budget.neighboring_relation!r}; "
-            f"{asked[0]!r} under {asked[1]!r} does not compose with it."
+            f"Data set {data_set!r} is accounted for unit {budget.privacy_unit!r} under {budget.neighboring_relation!r}; "
+            f"{unit!r} under {relation!r} does not compose with it."
         )
+
+
+def _reserve(row: Mapping[str, Any], totals: Totals, held: Held | None) -> tuple[Totals, Held]:
+    check_composes(row["data_set"], totals.budget, row["privacy_unit"], row["neighboring_relation"])
     if held is not None:
         raise InvalidInput(f"There is a reservation {row['reservation']!r} already.")
     event = parse(row["event"])

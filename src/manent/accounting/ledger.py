@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from manent.accounting import chain
-from manent.accounting.books import Held, State, Totals, step
+from manent.accounting.books import Held, State, Totals, check_composes, step
 from manent.accounting.budget import Budget, PrivacyUnit, check_unit
 from manent.accounting.counter import Counter
 from manent.accounting.events import Event, NeighboringRelation, check_relation, counted, plain
@@ -219,10 +219,16 @@ class Ledger:
         with self._reading() as view:
             return _known(_totals(view, data_set), data_set).everything()
 
-    def cost(self, data_set: str, event: Event) -> Cost:
-        """What an event would cost now. Nothing is set aside. Raises InvalidInput where the data set has no budget."""
+    def cost(self, data_set: str, event: Event, *, privacy_unit: PrivacyUnit, neighboring_relation: NeighboringRelation) -> Cost:
+        """What an event would cost now; see `reserve`. Nothing is set aside.
+
+        Raises:
+            Refused: for another unit or relation than the budget's.
+            InvalidInput: for a data set without a budget.
+        """
         with self._reading() as view:
             totals = _known(_totals(view, data_set), data_set)
+        check_composes(data_set, totals.budget, privacy_unit, neighboring_relation)
         before, after = totals.guarantee().epsilon, totals.with_reserved(counted(event)).guarantee().epsilon
         return Cost(data_set, before, after, after <= totals.budget.epsilon)
 

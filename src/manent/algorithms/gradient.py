@@ -241,6 +241,7 @@ class GradientAlgorithm(ABC):
             draws=context.draws,
         )
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is found by whoever takes the vector
     def _contribution(
         self, assignment: Assignment, work: LocalTraining, trained: Trained, client: Client, memory: Vector | None
     ) -> Contribution:

@@ -154,19 +154,29 @@ def _planned(ledger: Ledger, path: Path) -> dict[str, Any]:
     plan = resolve(declared.study, declared.data)
     if plan.privacy is None:
         raise InvalidInput(f"{path} declares no noise, so it has no epsilon. Give it layers and a budget.")
-    cost = ledger.cost(data_set_name(declared.data.name), plan.privacy.event)
+    cost = ledger.cost(
+        data_set_name(declared.data.name),
+        plan.privacy.event,
+        privacy_unit=plan.privacy.unit,
+        neighboring_relation=plan.privacy.relation,
+    )
     return {"data_set": cost.data_set, "before": cost.before, "after": cost.after, "fits": cost.fits}
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("data set", "budget", "spent", "reserved", "left", "runs", "delta", "unit", "relation")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="Numbers are epsilon.", caption_justify="left")
+    table.add_column("data set", overflow="fold")
+    for name in ("budget", "spent", "reserved", "left", "runs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("for")
     for row in rows:
         numbers = (f"{row[name]:.4g}" for name in ("budget", "spent", "reserved", "left"))
-        told = (str(row["runs"]), f"{row['delta']:g}", row["privacy_unit"], row["neighboring_relation"])
-        table.add_row(row["data_set"], *numbers, *told)
+        protected = f"each {row['privacy_unit']}, {row['neighboring_relation']}, delta {row['delta']:g}"
+        table.add_row(row["data_set"], *numbers, str(row["runs"]), protected)
     Console(highlight=False).print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,7 @@ class Layout:
             ("block", [block.name for block in self.blocks]),
             ("tensor", [entry.name for block in self.blocks for entry in block.entries]),
         ):
-            twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
                 raise InvalidInput(f"A layout needs unique {kind} names; {twice[0]!r} occurs more than once.")
 

@@ -31,7 +31,7 @@ try:
 except ImportError:  # pragma: no cover
     raise MissingExtra("jax", "jax", "JaxModel") from None
 
-from manent.models.jax_training import Recipe, Tree, capacity, flat, numbers, padded, schedule, training_program
+from manent.models.jax_training import Recipe, Tree, aligned, capacity, flat, numbers, padded, schedule, training_program
 
 
 def _start() -> None:
@@ -370,6 +370,7 @@ class _Programs:
 
     def run(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function gives for numpy arrays. Raises InvalidInput where it cannot be traced."""
+        arguments = jax.tree.map(aligned, arguments)
         key = name, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
         if key not in self.compiled:
             with self._lock:

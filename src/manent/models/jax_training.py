@@ -6,6 +6,7 @@ as the client takes, and rows that only fill up a batch weigh nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from manent.core.vectors import Array, Vector
 
 Tree = Any  # a pytree of arrays
 Losses = Callable[[Tree, Any, Any], Any]  # (parameters, x, y) to the loss of each row
+LINE = 64  # bytes, where an array must begin for JAX to read it in place
+SMALL = 1 << 15  # bytes; arrays of less are copied at once, in the thread that asks
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,29 @@ def padded(array: Array, size: int) -> Array:
     dtype = np.dtype(np.float32 if array.dtype.kind == "f" else np.int32)
     if len(array) == size and array.dtype == dtype and array.flags.c_contiguous:
         return array
-    grown = np.empty((size, *array.shape[1:]), dtype)
+    grown = _fresh((size, *array.shape[1:]), dtype)
     grown[: len(array)] = array
     grown[len(array) :] = array[0] if len(array) else 0
     return grown
+
+
+def aligned(array: Array) -> Array:
+    """The array, or a copy, where JAX reads it in place.
+
+    JAX has its own pool of threads copy a large array that does not begin on a cache line, and then compute there too, instead of
+    in the thread that asks: simulated clients, each in a thread of their own, would all wait for that pool.
+    """
+    if array.nbytes < SMALL or (array.flags.c_contiguous and array.ctypes.data % LINE == 0):
+        return array
+    copied = _fresh(array.shape, array.dtype)
+    np.copyto(copied, array)
+    return copied
+
+
+def _fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array with nothing in it, that begins on a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    fresh: Array = raw[start : start + size].view(dtype).reshape(shape)
+    return fresh

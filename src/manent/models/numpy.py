@@ -92,11 +92,13 @@ class DenseModel(ABC):
         """Carry out each client's local training, one after another."""
         return [self._train(work, part) for work, part in zip(works, data, strict=True)]
 
+    @np.errstate(over="ignore", invalid="ignore")  # training that diverges is reported by whoever takes the vector
     def _train(self, work: LocalTraining, data: Examples) -> Trained:
         if work.local.privacy is None:
             return descend(self._gradient, self.layout.size, work, data)
         return descend_privately(self.clipped_gradient_sum, self.layout.size, work, data, self._penalty if self.l2 else None)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """[d], the gradient of the mean loss over all rows, l2 included."""
         self.layout.check_size(vector)
@@ -139,6 +141,7 @@ class DenseModel(ABC):
             np.multiply(W, vector.dtype.type(self.l2), out=dW)
         return gradient
 
+    @np.errstate(over="ignore", invalid="ignore")
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores [n] or [n, classes], and the mean loss without l2 (0 where there are no rows)."""
         self.layout.check_size(vector)
@@ -146,6 +149,7 @@ class DenseModel(ABC):
         loss = loss_and_slope(self.kind, scores, data.y)[0] if len(data) else 0.0
         return Scored(self._squeeze(scores), data.y, loss)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def scores(self, vector: Vector, x: Array) -> Array:
         """Logits [n] (binary) or [n, classes], predictions [n] (regression)."""
         self.layout.check_size(vector)

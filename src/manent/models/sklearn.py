@@ -184,9 +184,14 @@ class SklearnModel(DenseModel):
         settings = {
             k: v if isinstance(v, bool | int | float | str | tuple | None) else repr(v) for k, v in self._settings.items()
         }
-        return {"estimator": type(self.estimator).__name__, "settings": plain(settings), "features": self.features} | {
+        return {
+            "estimator": type(self.estimator).__name__,
+            "settings": plain(settings),
+            "features": self.features,
             "classes": self.classes,
             "l2": self.l2,
+            "kind": self.kind,
+            "layout": plain(self.layout),
         }
 
     @property

@@ -191,7 +191,7 @@ def _private(statement: Statement, privacy: Privacy, gathering: Gathering, corre
         "All rounds are accounted at once: a run that ends early has spent as much as a whole one.",
     )
     not_covered = (
-        *(line for line in statement.not_covered if not line.startswith("Nothing bounds")),
+        *(line for line in statement.not_covered if not line.startswith(("Nothing bounds", "A total tells"))),
         "Each client clips and rounds its own vector: one that does not follow the protocol is not bounded."
         if client
         else "Examples of one person, at one client or at several, are protected each by itself, not together.",

@@ -125,7 +125,10 @@ def releases(spec: SumSpec, rounds: int) -> int:
 def noise_of(stack: Stack) -> NoiseStage:
     """The noise of a stack. Raises Refused where there is none."""
     if stack.noise is None:
-        raise Refused(f"Every sum of a private study needs noise; found layers {', '.join(stack.names) or 'none'}.")
+        raise Refused(
+            f"Every sum of a private study needs noise that is accounted; found layers {', '.join(stack.names) or 'none'}. "
+            f"Use CentralNoise, LocalNoise, DistributedNoise or TreeNoise."
+        )
     return stack.noise
 
 

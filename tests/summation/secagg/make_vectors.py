@@ -65,9 +65,9 @@ def call_of(name: str) -> ref.Call:
 
 def chance_of(name: str, position: int) -> ref.Chance:
     stream = drawn(name, "chance", position)
-    secrets = [below_prime(stream) for _ in range(3)]
+    root, own_seed, channel = (below_prime(stream) for _ in range(3))
     draws = [int.from_bytes(below_prime(stream), "big") for _ in range(2 * (THRESHOLD - 1))]
-    return ref.Chance(*secrets, tuple(draws[: THRESHOLD - 1]), tuple(draws[THRESHOLD - 1 :]))
+    return ref.Chance(root, own_seed, channel, tuple(draws[: THRESHOLD - 1]), tuple(draws[THRESHOLD - 1 :]))
 
 
 def vectors_of(call: ref.Call, name: str) -> list[list[int]]:
@@ -131,7 +131,7 @@ def transcript(clients: dict[int, ref.Client], vectors: list[list[int]], phase: 
 
 def written(messages: dict[str, Any], hybrid: bool) -> dict[str, Any]:
     """As JSON. Where keys are long, Directory and Deliveries, which repeat parts of Adverts and Shares, stand by their hashes."""
-    found = {}
+    found = dict[str, Any]()
     for kind, message in messages.items():
         hashed = hybrid and kind in ("directory", "deliveries")
         if isinstance(message, dict):
@@ -164,7 +164,7 @@ def whole(name: str, before: dict[str, Any]) -> dict[str, Any]:
     for attempt in attempts.values():
         for kind in common:
             del attempt[kind]
-    derived = {"roster_root": call.roster_root.hex(), "seed": call.seed.hex(), "context": call.context.hex()}
+    derived: dict[str, Any] = {"roster_root": call.roster_root.hex(), "seed": call.seed.hex(), "context": call.context.hex()}
     derived["cohort"] = ref.draw_cohort(ROSTER, call.seed, call.terms.n)
     people = [inputs_of(client, vectors[p]) for p, client in clients.items()]
     return {"parameters": parameters, "derived": derived, "clients": people, "common": common, "vanishes_before": attempts}

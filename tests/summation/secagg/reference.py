@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 PRIME = 2**256 - 189
 CALL, ADVERT, DIRECTORY, SHARES, DELIVERIES, UPLOAD, SURVIVORS = range(1, 8)
-CONSENT, CONSENTS, REVEAL, CLOSED, RECEIVED, ABORT = range(8, 14)
+CONSENT, CONSENTS, REVEAL, CLOSED, RECEIVED, ABORT, ASK = range(8, 15)
 HYBRID, X25519_BYTES, ENCAPSULATION_KEY, CIPHERTEXT, SEALED, KEPT = 3, 32, 1184, 1088, 80, 48
 
 
@@ -474,7 +474,7 @@ class Server:
 
     def revealed(self) -> tuple[dict[int, bytes], dict[int, dict[int, bytes]]]:
         """Own seeds, by position; shares of somebody's secret, by owner and then holder."""
-        seeds, shares = {}, {}
+        seeds, shares = dict[int, bytes](), dict[int, dict[int, bytes]]()
         for p, message in self.reveals.items():
             reader = Reader(message, REVEAL, self.call.context)
             seeds[p] = reader.take(32)
@@ -488,13 +488,13 @@ class Server:
         seeds, shares = self.revealed()
         total = [0] * terms.d
         for u in self.uploads:
-            seed = seeds[u] if u in seeds else self.rebuilt(shares[u])
+            seed = seeds[u] if u in seeds else self.rebuilt(shares.get(u, {}))
             require(self.advert(u).commitment == commitment(context, seed), "another own seed")
             own = mask(terms.suite, derive(seed, "manent own mask", context), terms.d, terms.b)
             masked = unpack(self.body(self.uploads[u]), terms.d, terms.b)
             total = [a + x - m for a, x, m in zip(total, masked, own, strict=True)]
-        for v in self.shares.keys() - self.uploads.keys():
-            for u, key in self.mask_keys_of(v, self.rebuilt(shares[v])).items():
+        for v in (v for v in self.shares.keys() - self.uploads.keys() if self.near(v, self.uploads)):
+            for u, key in self.mask_keys_of(v, self.rebuilt(shares.get(v, {}))).items():
                 sign = 1 if v > u else -1
                 total = [a - sign * m for a, m in zip(total, mask(terms.suite, key, terms.d, terms.b), strict=True)]
         return [(a + 2 ** (terms.b - 1)) % 2**terms.b - 2 ** (terms.b - 1) for a in total]

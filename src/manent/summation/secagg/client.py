@@ -16,7 +16,7 @@ from manent.core.errors import InvalidInput, ManentError, ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
-from manent.crypto.agreement import AgreementKey, encapsulate
+from manent.crypto.agreement import encapsulate
 from manent.crypto.digest import digest
 from manent.crypto.identity import SigningKey, verify
 from manent.crypto.keystream import Masker
@@ -42,6 +42,7 @@ class _Attempt:
     channel_secret: bytes
     neighbours: dict[int, Advert] = field(default_factory=dict)
     mask_secrets: dict[int, bytes] = field(default_factory=dict)
+    mask_keys: dict[int, bytes] = field(default_factory=dict)
     shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     survivors: bytes = b""
     alive: frozenset[int] = frozenset()
@@ -107,6 +108,8 @@ class SecAggClient:
         if kind is Kind.CALL:
             return self._called(context, body)
         now = self._now
+        if now is None and kind is Kind.CLOSED:  # it came too late to take part
+            return Step() if self.finished else self._keep(kind, body, b"", b"")
         if now is None or context != now.context:
             return self._refuse(f"{kind.name} belongs to another attempt than this client's.")
         if kind in now.replies:
@@ -120,8 +123,10 @@ class SecAggClient:
             return self._abort(now, str(error))
 
     def deadline(self) -> Step:
-        """An answer is overdue: send the last message again."""
-        return Step() if self.finished else self._send(self._last)
+        """An answer is overdue: send the last message again, or ask to be called."""
+        if self.finished or self.stage == "delivered":  # then it is the vector that is overdue
+            return Step()
+        return self._send(self._last or wire.frame(Kind.ASK, bytes(32), b""))
 
     def contribute(self, vector: Array) -> Step:
         """Give the int64[d] vector of whole numbers, once. Raises InvalidInput for another shape or type."""
@@ -154,7 +159,7 @@ class SecAggClient:
             if self.identity.public not in cohort:
                 raise ProtocolAbort("This client is not in the cohort that the beacon draws.")
         except ManentError as error:
-            return self._refuse(str(error))
+            return self._refuse(str(error), context)
         secrets = b"".join(draw_secret(self.random) for _ in range(3))
         advert = self._advert(call, cohort.index(self.identity.public), secrets)
         return self._keep(Kind.CALL, body, secrets, wire.frame(Kind.ADVERTISE, context, advert.encode()))
@@ -184,9 +189,9 @@ class SecAggClient:
             case "consented", Kind.CONSENTS:
                 self._check_consents(now, body)
                 return self._keep(kind, body, b"", self._reveal(now))
-            case _, Kind.CLOSED:
+            case _, Kind.CLOSED if len(body) == 1:
                 return self._keep(kind, body, b"", b"")
-            case _, Kind.RECEIVED:
+            case _, Kind.RECEIVED if not body:
                 return Step()
             case _, Kind.ABORT:
                 return self._refuse(f"The server reports: {wire.read_reason(body)}")
@@ -195,9 +200,9 @@ class SecAggClient:
     def _share(self, now: _Attempt, body: bytes) -> Step:
         terms, me, context = now.call.terms, now.position, now.context
         adverts = self._checked_directory(now, body)
-        points = [1 + advert.position for advert in adverts]
-        of_seed = split(now.own_seed, terms.threshold, points, self.random)
-        of_root = split(now.root, terms.threshold, points, self.random)
+        points = [1 + v for v in (*(advert.position for advert in adverts), me)]  # t - 1 neighbours will do, so one's own counts
+        of_seed = split(now.own_seed, terms.threshold, points, self.random)[:-1]
+        of_root = split(now.root, terms.threshold, points, self.random)[:-1]
         channel = keys.agreement_key(now.channel_secret, "channel", context)
         parcels, secrets = [], []
         for advert, seed_share, root_share in zip(adverts, of_seed, of_root, strict=True):
@@ -238,16 +243,10 @@ class SecAggClient:
         total = ring.lift(vector, terms.bits)
         masker = Masker(total.dtype, "chacha20" if terms.suite == CHACHA else "aes-256-ctr")
         masker.add(total, keys.own_mask_key(now.own_seed, now.context))
-        mask = keys.agreement_key(now.root, "mask", now.context)
-        for v in now.shares:
-            key = self._mask_key(now, mask, v)
+        for v, key in now.mask_keys.items():
             (masker.add if now.position < v else masker.subtract)(total, key)
         self._vector = None
         return self._keep(Kind.UPLOAD, b"", b"", wire.frame(Kind.UPLOAD, now.context, ring.pack(total, terms.bits)))
-
-    def _mask_key(self, now: _Attempt, mask: AgreementKey, v: int) -> bytes:
-        agreed = mask.agree(now.neighbours[v].mask) + now.mask_secrets.get(v, b"")
-        return keys.mask_key(agreed, now.context, now.position, v)
 
     def _consent(self, now: _Attempt, body: bytes) -> Step:
         terms = now.call.terms
@@ -307,7 +306,7 @@ class SecAggClient:
         if now is not None:
             self._take_in(now, kind, body, private)
             now.replies[kind] = digest("body", body), reply
-        self._last = reply or self._last
+        self._last = reply
         self.stage = _next(kind, now)
 
     def _take_in(self, now: _Attempt, kind: Kind, body: bytes, private: bytes) -> None:
@@ -323,16 +322,16 @@ class SecAggClient:
             now.survivors, now.alive = body, wire.read_bitmap(body, now.call.terms.clients)
 
     def _take_deliveries(self, now: _Attempt, body: bytes) -> None:
-        """Open the neighbours' shares. Raises ProtocolAbort where one does not open, or there are too few."""
+        """Open the neighbours' shares and agree on masks. Raises ProtocolAbort where one does not open, or there are too few."""
         reader, me, context = Reader(body), now.position, now.context
         read = wire.deliveries_reader(me, now.hybrid)
         parcels = wire.read_list(reader, read, lambda parcel: parcel.peer, len(now.neighbours))
         reader.end()
         _need(now, 1 + len(parcels), "shared")
-        channel = keys.agreement_key(now.channel_secret, "channel", context)
+        channel, mask = keys.agreement_key(now.channel_secret, "channel", context), keys.agreement_key(now.root, "mask", context)
         channel_kem = keys.encapsulation_key(now.channel_secret, "channel", context) if now.hybrid else None
         mask_kem = keys.encapsulation_key(now.root, "mask", context) if now.hybrid else None
-        shares, secrets = {}, dict(now.mask_secrets)
+        shares, mask_keys = {}, {}
         for parcel in parcels:
             v = parcel.peer
             if v not in now.neighbours:
@@ -340,17 +339,16 @@ class SecAggClient:
             agreed = channel.agree(now.neighbours[v].channel)
             if channel_kem is not None:
                 agreed += channel_kem.decapsulate(parcel.channel_text)
-            if mask_kem is not None and v < me:
-                secrets[v] = mask_kem.decapsulate(parcel.mask_text)
+            secret = now.mask_secrets.get(v, b"") if mask_kem is None or v > me else mask_kem.decapsulate(parcel.mask_text)
+            mask_keys[v] = keys.mask_key(mask.agree(now.neighbours[v].mask) + secret, context, me, v)
             opened = unseal(keys.channel_key(agreed, context, v, me), parcel.sealed, keys.share_label(context, v, me))
             shares[v] = opened[:32], opened[32:]
-        now.shares, now.mask_secrets = shares, secrets
+        now.shares, now.mask_keys = shares, mask_keys
 
-    def _refuse(self, reason: str) -> Step:
-        """Say why, and stay as it is."""
+    def _refuse(self, reason: str, context: bytes = b"") -> Step:
+        """Stay as it is, and say why: to the server where it called to another attempt, of this context."""
         self.refusals.append(reason)
-        context = bytes(32) if self._now is None else self._now.context
-        return self._send(wire.frame(Kind.ABORT, context, wire.reason_bytes(reason))) if self._now is None else Step()
+        return self._send(wire.frame(Kind.ABORT, context, wire.reason_bytes(reason))) if context else Step()
 
     def _abort(self, now: _Attempt, reason: str) -> Step:
         """Leave the attempt for good."""

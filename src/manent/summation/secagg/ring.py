@@ -9,6 +9,8 @@ import numpy as np
 from manent.core.errors import ProtocolAbort
 from manent.core.vectors import Array
 
+_BEYOND = 9  # bytes that a view of a number takes in, at most
+
 
 def lane(bits: int) -> np.dtype[np.unsignedinteger]:
     """The narrowest unsigned type that holds `bits` bits; sums in it wrap modulo its own width, a multiple of 2**bits."""
@@ -17,7 +19,8 @@ def lane(bits: int) -> np.dtype[np.unsignedinteger]:
 
 def bits_for(clients: int, largest: float) -> int:
     """The fewest bits b with which the sum of `clients` whole numbers of size up to `largest` cannot wrap."""
-    return 1 + math.ceil(math.log2(clients * max(math.ceil(largest), 1) + 1))
+    most = clients * max(math.ceil(largest), 1)
+    return 1 + most.bit_length()  # a logarithm in floating point is one short for some sums above 2**50
 
 
 def lift(values: Array, bits: int) -> Array:
@@ -68,22 +71,45 @@ def check_packed(data: bytes, size: int, bits: int) -> None:
         raise ProtocolAbort("The padding of an upload is not zero.")
 
 
+class PackedSum:
+    """The sum of packed vectors, added as they come: one array of lanes, and one of an eighth of it meanwhile.
+
+    Eight numbers of b bits are b bytes. So every eighth number begins at the same bit of its byte, b bytes after the one before:
+    one strided view, one shift. Number 8 i + j is kept at [j, i]. What a view reads above a number lies above bit b of the sum,
+    and is dropped at last.
+    """
+
+    def __init__(self, size: int, bits: int) -> None:
+        self._size, self._bits = size, bits
+        self._lanes = np.zeros((8, -(-size // 8)), lane(bits))
+
+    def add(self, data: bytes) -> None:
+        """Raises ProtocolAbort where `check_packed` does."""
+        check_packed(data, self._size, self._bits)
+        groups = self._lanes.shape[1]
+        safe = max(0, (len(data) - _BEYOND) // self._bits)
+        if safe:
+            self._add(data, 0, safe)
+        self._add(data[safe * self._bits :] + bytes(_BEYOND + self._bits), safe, groups - safe)
+
+    def _add(self, data: bytes, first: int, count: int) -> None:
+        """Add groups of eight numbers, from data that goes on for _BEYOND bytes after the last."""
+        for j, row in enumerate(self._lanes[:, first : first + count]):
+            offset, shift = divmod(j * self._bits, 8)
+            view = lane(min(shift + self._bits, 64)).newbyteorder("<")
+            window = np.ndarray((count,), view, data, offset, (self._bits,))
+            row += (window >> view.type(shift)).astype(row.dtype, copy=False)
+            if shift + self._bits > 64:
+                rest = np.ndarray((count,), np.uint8, data, offset + 8, (self._bits,))
+                row += rest.astype(np.uint64) << np.uint64(64 - shift)
+
+    def total(self) -> Array:
+        """Lanes [d], modulo 2**bits up to the lane's width; a copy."""
+        return self._lanes.T.reshape(-1)[: self._size]
+
+
 def unpack(data: bytes, size: int, bits: int) -> Array:
     """The lanes [size] of packed numbers. Raises ProtocolAbort where `check_packed` does."""
-    check_packed(data, size, bits)
-    lanes = lane(bits).newbyteorder("<")
-    width = 8 * lanes.itemsize
-    if bits == width:
-        return np.frombuffer(data, lanes).astype(lane(bits))
-    runs = -(-size // width)
-    padded = np.zeros(runs * bits * lanes.itemsize, np.uint8)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
-    words = np.ascontiguousarray(padded.view(lanes).reshape(runs, bits).T)
-    values = np.empty((width, runs), lane(bits))
-    for i in range(width):
-        word, shift = divmod(i * bits, width)
-        values[i] = words[word] >> lanes.type(shift)
-        if shift + bits > width:
-            values[i] |= words[word + 1] << lanes.type(width - shift)
-    values &= lane(bits).type((1 << bits) - 1)
-    return values.T.reshape(-1)[:size].copy()
+    packed = PackedSum(size, bits)
+    packed.add(data)
+    return packed.total() & lane(bits).type((1 << bits) - 1)

@@ -51,7 +51,7 @@ class SecAggServer:
     def __init__(self, call: Call, roster: Roster, records: Sequence[bytes] = (), threads: int = 1) -> None:
         self.call, self.threads = call, threads
         self.cohort = call.cohort(roster)
-        self.phase: Phase = "advertise"
+        self._await("advertise", frozenset(range(len(self.cohort))))
         self.reason = ""
         self.notes: list[str] = []
         self._places = {key.hex(): position for position, key in enumerate(self.cohort)}
@@ -64,10 +64,10 @@ class SecAggServer:
         self._advertised: frozenset[int] = frozenset()
         self._shared: frozenset[int] = frozenset()
         self._alive: frozenset[int] = frozenset()
-        self._running: Array = np.zeros(call.terms.size, ring.lane(call.terms.bits))
+        self._survivors = b""
+        self._running = ring.PackedSum(call.terms.size, call.terms.bits)
         self._total: Array | None = None
-        for record in records:
-            self._load(record)
+        self.catch_up(records)
 
     @property
     def finished(self) -> bool:
@@ -85,6 +85,21 @@ class SecAggServer:
         """The identities whose vectors are in the sum."""
         return tuple(self.cohort[position] for position in sorted(self._alive))
 
+    @property
+    def uploads(self) -> int:
+        """How many have uploaded."""
+        return len(self._uploaded)
+
+    def catch_up(self, records: Sequence[bytes]) -> None:
+        """Take in further records of its log."""
+        for record in records:
+            self._load(record)
+
+    def message(self, name: str) -> bytes | None:
+        """What a client needs to go on, or None."""
+        position = self._places.get(name)
+        return None if position is None else self._message(position)
+
     def start(self) -> Step:
         """The calls. They may be sent any number of times."""
         message = wire.frame(Kind.CALL, self.call.context, self.call.body)
@@ -97,11 +112,13 @@ class SecAggServer:
             kind, context, body = wire.unframe(envelope.body)
             if position is None:
                 raise ProtocolAbort(f"{envelope.sender[:16]!r} is not in the cohort.")
-            if context != self.call.context and kind is not Kind.ABORT:
+            if kind is Kind.ASK:
+                return self._again(position, kind)
+            if context != self.call.context:
                 raise ProtocolAbort(f"{kind.name} of position {position} belongs to another attempt.")
             if kind is Kind.ABORT:
                 return self._leaves(position, envelope.body, wire.read_reason(body))
-            if kind is not _AWAITED.get(self.phase) or position not in self._pending():
+            if kind is not _AWAITED.get(self.phase) or position not in self._pending:
                 return self._again(position, kind)
             self._check(position, kind, body)
         except ProtocolAbort as error:
@@ -132,32 +149,9 @@ class SecAggServer:
 
     # What is awaited, and from whom.
 
-    def _expected(self) -> frozenset[int]:
-        match self.phase:
-            case "advertise":
-                return frozenset(range(len(self.cohort)))
-            case "share":
-                return self._advertised
-            case "upload":
-                return self._shared
-            case "consent":
-                return self._alive
-            case "reveal":
-                return self._alive if self.call.terms.adversary == "curious" else frozenset(self._consents)
-        return frozenset()
-
-    def _got(self) -> set[int]:
-        found: dict[Phase, set[int]] = {
-            "advertise": set(self._adverts),
-            "share": set(self._shares),
-            "upload": self._uploaded,
-            "consent": set(self._consents),
-            "reveal": set(self._reveals),
-        }
-        return found.get(self.phase, set())
-
-    def _pending(self) -> frozenset[int]:
-        return self._expected() - self._got()
+    def _await(self, phase: Phase, whom: frozenset[int]) -> None:
+        """Begin a phase in which these answer."""
+        self.phase, self._asked, self._pending = phase, whom, set(whom)
 
     # Messages to clients follow from the state, so one that was lost is made again, the same.
 
@@ -166,7 +160,7 @@ class SecAggServer:
         context = self.call.context
         if self.finished:
             return wire.frame(Kind.CLOSED, context, u8(self.phase == "aborted"))
-        if position not in self._expected():
+        if position not in self._asked:
             return None
         match self.phase:
             case "advertise":
@@ -179,9 +173,9 @@ class SecAggServer:
                 parcels = [self._parcel(v, position).delivered(v) for v in near]
                 return wire.frame(Kind.DELIVERIES, context, wire.listing(parcels))
             case "consent":
-                return wire.frame(Kind.SURVIVORS, context, wire.bitmap(self._alive, len(self.cohort)))
+                return wire.frame(Kind.SURVIVORS, context, self._survivors)
             case "reveal" if self.call.terms.adversary == "curious":
-                return wire.frame(Kind.SURVIVORS, context, wire.bitmap(self._alive, len(self.cohort)))
+                return wire.frame(Kind.SURVIVORS, context, self._survivors)
             case "reveal":
                 near = sorted(v for v in (*self.call.neighbours(position), position) if v in self._consents)
                 return wire.frame(Kind.CONSENTS, context, wire.listing([Signed(v, self._consents[v]) for v in near]))
@@ -189,12 +183,15 @@ class SecAggServer:
 
     def _news(self) -> tuple[Envelope, ...]:
         """The present phase's message to each whom it concerns."""
-        whom = range(len(self.cohort)) if self.finished else sorted(self._pending())
+        whom = range(len(self.cohort)) if self.finished else sorted(self._pending)
         return tuple(self._to(p, message) for p in whom if (message := self._message(p)) is not None)
 
     def _again(self, position: int, kind: Kind) -> Step:
-        """Answer a repeated message, or one that came too late, with what its sender needs now."""
-        message = self._message(position)
+        """Answer a repeated message, or one that came too late, with what its sender needs now.
+
+        Whoever has answered in the present phase needs nothing: to send it something would only make it answer again.
+        """
+        message = self._message(position) if self.finished or position in self._pending else None
         self.notes.append(f"{kind.name} of position {position} is not awaited while the attempt is at {self.phase!r}.")
         ack = kind is Kind.UPLOAD and position in self._uploaded
         found = [wire.frame(Kind.RECEIVED, self.call.context, b"")] if ack else []
@@ -253,34 +250,39 @@ class SecAggServer:
             case Kind.SHARES:
                 self._shares[position] = tuple(v for v in self.call.neighbours(position) if v in self._advertised), body
             case Kind.UPLOAD:
-                self._running += ring.unpack(body, self.call.terms.size, self.call.terms.bits)
+                self._running.add(body)
                 self._uploaded.add(position)
             case Kind.CONSENT:
                 self._consents[position] = body
             case Kind.REVEAL:
                 self._reveals[position] = self._opened(position, body)
-        if not self.finished and not self._pending() - self._lost:
+        if kind is not Kind.ABORT:
+            self._pending.discard(position)
+        if not self.finished and self._pending <= self._lost:
             self._close()
 
     def _close(self) -> None:
         """End the present phase with those who answered."""
-        got, curious = frozenset(self._got()), self.call.terms.adversary == "curious"
+        got, curious = self._asked - self._pending, self.call.terms.adversary == "curious"
         least = self.call.terms.threshold if self.phase in ("consent", "reveal") else self.call.terms.minimum
         if len(got) < least:
-            self._stop(f"{len(got)} of {len(self._expected())} clients answered to {self.phase!r}; at least {least} are needed.")
+            self._stop(f"{len(got)} of {len(self._asked)} clients answered to {self.phase!r}; at least {least} are needed.")
             return
         match self.phase:
             case "advertise":
-                self._advertised, self.phase = got, "share"
+                self._advertised = got
+                self._await("share", got)
             case "share":
-                self._shared, self.phase = got, "upload"
+                self._shared = got
+                self._await("upload", got)
             case "upload":
-                self._alive, self.phase = got, "reveal" if curious else "consent"
+                self._alive, self._survivors = got, wire.bitmap(got, len(self.cohort))
+                self._await("reveal" if curious else "consent", got)
             case "consent":
-                self.phase = "reveal"
+                self._await("reveal", got)
             case "reveal":
                 self._form()
-        if not self.finished and not self._pending() - self._lost:
+        if not self.finished and self._pending <= self._lost:
             self._close()
 
     def _stop(self, reason: str) -> None:
@@ -289,7 +291,7 @@ class SecAggServer:
 
     def _form(self) -> None:
         try:
-            total = unmask(self._running, self._known(), self.threads)
+            total = unmask(self._running.total(), self._known(), self.threads)
         except ProtocolAbort as error:
             self._stop(str(error))
             return
@@ -304,7 +306,7 @@ class SecAggServer:
         """What is no longer needed, and no longer to be had."""
         self._shares.clear()
         self._reveals.clear()
-        self._running = np.zeros(0, self._running.dtype)
+        self._running = ring.PackedSum(0, self.call.terms.bits)
 
     def _parcel(self, sender: int, recipient: int) -> Parcel:
         """One record of a client's Shares. They are kept as they came; records are of two lengths at most."""

@@ -90,8 +90,8 @@ class SecAgg:
             minimum=max(choice.threshold, self.minimum_cohort, min(least, count)),
             size=form.layout.size,
             bits=bits,
-            corrupt=math.floor(self.corrupt * MILLION),
-            dropped=math.floor(self.dropped * MILLION),
+            corrupt=min(math.ceil(self.corrupt * MILLION), MILLION),
+            dropped=min(math.ceil(self.dropped * MILLION), MILLION),
             suite=HYBRID if self.post_quantum else CLASSICAL,
             adversary=self.adversary,
         )
@@ -113,7 +113,7 @@ class SecAgg:
         lying = "a server that lies" if self.adversary == "active" else "a server that follows the protocol, and looks"
         graph = "everyone" if terms.degree == most - 1 else f"{terms.degree} neighbours"
         bound = 2 * terms.threshold - terms.degree - 2 if self.adversary == "active" else terms.threshold - 1
-        colluding = math.floor(self.corrupt * most)
+        colluding = parameters.whole(most, self.corrupt)
         lines = [
             f"Adversary: {lying}, with up to {colluding} of {most} clients colluding ({self.corrupt:.0%}).",
             f"Each client shares its secrets with {graph}; {terms.threshold} of them rebuild one. Where {bound + 1} of them "

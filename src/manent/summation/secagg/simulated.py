@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import final
 
 import numpy as np
@@ -40,6 +40,7 @@ class ProtocolSum:
         self._by_name = {client.name: (client, fate) for client, fate in zip(self._clients, occasion.vanish, strict=True)}
         self._server = SecAggServer(call, roster, threads=threads)
         self._taken: set[int] = set()
+        self._added: set[bytes] = set()
         self._run(self._server.start())
         while self._server.phase in ("advertise", "share"):
             self._run(self._server.deadline())
@@ -47,6 +48,7 @@ class ProtocolSum:
     def add(self, position: int, vector: Array) -> None:
         """A client's int64[d] vector: it is masked, sent, and added."""
         self._take(position)
+        self._added.add(self._clients[position].identity.public)
         self._run(self._clients[position].contribute(np.ascontiguousarray(vector)))
 
     def skip(self, position: int) -> None:
@@ -63,13 +65,16 @@ class ProtocolSum:
             self.add(part.index, part.total)
 
     def finish(self) -> Total:
-        """int64[d], the sum of those that uploaded. Raises ProtocolAbort where too many have vanished."""
+        """int64[d], the sum of those that were added. Raises ProtocolAbort where too many have vanished."""
         while not self._server.finished:
             self._run(self._server.deadline())
         refusals = [reason for client in self._clients for reason in client.refusals]
         if self._server.phase == "aborted" and refusals:
             raise ProtocolAbort(f"{self._server.reason} A client refused: {refusals[0]}")
-        return self._server.total
+        total, missing = self._server.total, self._added - set(self._server.survivors)
+        if missing:
+            raise ProtocolAbort(f"The sum lacks {len(missing)} clients that were added. One refused: {refusals[0]}")
+        return total
 
     def _take(self, position: int) -> None:
         if position in self._taken:
@@ -126,17 +131,24 @@ def check_recoverable(terms: Terms, vanish: Sequence[Vanishes | None]) -> None:
     Positions stand on the graph in the order of the cohort, which is as random as the beacon's where clients vanish at random.
     """
     shared = {p for p, fate in enumerate(vanish) if fate != "before_training"}
-    alive = {p for p in shared if vanish[p] != "before_upload"}
-    there = {p for p in alive if vanish[p] is None}
-    if len(alive) < terms.minimum:
-        raise ProtocolAbort(f"{len(alive)} of {terms.clients} clients survive; at least {terms.minimum} are needed.")
-    for position in sorted(shared - there):
-        near = graph.neighbours(position, terms.clients, terms.degree)
-        holders = sum(v in there for v in near)
-        needed = position in alive or any(v in alive for v in near)
-        if needed and holders < terms.threshold:
+    masked = shared
+    for _ in ("Directory", "Deliveries"):  # who finds too few neighbours there leaves
+        shared, masked = masked, {p for p in masked if 1 + _near(terms, p, masked) >= terms.threshold}
+    given = {p for p, fate in enumerate(vanish) if fate in (None, "after_upload")}
+    if not given <= masked:
+        raise ProtocolAbort(f"Too few of the neighbourhood of position {min(given - masked)} are left for it to take part.")
+    there = {p for p in given if vanish[p] is None}
+    if len(given) < terms.minimum:
+        raise ProtocolAbort(f"{len(given)} of {terms.clients} clients survive; at least {terms.minimum} are needed.")
+    agreeing = given if terms.adversary == "curious" else there
+    for position in sorted(shared):
+        if position in there and 1 + _near(terms, position, agreeing) < terms.threshold:
+            raise ProtocolAbort(f"Too few of the neighbourhood of position {position} are left to agree on the survivors.")
+        needed = position not in there and (position in given or _near(terms, position, given))
+        if needed and (holders := _near(terms, position, there)) < terms.threshold:
             raise ProtocolAbort(f"{holders} shares of position {position} are left; {terms.threshold} are needed.")
-    for position in sorted(there):
-        near = graph.neighbours(position, terms.clients, terms.degree)
-        if 1 + sum(v in there for v in near) < terms.threshold and terms.adversary == "active":
-            raise ProtocolAbort(f"Too few of the neighbourhood of position {position} are left to consent.")
+
+
+def _near(terms: Terms, position: int, of: Set[int]) -> int:
+    """How many of these are neighbours of a position."""
+    return sum(v in of for v in graph.neighbours(position, terms.clients, terms.degree))

@@ -106,8 +106,15 @@ def _seed(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
 
 
 def _root(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
-    advertised = known.adverts[position].mask
-    return _rebuilt(known, position, shares, lambda root: keys.agreement_key(root, "mask", known.context).public == advertised)
+    advertised = known.adverts[position]
+
+    def right(root: bytes) -> bool:
+        if keys.agreement_key(root, "mask", known.context).public != advertised.mask:
+            return False
+        hybrid = known.call.terms.hybrid
+        return not hybrid or keys.encapsulation_key(root, "mask", known.context).public == advertised.mask_kem
+
+    return _rebuilt(known, position, shares, right)
 
 
 def _rebuilt(known: Known, position: int, shares: Mapping[int, bytes], right: Callable[[bytes], bool]) -> bytes:

@@ -36,6 +36,7 @@ class Kind(IntEnum):
     CLOSED = 11
     RECEIVED = 12
     ABORT = 13
+    ASK = 14
 
 
 def frame(kind: Kind, context: bytes, body: bytes) -> bytes:
