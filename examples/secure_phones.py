@@ -11,7 +11,7 @@ Needs: pip install 'manent[data]' for the digits.
 
 import manent as mn
 
-data = mn.data.digits(clients=100, flat=True)
+data = mn.data.digits(clients=40, flat=True)
 
 study = mn.Study(
     name="secure phones",

@@ -19,6 +19,7 @@ SAYS = {
     "flax_digits.py": ["SCAFFOLD: accuracy 0.", "FedAvg: accuracy 0."],
     "digits_torch.py": ["FedProx, slow clients count: accuracy 0.", "Drawn into"],
     "private_digits.py": ["With epsilon 4 for each client: accuracy 0.", "Refused before anything ran", "epsilon 4 if deployed"],
+    "secure_phones.py": ["Accuracy 0.", "a server that lies", "27 of them rebuild one", "epsilon 8 if deployed"],
     "sklearn_mlp.py": ["Accuracy on the central test set: 0.9", "Loaded from"],
 }
 

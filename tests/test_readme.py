@@ -29,6 +29,13 @@ def test_the_private_example_runs(tmp_path: Path) -> None:
     assert "epsilon 1, delta 0.001" in done.stdout
 
 
+def test_the_secure_example_runs(tmp_path: Path) -> None:
+    (block,) = re.findall(r"<!-- tested: secure -->\n```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "a server that lies" in done.stdout
+
+
 def test_the_algorithms_named_exist() -> None:
     (row,) = re.findall(r"\| \*\*Training\*\* \| ([^;]*);", README)
     assert all(hasattr(mn, name) for name in row.split(", "))

@@ -98,6 +98,18 @@ def test_vectors_given_are_not_modified(seed):
         np.testing.assert_array_equal(rows, kept)
 
 
+def test_they_keep_nothing_on_the_clients(layers):
+    made = stack(layers, 11, 20)
+    assert made.memory() is None
+    assert all(stage.memory() is None for stage in made.stages)
+    if "Noise" in str(layers) or "bits" in str(layers):
+        return  # draws of its own
+    rows, sent = vectors(5, 11), made.sends(made.init())
+    out, kept = made.remember(rows, np.zeros((5, 0), np.float32), sent, RANDOM)
+    np.testing.assert_array_equal(out, made.client(rows, sent, RANDOM))
+    assert kept.shape == (5, 0)
+
+
 def test_a_broken_vector_contributes_zeros(layers):
     made = stack(layers[:1], 11, 20)
     for bad in (np.nan, np.inf, -np.inf):

@@ -73,7 +73,7 @@ def scripted(monkeypatch):
 def matrix_of(stage, rounds):
     """C, dense."""
     c = np.zeros(rounds)
-    first = stage.memory.coefficients(rounds)[:rounds]
+    first = stage.correlation.coefficients(rounds)[:rounds]
     c[: len(first)] = first
     return np.tril(toeplitz(c, np.zeros(rounds)))
 
@@ -122,10 +122,10 @@ def test_one_client_moves_no_more_than_the_noise_is_sized_for(bands):
 
     def fresh(noise):
         """R_t of given w: what was drawn, had this been the noise."""
-        past, drawn = stage.memory.init(1), []
+        past, drawn = stage.correlation.init(1), []
         for now in noise:
-            drawn.append(int(now) + int(stage.memory.earlier(past)[0]))
-            past = stage.memory.after(past, np.array([now]))
+            drawn.append(int(now) + int(stage.correlation.earlier(past)[0]))
+            past = stage.correlation.after(past, np.array([now]))
         return np.array(drawn)
 
     for signs in product((-norm, 0, norm), repeat=rounds):
@@ -135,7 +135,7 @@ def test_one_client_moves_no_more_than_the_noise_is_sized_for(bands):
         for _ in range(20):
             noise = rng.integers(-100, 100, rounds)
             worst = max(worst, float(np.linalg.norm(fresh(noise + signs) - fresh(noise))))
-    moved = sensitivity(stage.memory.coefficients(rounds), rounds, 3, apart) * norm
+    moved = sensitivity(stage.correlation.coefficients(rounds), rounds, 3, apart) * norm
     # On so coarse a grid rounding does enlarge it: without the second term the noise would be too small.
     assert moved < worst <= stage.sigma
     assert stage.sigma == pytest.approx(moved + (1 if bands else 2) * math.sqrt(6), rel=1e-6)
@@ -373,7 +373,7 @@ def test_state_is_declared():
     for bands, memory, shape, dtype in ((4, Bands, (3, 5), np.int64), (None, Buffers, (3, 5), np.float64)):
         _, stage = made(12, 4, bands, 5)
         assert isinstance(stage, TreeStage)
-        assert isinstance(stage.memory, memory)
+        assert isinstance(stage.correlation, memory)
         state = stage.init()
         assert (state["past"].shape, state["past"].dtype) == (shape, dtype)
         assert set(state) == {"past", "coefficients", "round"}

@@ -246,19 +246,24 @@ class GradientAlgorithm(ABC):
         self, assignment: Assignment, work: LocalTraining, trained: Trained, client: Client, memory: Vector | None
     ) -> Contribution:
         p, layout = self.parameters, self.train_layout
-        terms = self.terms(trained.vector[:p] - work.start[:p], work, assignment, memory, client)
-        weight = np.float32(len(client.train) if self.weighted else 1)
         vector = np.empty(layout.size, np.float32)
+        update = np.subtract(trained.vector[:p], work.start[:p], out=vector[layout.slice("update")])
+        terms = self.terms(update, work, assignment, memory, client)
+        weight = np.float32(len(client.train) if self.weighted else 1)
+        kept = terms.memory
+        if kept is not None and np.may_share_memory(kept, vector):
+            kept = kept.copy()
+        for name, values in terms.plain.items():
+            vector[layout.slice(name)] = values
         weighted = dict(terms.weighted)
         if "statistics" in layout:
             weighted["statistics"] = trained.vector[p:] - work.start[p:]
-        for name, values in weighted.items():
-            np.multiply(values, weight, out=vector[layout.slice(name)])
-        for name, values in terms.plain.items():
-            vector[layout.slice(name)] = values
+        # The update lies in the vector already, and other terms may be views of it: so it is weighted in place, and last.
+        for name in sorted(weighted, key="update".__eq__):
+            np.multiply(weighted[name], weight, out=vector[layout.slice(name)])
         if "weight" in layout:
             vector[layout.slice("weight")] = weight
-        return Contribution(vector, terms.memory, {"loss": trained.loss, "steps": float(len(work.batches))})
+        return Contribution(vector, kept, {"loss": trained.loss, "steps": float(len(work.batches))})
 
     def _measure(self, assignment: Assignment, client: Client) -> Array:
         names, classes = self._evaluation.names(self.model), self.model.classes

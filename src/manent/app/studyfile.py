@@ -55,6 +55,15 @@ def load_data(path: str | Path) -> Federation:
     return _named(_execute(Path(path), None), path, "data", Federation)
 
 
+def load_names(path: str | Path, names: Sequence[str]) -> tuple[Any, ...]:
+    """What a file of Python defines under these names. Raises InvalidInput as `load_study`."""
+    module = _execute(Path(path), None)
+    missing = [name for name in names if not hasattr(module, name)]
+    if missing:
+        raise InvalidInput(f"{path} defines no {missing[0]!r}.")
+    return tuple(getattr(module, name) for name in names)
+
+
 class _Text(SourceLoader):
     """A loader of source that is in hand."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from manent.core.errors import ManentError
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays, Layout
 
@@ -79,9 +80,20 @@ class Stage:
         """float32 arrays that clients need of the state; they go with the assignment."""
         return {}
 
+    def memory(self) -> Layout | None:
+        """What a client keeps of this stage between rounds (float32, starting at zero), or None."""
+        return None
+
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
         """Clients' vectors, [k, d] in the form of the stage before, to [k, d'] in this stage's."""
+        if self.memory() is not None:
+            raise ManentError(f"{type(self).__name__} has memory: `remember` takes the place of `client`.")
         return vectors
+
+    def remember(self, vectors: Array, memory: Array, sent: Arrays, random: PrivateRandom) -> tuple[Array, Array]:
+        """`client` for a stage with memory: it also takes what the clients have kept, [k, m], and gives what each is to keep if
+        its vector is in the released sum."""
+        return self.client(vectors, sent, random), memory
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, Arrays]:
         """The total [d'] to a total [d] in the form of the stage before, and the next state."""

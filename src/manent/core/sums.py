@@ -47,8 +47,8 @@ class TreeSum:
         self._place(0, position, None, owned=True)
 
     def merge(self, part: Partial) -> None:
-        """Take the sum over an aligned run of positions. Its array is used in place: it belongs to this sum from now on."""
-        self._place(part.level, part.index, part.total, owned=True)
+        """Take the sum over an aligned run of positions. Its array is only read."""
+        self._place(part.level, part.index, part.total, owned=part.total is None)
 
     def _place(self, level: int, index: int, total: Array | None, owned: bool) -> None:
         """Take in the sum of a run, and join what became whole. An array not owned is only read, and copied if it must stay."""

@@ -120,7 +120,10 @@ class ClientSide:
         for start in range(0, len(asked), self.together):
             group = asked[start : start + self.together]
             for one, contribution in zip(group, self._answers(assignment, group), strict=True):
-                self._add(total, one, contribution, assignment)
+                try:
+                    self._add(total, one, contribution, assignment)
+                except ManentError as error:  # a layer refuses what the client would send
+                    raise self._failed(assignment, one, str(error)) from error
                 if math.isfinite(contribution.probe.get("loss", math.nan)):
                     losses.append(contribution.probe["loss"])
         part = total.take(unit.level, unit.index, out)
@@ -142,8 +145,10 @@ class ClientSide:
         return asked, lost, sent_to
 
     def _kept(self, one: _Asked) -> Vector | None:
-        """What a client has kept. It is read when its turn comes, for a unit may be long."""
-        return None if self.memory is None else self.memory.read(one.index, one.slot)
+        """What a client has kept for the algorithm. It is read when its turn comes, for a unit may be long."""
+        if self.memory is None or not self.plan.own:
+            return None
+        return self.memory.read(one.index, one.slot)[: self.plan.own]
 
     def _total(self, unit: Unit) -> TreeSum:
         """An empty sum for a cohort of this size; one is kept, for its buffers."""
@@ -155,10 +160,27 @@ class ClientSide:
 
     def _add(self, total: TreeSum, one: _Asked, contribution: Contribution, assignment: Assignment) -> None:
         """The client's halves of the layers, and the only crossing. What is not private ends here."""
-        stack = self.plan.stacks[assignment.sum]
-        total.add(one.position, stack.client(contribution.vector[None], assignment.arrays, self.random)[0])
-        if self.memory is not None and contribution.memory is not None:
-            self.memory.stage(one.index, one.slot, contribution.memory)
+        stack, vectors, part = self.plan.stacks[assignment.sum], contribution.vector[None], self.plan.kept.get(assignment.sum)
+        row = None if self.memory is None else self._next(self.memory, one, contribution)
+        if row is None or part is None:
+            vectors = stack.client(vectors, assignment.arrays, self.random)
+        else:
+            vectors, row[None, part] = stack.remember(vectors, row[None, part], assignment.arrays, self.random)
+        total.add(one.position, vectors[0])
+        if self.memory is not None and row is not None:
+            self.memory.stage(one.index, one.slot, row)
+
+    def _next(self, memory: ClientMemory, one: _Asked, contribution: Contribution) -> Vector:
+        """What a client is to keep, before the layers: where the algorithm says nothing, what it had.
+
+        It is the whole row, for that of everyone in the released sum becomes current.
+        """
+        if contribution.memory is not None and not self.plan.kept:
+            return contribution.memory
+        row = memory.read(one.index, one.slot)
+        if contribution.memory is not None:
+            row[: self.plan.own] = contribution.memory
+        return row
 
     def _answers(self, assignment: Assignment, group: list[_Asked]) -> Sequence[Contribution]:
         """The contributions of some clients, checked. Where one of several fails, each is asked by itself, to name it.
@@ -200,8 +222,10 @@ class ClientSide:
 
         There a failure would itself tell something of the data: only the client is told, and keeps the memory that it had.
         """
-        layout = self.plan.sums[assignment.sum].layout
+        layout, kept = self.plan.sums[assignment.sum].layout, contribution.memory
         layout.check_size(contribution.vector)
+        if kept is not None and kept.shape != (self.plan.own,):
+            raise InvalidInput(f"It is to keep an array of shape {kept.shape}; its algorithm declares {self.plan.own} numbers.")
         tensor = layout.not_finite(contribution.vector)
         if tensor is None:
             return contribution

@@ -146,14 +146,14 @@ class Workers:
         self._assignment = {"arrays": places, "bytes": at}
 
     def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
-        """The units' answers, in any order. Raises ClientFailed."""
+        """The units' answers, in any order; a partial sum's array is used again for another answer. Raises ClientFailed."""
         jobs = ({"unit": vars(unit)} for unit in units)
         for job, reply, worker, slot in self._run(jobs):
             unit = job["unit"]
             total = None
             if reply["size"] is not None:
                 dtype = self._plan.stacks[unit["sum"]].dtype
-                total = self._results[worker].view(8 * self._largest * slot, reply["size"], dtype).copy()
+                total = self._results[worker].view(8 * self._largest * slot, reply["size"], dtype)
             yield UnitAnswer(
                 Partial(unit["level"], unit["index"], total),
                 tuple(reply["answered"]),

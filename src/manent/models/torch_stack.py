@@ -7,6 +7,7 @@ Images are kept in the channels-last order, in which oneDNN's convolutions and p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ class _Linear(Stage):
         turned = slope.t()
         targets[0].addmm_(turned, self.x, beta=keep, alpha=scale)
         if self.bias is not None:
-            targets[1].addmv_(turned, slope.new_ones(len(slope)), beta=keep, alpha=scale)
+            targets[1].addmv_(turned, _ones(len(slope)), beta=keep, alpha=scale)
 
 
 class _Conv2d(Stage):
@@ -139,6 +140,12 @@ class _Images(Stage):
         return slope
 
 
+@functools.lru_cache(64)
+def _ones(*shape: int) -> Tensor:
+    """Ones, made once: to make them takes as long as to add up a small layer's slopes."""
+    return torch.ones(shape)
+
+
 def _pair(value: Any) -> list[int]:
     return list(value) if isinstance(value, tuple) else [value, value]
 
@@ -147,7 +154,7 @@ def cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of [n, classes] logits and its derivative by them."""
     logs = scores.log_softmax(1)
     loss, weight = _nll(logs, y, None, 1, -100)
-    slope = _nll_slope(logs.new_ones(()), logs, y, None, 1, -100, weight)
+    slope = _nll_slope(_ones(), logs, y, None, 1, -100, weight)
     return loss, torch._log_softmax_backward_data(slope, logs, 1, scores.dtype)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from manent.core.examples import Examples
-from manent.core.training import LocalSGD, LocalTraining, Trained
+from manent.core.training import Batch, LocalSGD, LocalTraining, Trained
 from manent.core.vectors import Vector
 from manent.models.torch_network import Network, explained, seeded
+
+GATHERED = 1 << 18  # bytes of rows that are put into the order of training at a time; they stay in the processor's cache
 
 
 def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
@@ -27,15 +32,28 @@ def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
         torch.set_grad_enabled(through is network.autograd),
     ):
         step = _Folded(network, work) if folds else _Stored(network, work)
-        for batch in work.batches:
-            if isinstance(batch, slice):
-                loss = through.backward(x[batch], y[batch], step.targets, step.keep, step.scale)
-            else:
-                rows = torch.from_numpy(batch).to(network.device)
-                loss = through.backward(x.index_select(0, rows), y.index_select(0, rows), step.targets, step.keep, step.scale)
+        for inputs, targets in _batches(x, y, work.batches):
+            loss = through.backward(inputs, targets, step.targets, step.keep, step.scale)
             step.finish()
             total += loss.item()
     return Trained(network.read(), total / len(work.batches))
+
+
+def _batches(x: Tensor, y: Tensor, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of each batch, in order. Small ones are gathered several at a time, at most GATHERED bytes."""
+    start = 0
+    while start < len(batches):
+        batch = batches[start]
+        if isinstance(batch, slice):
+            yield x[batch], y[batch]
+            start += 1
+            continue
+        together = max(1, GATHERED // max(1, len(batch) * x[0].nbytes))
+        group = [batch, *itertools.takewhile(lambda b: not isinstance(b, slice), batches[start + 1 : start + together])]
+        rows = torch.from_numpy(np.concatenate(group)).to(x.device)
+        sizes = [len(each) for each in group]
+        yield from zip(x.index_select(0, rows).split(sizes), y.index_select(0, rows).split(sizes), strict=True)
+        start += len(group)
 
 
 class _Folded:

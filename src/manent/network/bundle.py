@@ -29,6 +29,7 @@ MOST_FILES = 200
 _FILE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\.(py|json|txt)")
 _PIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?(?:\[[A-Za-z0-9,._-]{1,100}\])?==[A-Za-z0-9.!+_-]{1,100}")
 _DATA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
+_KEY = re.compile(r"[A-Za-z0-9_]+")
 _NOT_NAMES = {"manent.py", "sitecustomize.py", "usercustomize.py"}
 _PARTS = ("study", "schema", "data", "code", "requirements")
 
@@ -94,11 +95,14 @@ class Bundle:
             raise InvalidInput(f"A bundle is a table of {', '.join(names)}; found {shown(document)}.")
         if document.pop("format") != FORMAT:
             raise InvalidInput(f"Expected the format {FORMAT!r}. Use the same version of manent on all sides.")
-        values = {name: fit(document[name], str, name, _refuse_table) for name in ("data", "researcher", "signature")}
-        values["requirements"] = fit(document["requirements"], tuple[str, ...], "requirements", _refuse_table)
-        bundle = cls(**{name: values.get(name, document[name]) for name in document})
+        for name in ("data", "researcher", "signature"):
+            fit(document[name], str, name, _refuse_table)
+        document["requirements"] = fit(document["requirements"], tuple[str, ...], "requirements", _refuse_table)
+        bundle = cls(**document)
         if bundle.encode() != encoded:
-            raise InvalidInput("These bytes are not the canonical form of their bundle; a key may be there twice. Encode it again.")
+            raise InvalidInput(
+                "These bytes are not the canonical form of their bundle; a key may be there twice. Encode it again."
+            )
         return bundle
 
     def encode(self) -> bytes:
@@ -152,7 +156,9 @@ def _check_content(bundle: Bundle) -> None:
         raise InvalidInput(f"A data set's name is 1 to 200 letters, digits or . _ : @ -; found {shown(bundle.data)}.")
     for pin in bundle.requirements:
         if not isinstance(pin, str) or not _PIN.fullmatch(pin):
-            raise InvalidInput(f"A requirement is pinned, such as numpy==2.1.3; found {shown(pin)}. Options and URLs are refused.")
+            raise InvalidInput(
+                f"A requirement is pinned, such as numpy==2.1.3; found {shown(pin)}. Options and URLs are refused."
+            )
     _check_files(bundle.code)
 
 
@@ -160,7 +166,9 @@ def _check_files(code: Mapping[str, str]) -> None:
     if len(code) > MOST_FILES:
         raise InvalidInput(f"A bundle has at most {MOST_FILES} files; found {len(code)}.")
     if code and ENTRY not in code:
-        raise InvalidInput(f"A bundle's code begins with {ENTRY}; found {', '.join(map(shown, sorted(code)[:5]))}. Rename the first.")
+        raise InvalidInput(
+            f"A bundle's code begins with {ENTRY}; found {', '.join(map(shown, sorted(code)[:5]))}. Rename the first."
+        )
     seen: set[str] = set()
     for name, text in code.items():
         if not _FILE.fullmatch(name) or name.lower() in _NOT_NAMES:
@@ -217,10 +225,10 @@ def difference(old: Bundle | None, new: Bundle) -> str:
     lines: list[str] = []
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            lines += [f"- {name} = {before[name]}"] * (name in before) + [f"+ {name} = {after[name]}"] * (name in after)
+            lines += [f"{sign} {name} = {side[name]}" for sign, side in (("-", before), ("+", after)) if name in side]
     texts = old.code if old else {}
     for name in sorted({*texts, *new.code}):
-        a, b = (code.get(name, "").splitlines() for code in (texts, new.code))
+        a, b = (code[name].split("\n") if name in code else [] for code in (texts, new.code))
         lines += difflib.unified_diff(a, b, f"{name} (approved)" if name in texts else "/dev/null", name, lineterm="")
     return "\n".join(lines) or "No difference."
 
@@ -230,13 +238,17 @@ def _without_code(bundle: Bundle) -> dict[str, str]:
 
 
 def _settings(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values, both in visible characters; an empty table or list counts as a value."""
+    """Names such as study.layers[0].norm, and values, both in visible characters; an empty table or list counts as a value."""
     items: Sequence[tuple[str, Any]] = ()
     if isinstance(value, Mapping):
-        items = [(ascii(key)[1:-1], inner) for key, inner in value.items()]
+        items = [(f".{key}" if _KEY.fullmatch(key) else f"[{_visible(key)}]", inner) for key, inner in value.items()]
     elif isinstance(value, list | tuple):
-        items = [(str(index), inner) for index, inner in enumerate(value)]
+        items = [(f"[{index}]", inner) for index, inner in enumerate(value)]
     if not items:
-        yield path, json.dumps(value)
+        yield path, _visible(value)
     for key, inner in items:
-        yield from _settings(inner, f"{path}.{key}" if path else key)
+        yield from _settings(inner, f"{path}{key}".removeprefix("."))
+
+
+def _visible(value: object) -> str:
+    return json.dumps(value).replace("\x7f", r"\u007f")

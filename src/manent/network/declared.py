@@ -1,7 +1,7 @@
 """From a study's plain data back to the study, without its code.
 
-Layers, algorithms, summations and budgets become manent's own classes again, by one explicit table. The model becomes itself where
-numpy computes it, else a `DeclaredModel`: what it says of itself, which is all that `privacy.check.resolve` asks of it.
+Layers, algorithms, summations and budgets become manent's own classes again, by one explicit table. The model becomes itself
+where numpy computes it, else a `DeclaredModel`: what it says of itself, which is all that `privacy.check.resolve` asks of it.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def rebuild(document: object) -> Study:
         Refused: where a part refuses its settings.
     """
     check_depth(document, "The study")
-    study = _read(Study, document, "study")
+    study: Study = _read(Study, document, "study")
     local = getattr(study.algorithm, "local", None)
     counts = (
         ("study.rounds", study.rounds, MOST_ROUNDS),
@@ -176,7 +176,7 @@ def schema_of(document: object) -> Schema:
     """The schema of its plain data, `core.study.plain(schema)`. Raises InvalidInput as `rebuild`, and for one that contradicts
     itself."""
     check_depth(document, "The schema")
-    schema = _read(Schema, document, "schema")
+    schema: Schema = _read(Schema, document, "schema")
     check_schema(schema)
     _check_same(plain(schema), document, "schema")
     return schema

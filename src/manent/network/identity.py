@@ -64,7 +64,7 @@ def check_name(name: object) -> None:
     """Raises InvalidInput for a name that could not stand in a path, a URL or a terminal as it is."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"A name has 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or digit; found {name!a:.80}."
+            f"A name has 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; found {name!a:.80}."
         )
 
 
@@ -89,14 +89,18 @@ def read_json(data: bytes, where: str) -> Any:
 
 def create_file(path: Path, content: bytes) -> None:
     """A new file of mode 0600, on the disk when this returns. Raises InvalidInput where there is one, or none can be made."""
+    if path.exists():
+        raise InvalidInput(f"{path} exists, and is not overwritten. Name another file, or move this one away.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
-    except FileExistsError:
-        raise InvalidInput(f"{path} exists, and is not overwritten. Name another file, or move this one away.") from None
+        try:
+            _fill(file, content)
+        except OSError:
+            path.unlink()
+            raise
     except OSError as error:
         raise InvalidInput(f"Cannot write {path}: {error.strerror}. Name a file that can be written.") from None
-    _fill(file, content)
     _settle(path.parent)
 
 

@@ -103,4 +103,6 @@ def _checksum(payload: bytes) -> bytes:
 
 
 def _damaged() -> InvalidInput:
-    return InvalidInput("This join token was cut short or altered on its way. Copy the whole line that the server gave, once more.")
+    return InvalidInput(
+        "This join token was cut short or altered on its way. Copy the whole line that the server gave, once more."
+    )

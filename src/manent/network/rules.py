@@ -36,7 +36,9 @@ class CodeRule:
         for found in self.hashes:
             check_hash("code.hashes", found)
         if self.hashes and self.rule != "listed":
-            raise InvalidInput(f"code.hashes says nothing where code.rule is {self.rule!r}. Set code.rule = 'listed', or remove it.")
+            raise InvalidInput(
+                f"code.hashes says nothing where code.rule is {self.rule!r}. Set code.rule = 'listed', or remove it."
+            )
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class DataRule:
     """A data set that studies may name.
 
     Attributes:
-        budget: what all studies on it together may spend; None keeps no account, which only a policy without required privacy has.
+        budget: what all studies on it together may spend; None, without an account, where no privacy is required.
     """
 
     budget: Budget | None = None

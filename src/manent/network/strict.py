@@ -21,7 +21,7 @@ DEEPEST = 64
 _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", type(None): "nothing"}
 
 
-def read(kind: type[Any], table: Mapping[str, Any], where: str, nested: Nested, *, whole: bool = False) -> Any:
+def read(kind: Any, table: Mapping[str, Any], where: str, nested: Nested, *, whole: bool = False) -> Any:
     """An instance of a dataclass from a table of its fields.
 
     Args:
@@ -90,7 +90,7 @@ def _elements(annotation: object, length: int) -> Sequence[object] | None:
 
 
 @lru_cache(maxsize=256)
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

@@ -50,7 +50,7 @@ def self_signed(folder: str | Path, hosts: Sequence[str]) -> tuple[Path, Path, s
 
 
 def pin_of(certificate: str | Path) -> str:
-    """SHA-256 of the (first) certificate in a PEM file, over its DER form, in hexadecimal. Raises InvalidInput for no certificate."""
+    """SHA-256 of the first certificate in a PEM file, over its DER form, in hexadecimal. Raises InvalidInput for another file."""
     path = Path(certificate)
     try:
         found = x509.load_pem_x509_certificate(read_file(path, _LARGEST))

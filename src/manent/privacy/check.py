@@ -31,7 +31,8 @@ class Plan:
         stacks: the layers of each kind of sum, resolved.
         gathering: what is public about a cohort; `least` is the fewest answers with which a sum is released.
         privacy: the differential privacy, or None where no layer adds noise.
-        memory: what each client keeps between rounds, or None.
+        memory: what each client keeps between rounds, or None: the algorithm's, then that of the layers of each sum.
+        kept: where in it the layers of a sum have theirs, by the name of the sum.
     """
 
     study: Study
@@ -42,7 +43,14 @@ class Plan:
     gathering: Gathering
     privacy: Privacy | None
     memory: Layout | None
+    kept: Mapping[str, slice]
     statement: Statement
+
+    @property
+    def own(self) -> int:
+        """How many of the numbers that a client keeps are the algorithm's; they come first."""
+        size = 0 if self.memory is None else self.memory.size
+        return min((part.start for part in self.kept.values()), default=size)
 
     @property
     def divisor(self) -> float | None:
@@ -83,6 +91,7 @@ def resolve(study: Study, data: Population) -> Plan:
     stacks, gathering, privacy, study = _account(study, public.clients, sums, summation)
     state = study.algorithm.init(public, repeatable(0, "check"))
     first = study.algorithm.assign(state, 1, 0)
+    memory, kept = _memory(study.algorithm.memory(public), stacks)
     plan = Plan(
         study=study,
         public=public,
@@ -91,7 +100,8 @@ def resolve(study: Study, data: Population) -> Plan:
         stacks=stacks,
         gathering=gathering,
         privacy=privacy,
-        memory=study.algorithm.memory(public),
+        memory=memory,
+        kept=kept,
         statement=_state(replace(study, summation=summation), declared_hash, public, sums, stacks, first, gathering),
     )
     correlated = any(isinstance(layer, TreeNoise) for layer in study.layers)
@@ -116,6 +126,18 @@ def _account(
     resolved, privacy = account_examples(study, clients, sums)
     stacks, gathering, _ = account(replace(resolved, budget=None), clients, sums, summation)
     return stacks, gathering, privacy, resolved
+
+
+def _memory(own: Layout | None, stacks: Mapping[str, Stack]) -> tuple[Layout | None, dict[str, slice]]:
+    """What a client keeps, and where in it the layers of each sum have theirs."""
+    parts, kept, at = [] if own is None else [own], {}, 0 if own is None else own.size
+    for name, stack in stacks.items():
+        layout = stack.memory(f"{name}.")
+        if layout is not None:
+            kept[name] = slice(at, at + layout.size)
+            parts.append(layout)
+            at += layout.size
+    return (Layout(tuple(block for part in parts for block in part.blocks)) if parts else None), kept
 
 
 def _state(

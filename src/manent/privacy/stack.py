@@ -12,7 +12,7 @@ from manent.core.layers import Form, Gathering, Layer, Stage
 from manent.core.protocols import SumSpec
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Number
-from manent.core.vectors import Array, Arrays, Layout
+from manent.core.vectors import Array, Arrays, Block, Entry, Layout
 from manent.privacy.adaptive import AdaptiveClip
 from manent.privacy.clip import Clip
 from manent.privacy.discretize import Discretize
@@ -69,11 +69,31 @@ class Stack:
         parts = zip(self.stages, self._parts(state), strict=True)
         return self._named([stage.sends(part) for stage, part in parts])
 
+    def memory(self, head: str = "") -> Layout | None:
+        """What a client keeps of all stages between rounds, its names behind `head`; or None."""
+        kept = [(f"{head}layer.{i}.", layout) for i, stage in enumerate(self.stages) if (layout := stage.memory()) is not None]
+        return Layout(tuple(_under(block, own) for own, layout in kept for block in layout.blocks)) if kept else None
+
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
         """Clients' vectors [k, d] as they are summed; `sent` may hold other arrays too."""
         for stage, part in zip(self.stages, self._parts(sent), strict=True):
             vectors = stage.client(vectors, part, random)
         return vectors
+
+    def remember(self, vectors: Array, memory: Array, sent: Arrays, random: PrivateRandom) -> tuple[Array, Array]:
+        """`client` where a stage has memory: it also takes what the clients have kept, [k, m], and gives what each is to keep if
+        its vector is in the released sum: as before, where that would not be finite."""
+        kept, at = [], 0
+        for stage, part in zip(self.stages, self._parts(sent), strict=True):
+            layout = stage.memory()
+            size = 0 if layout is None else layout.size
+            vectors, after = stage.remember(vectors, memory[:, at : at + size], part, random)
+            kept.append(after)
+            at += size
+        with np.errstate(over="ignore"):
+            row = np.concatenate(kept, axis=1, dtype=np.float32, casting="same_kind")
+        # One broken vector must not silence a client for ever: what is not finite is not kept.
+        return vectors, np.where(np.isfinite(row).all(axis=1, keepdims=True), row, memory)
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, dict[str, Array]]:
         """The total as the algorithm knows it, float64[d], and the next state. To be called once for a sum, in the step that
@@ -120,6 +140,12 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
         _check_overflow(form, gathering)
     names = tuple(type(layer).__name__ + " (inserted)" * (layer not in layers) for layer in ordered)
     return Stack(spec.layout, names, tuple(stages), clips)
+
+
+def _under(block: Block, head: str) -> Block:
+    """The block with a head before every name."""
+    entries = tuple(Entry(head + entry.name, entry.shape) for entry in block.entries)
+    return replace(block, name=head + block.name, entries=entries)
 
 
 def _place(layer: Layer) -> int | None:

@@ -95,15 +95,15 @@ class TreeNoise:
         if form.bits is not None:
             raise Refused("The server adds TreeNoise after the sum, so a modulus saves nothing. Leave Discretize(bits=...) out.")
         z, most = multiplier("TreeNoise", self.noise_multiplier, gathering), -(-rounds // apart)
-        memory = self._memory(rounds, most, apart)
-        moved = sensitivity(memory.coefficients(rounds), rounds, most, apart) * (1 + _SLACK)
-        sigma = z * (moved * bound(form, "TreeNoise") + memory.widest * math.sqrt((rounds - 1) * size))
+        correlation = self._correlation(rounds, most, apart)
+        moved = sensitivity(correlation.coefficients(rounds), rounds, most, apart) * (1 + _SLACK)
+        sigma = z * (moved * bound(form, "TreeNoise") + correlation.widest * math.sqrt((rounds - 1) * size))
         event = MatrixFactorisation(z, rounds, most, apart, min(rounds * size * STATISTICAL_DISTANCE, 0.5))
-        fault = form.fault or _fault(sigma, memory, rounds, gathering.most * (form.largest or 0.0))
+        fault = form.fault or _fault(sigma, correlation, rounds, gathering.most * (form.largest or 0.0))
         given = replace(form, noise="TreeNoise", fault=fault)
-        return TreeStage(given, event, None, "server", sigma * (form.grid or 1.0), sigma, memory, rounds)
+        return TreeStage(given, event, None, "server", sigma * (form.grid or 1.0), sigma, correlation, rounds)
 
-    def _memory(self, rounds: int, most: int, apart: int) -> Bands | Buffers:
+    def _correlation(self, rounds: int, most: int, apart: int) -> Bands | Buffers:
         if self.bands is not None:
             return Bands(tuple(int(c) for c in np.rint(square_root(min(self.bands, rounds)) * 2**_FRACTION)))
         return Buffers(*fitted_buffers(rounds, most, apart, self.buffers))
@@ -186,22 +186,22 @@ class Buffers:
 class TreeStage(NoiseStage):
     """See `TreeNoise`. `sigma` is of the fresh noise, in steps of the grid.
 
-    State: "past", what `memory` keeps; "coefficients", float64, C's first ones; "round", int64[1], how many were released.
+    State: "past", what `correlation` keeps; "coefficients", float64, C's first ones; "round", int64[1], how many were released.
     """
 
     sigma: float
-    memory: Bands | Buffers
+    correlation: Bands | Buffers
     rounds: int
 
     def init(self) -> Arrays:
-        past, first = self.memory.init(self.form.layout.size), self._first()
+        past, first = self.correlation.init(self.form.layout.size), self._first()
         return {"past": past, "coefficients": first, "round": np.zeros(1, np.int64)}
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, Arrays]:
         past, done = state["past"], int(state["round"][0]) + 1
-        noise = rounded_gaussian(self.sigma, total.shape, random) - self.memory.earlier(past)
+        noise = rounded_gaussian(self.sigma, total.shape, random) - self.correlation.earlier(past)
         # After the last round nothing needs the noise any more, and what is not kept cannot be taken off.
-        kept = np.zeros_like(past) if done >= self.rounds else self.memory.after(past, noise)
+        kept = np.zeros_like(past) if done >= self.rounds else self.correlation.after(past, noise)
         return total + noise, {**state, "past": kept, "round": np.array([done], np.int64)}
 
     def check_round(self, state: Arrays, round: int) -> None:
@@ -216,11 +216,11 @@ class TreeStage(NoiseStage):
             raise Refused("The noise of earlier rounds was made with other coefficients. Resume with the same version of scipy.")
 
     def _first(self) -> Array:
-        return self.memory.coefficients(self.rounds)[:_KEPT]
+        return self.correlation.coefficients(self.rounds)[:_KEPT]
 
 
-def _fault(sigma: float, memory: Bands | Buffers, rounds: int, largest: float) -> str | None:
+def _fault(sigma: float, correlation: Bands | Buffers, rounds: int, largest: float) -> str | None:
     """Why noise of this size, with all that is computed of it, does not fit into its numbers."""
-    if sigma <= LARGEST and largest < 2.0**61 and memory.fits(reach(sigma, "gaussian"), rounds):
+    if sigma <= LARGEST and largest < 2.0**61 and correlation.fits(reach(sigma, "gaussian"), rounds):
         return None
     return f"Noise of {sigma:.3g} steps of the grid cannot be kept exactly enough. Use Discretize(grid=...) with a coarser grid."

@@ -150,8 +150,10 @@ def encode_vector(vector: Array, terms: PlainTerms) -> bytes:
     """The body of an upload. Raises InvalidInput for another shape or type."""
     kinds = {np.dtype(np.int64): 2} if terms.whole else {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
     if vector.shape != (terms.size,) or vector.dtype not in kinds:
-        raise InvalidInput(f"Expected {'int64' if terms.whole else 'float32 or float64'}[{terms.size}], found {vector.dtype}"
-                           f"{list(vector.shape)}.")
+        raise InvalidInput(
+            f"Expected {'int64' if terms.whole else 'float32 or float64'}[{terms.size}], found {vector.dtype}"
+            f"{list(vector.shape)}."
+        )
     tag = kinds[vector.dtype]
     return u8(tag) + vector.astype(TYPES[tag], copy=False).tobytes()
 
@@ -161,7 +163,9 @@ def upload_type(tag: int, length: int, terms: PlainTerms) -> np.dtype[np.generic
     if tag not in ((2,) if terms.whole else (0, 1)):
         raise ProtocolAbort(f"An upload holds {'whole' if terms.whole else 'real'} numbers; found type {tag}.")
     if length != 1 + terms.size * TYPES[tag].itemsize:
-        raise ProtocolAbort(f"An upload of {terms.size} numbers has {1 + terms.size * TYPES[tag].itemsize} bytes; found {length}.")
+        raise ProtocolAbort(
+            f"An upload of {terms.size} numbers has {1 + terms.size * TYPES[tag].itemsize} bytes; found {length}."
+        )
     return TYPES[tag]
 
 
@@ -355,9 +359,7 @@ class PlainServer:
 class PlainClient:
     """One client in one sum in the clear, over as many attempts as the server makes; see `SecAggClient`."""
 
-    def __init__(
-        self, identity: SigningKey, roster: Roster, expected: PlainExpected, records: Sequence[bytes] = ()
-    ) -> None:
+    def __init__(self, identity: SigningKey, roster: Roster, expected: PlainExpected, records: Sequence[bytes] = ()) -> None:
         self.identity, self.roster, self.expected = identity, roster, expected
         self.name = identity.public.hex()
         self.stage: Literal["waiting", "called", "uploaded", "closed", "aborted"] = "waiting"

@@ -66,7 +66,7 @@ class Attempt:
         self.clients = [self.client(position) for position in range(terms.clients)]
         self.server = self.new_server()
         rng = np.random.default_rng(seed)
-        half = 1 << (terms.bits - 1)
+        half = 1 << max(0, terms.bits - 1)
         self.vectors = rng.integers(-half, half, (terms.clients, terms.size), np.int64)
 
     def client(self, position: int, records=(), seed: int | None = None) -> SecAggClient:

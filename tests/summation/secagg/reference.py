@@ -351,16 +351,17 @@ class Client:
         return frame(SHARES, self.context, listed({v: self.record(v, of_seed[v] + of_root[v]) for v in self.directory}))
 
     def record(self, v: int, shares: bytes) -> bytes:
-        u, text, secret = self.position, b"", b""
+        u, text, secret, texts = self.position, b"", b"", (b"", b"")
         if self.hybrid:
             text, secret = self.chance.for_channel[v].ciphertext, self.chance.for_channel[v].secret
+            texts = text, self.chance.for_mask[v].ciphertext if u < v else b""
             if u < v:
                 kept_key = derive(self.chance.root, "manent kept", self.context, u32(v))
                 kept = seal(kept_key, self.chance.for_mask[v].secret, directed("manent kept", self.context, u, v))
                 text += self.chance.for_mask[v].ciphertext + kept
         agreed = agree(self.channel_key, self.directory[v].channel)
         key = derive(agreed + secret, "manent channel", self.context, u32(u), u32(v))
-        return text + seal(key, shares, directed("manent share", self.context, u, v))
+        return text + seal(key, shares, digest("manent share", self.context, u32(u), u32(v), *texts))
 
     def upload(self, deliveries: bytes, vector: Sequence[int]) -> bytes:
         """`vector` holds d integers, of any size and sign."""
@@ -368,13 +369,14 @@ class Client:
         masked = [x + m for x, m in zip(vector, self.own_mask(), strict=True)]
         for v in reader.positions():
             require(v in self.directory, "from nobody in the directory")
-            channel_secret = self.channel_kem.decapsulate(reader.take(CIPHERTEXT)) if self.hybrid else b""
-            mask_secret = self.mask_kem.decapsulate(reader.take(CIPHERTEXT)) if self.hybrid and v < u else b""
+            texts = reader.take(CIPHERTEXT if self.hybrid else 0), reader.take(CIPHERTEXT if self.hybrid and v < u else 0)
+            channel_secret = self.channel_kem.decapsulate(texts[0]) if self.hybrid else b""
+            mask_secret = self.mask_kem.decapsulate(texts[1]) if self.hybrid and v < u else b""
             if self.hybrid and u < v:
                 mask_secret = self.chance.for_mask[v].secret
             agreed = agree(self.channel_key, self.directory[v].channel) + channel_secret
             key = derive(agreed, "manent channel", self.context, u32(v), u32(u))
-            self.held[v] = unseal(key, reader.take(SEALED), directed("manent share", self.context, v, u))
+            self.held[v] = unseal(key, reader.take(SEALED), digest("manent share", self.context, u32(v), u32(u), *texts))
             shared = pair_mask_key(self.context, u, v, agree(self.mask_key, self.directory[v].mask), mask_secret)
             sign, noise = 1 if v > u else -1, mask(self.terms.suite, shared, self.terms.d, self.terms.b)
             masked = [x + sign * m for x, m in zip(masked, noise, strict=True)]

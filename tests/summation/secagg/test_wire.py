@@ -119,6 +119,28 @@ def test_no_list_is_longer_than_it_may_be_and_no_count_makes_a_reader_wait():
         read_whole("reveal", u32(2**32 - 1), most=2**31)
 
 
+@pytest.mark.parametrize("hybrid", [False, True])
+@given(st.data())
+@settings(max_examples=50)
+def test_a_table_has_the_records_of_the_list_and_takes_no_other_list(hybrid, data):
+    records = drawn_list(data, f"shares {'hybrid' if hybrid else 'classical'}")
+    body, peers = wire.listing(records), [parcel.peer for parcel in records]
+    table = wire.shares_table(5, body, peers, hybrid)
+    for parcel in records:
+        assert table.record(parcel.peer) == parcel.encode()
+        kept = hybrid and parcel.peer > 5
+        assert wire.delivered(parcel.encode(), 5, kept) == parcel.delivered(5).encode()
+    cut, place = data.draw(st.integers(0, len(body) - 1)), data.draw(st.integers(0, 3))
+    others = [body[:cut], body + b"\0", body[:place] + u8(body[place] ^ 1) + body[place + 1 :]]
+    for other in others:
+        with pytest.raises(ProtocolAbort):
+            wire.shares_table(5, other, peers, hybrid)
+    asked = data.draw(st.lists(st.integers(0, 9), unique=True, max_size=5).map(sorted))
+    if asked != peers:
+        with pytest.raises(ProtocolAbort):
+            wire.shares_table(5, body, asked, hybrid)
+
+
 @given(st.sampled_from(Kind), st.binary(min_size=32, max_size=32), st.binary(max_size=100))
 def test_a_frame_is_read_as_it_was_written(kind, context, body):
     assert wire.unframe(wire.frame(kind, context, body)) == (kind, context, body)

@@ -215,7 +215,7 @@ class SecAggClient:
                 kept = seal(keys.kept_key(now.root, context, v), secret, keys.kept_label(context, me, v))
                 secrets.append(secret)
             sealing = keys.channel_key(agreed, context, me, v)
-            sealed = seal(sealing, seed_share + root_share, keys.share_label(context, me, v))
+            sealed = seal(sealing, seed_share + root_share, keys.share_label(context, me, v, text, mask_text))
             parcels.append(Parcel(v, sealed, text, mask_text, kept))
         reply = wire.frame(Kind.SHARES, context, wire.listing(parcels))
         return self._keep(Kind.DIRECTORY, body, b"".join(secrets), reply)
@@ -341,7 +341,8 @@ class SecAggClient:
                 agreed += channel_kem.decapsulate(parcel.channel_text)
             secret = now.mask_secrets.get(v, b"") if mask_kem is None or v > me else mask_kem.decapsulate(parcel.mask_text)
             mask_keys[v] = keys.mask_key(mask.agree(now.neighbours[v].mask) + secret, context, me, v)
-            opened = unseal(keys.channel_key(agreed, context, v, me), parcel.sealed, keys.share_label(context, v, me))
+            label = keys.share_label(context, v, me, parcel.channel_text, parcel.mask_text)
+            opened = unseal(keys.channel_key(agreed, context, v, me), parcel.sealed, label)
             shares[v] = opened[:32], opened[32:]
         now.shares, now.mask_keys = shares, mask_keys
 

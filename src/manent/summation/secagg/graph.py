@@ -43,6 +43,8 @@ def neighbours(position: int, count: int, degree: int) -> tuple[int, ...]:
     if degree == count - 1:
         return (*range(position), *range(position + 1, count))
     half = degree // 2
+    if half <= position < count - half:
+        return (*range(position - half, position), *range(position + 1, position + half + 1))
     return tuple(sorted((position + step) % count for step in range(-half, half + 1) if step))
 
 

@@ -33,9 +33,9 @@ def channel_key(agreed: bytes, context: bytes, sender: int, recipient: int) -> b
     return key(agreed, "manent channel", context, u32(sender), u32(recipient))
 
 
-def share_label(context: bytes, sender: int, recipient: int) -> bytes:
-    """What the sealed shares are bound to."""
-    return digest("manent share", context, u32(sender), u32(recipient))
+def share_label(context: bytes, sender: int, recipient: int, channel_text: bytes, mask_text: bytes) -> bytes:
+    """What the sealed shares are bound to: the ciphertexts too, or a server could put its own in their place."""
+    return digest("manent share", context, u32(sender), u32(recipient), channel_text, mask_text)
 
 
 def kept_key(root: bytes, context: bytes, recipient: int) -> bytes:

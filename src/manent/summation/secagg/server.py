@@ -6,8 +6,8 @@ whatever the size of the cohort; the log holds the uploads until the sum is rele
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, final
 
 import numpy as np
@@ -19,7 +19,7 @@ from manent.summation.secagg import ring, wire
 from manent.summation.secagg.fields import Reader, u8, u32
 from manent.summation.secagg.terms import Call, Roster
 from manent.summation.secagg.unmask import Known, unmask
-from manent.summation.secagg.wire import Advert, Kind, Opened, Parcel, Signed
+from manent.summation.secagg.wire import Advert, Kind, Parcel, Table
 
 Phase = Literal["advertise", "share", "upload", "consent", "reveal", "done", "aborted"]
 _AWAITED: dict[Phase, Kind] = {
@@ -56,10 +56,11 @@ class SecAggServer:
         self.notes: list[str] = []
         self._places = {key.hex(): position for position, key in enumerate(self.cohort)}
         self._adverts: dict[int, Advert] = {}
-        self._shares: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        self._advert_bodies: dict[int, bytes] = {}
+        self._shares: dict[int, Table] = {}
         self._uploaded: set[int] = set()
         self._consents: dict[int, bytes] = {}
-        self._reveals: dict[int, tuple[bytes, tuple[Opened, ...]]] = {}
+        self._reveals: dict[int, tuple[bytes, Table]] = {}
         self._lost: set[int] = set()
         self._advertised: frozenset[int] = frozenset()
         self._shared: frozenset[int] = frozenset()
@@ -120,13 +121,14 @@ class SecAggServer:
                 return self._leaves(position, envelope.body, wire.read_reason(body))
             if kind is not _AWAITED.get(self.phase) or position not in self._pending:
                 return self._again(position, kind)
-            self._check(position, kind, body)
+            take_in = self._checked(position, kind, body)
         except ProtocolAbort as error:
             self.notes.append(str(error))
             return Step()
         record = u32(position) + envelope.body
         was = self.phase
-        self._load(record)
+        take_in()
+        self._taken_in(position, kind)
         ack = [self._to(position, wire.frame(Kind.RECEIVED, self.call.context, b""))] if kind is Kind.UPLOAD else []
         return Step((record,), (*ack, *(self._news() if self.phase != was else ())))
 
@@ -167,18 +169,19 @@ class SecAggServer:
                 return wire.frame(Kind.CALL, context, self.call.body)
             case "share":
                 near = [v for v in self.call.neighbours(position) if v in self._advertised]
-                return wire.frame(Kind.DIRECTORY, context, wire.listing([self._adverts[v] for v in near]))
+                return wire.frame(Kind.DIRECTORY, context, u32(len(near)) + b"".join([self._advert_bodies[v] for v in near]))
             case "upload":
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
-                parcels = [self._parcel(v, position).delivered(v) for v in near]
-                return wire.frame(Kind.DELIVERIES, context, wire.listing(parcels))
+                hybrid = self.call.terms.hybrid
+                records = [wire.delivered(self._shares[v].record(position), v, hybrid and v < position) for v in near]
+                return wire.frame(Kind.DELIVERIES, context, u32(len(near)) + b"".join(records))
             case "consent":
                 return wire.frame(Kind.SURVIVORS, context, self._survivors)
             case "reveal" if self.call.terms.adversary == "curious":
                 return wire.frame(Kind.SURVIVORS, context, self._survivors)
             case "reveal":
                 near = sorted(v for v in (*self.call.neighbours(position), position) if v in self._consents)
-                return wire.frame(Kind.CONSENTS, context, wire.listing([Signed(v, self._consents[v]) for v in near]))
+                return wire.frame(Kind.CONSENTS, context, u32(len(near)) + b"".join([u32(v) + self._consents[v] for v in near]))
         return None
 
     def _news(self) -> tuple[Envelope, ...]:
@@ -202,38 +205,41 @@ class SecAggServer:
 
     # Messages from clients: checked first, then taken in.
 
-    def _check(self, position: int, kind: Kind, body: bytes) -> None:
-        """Raises ProtocolAbort for a message that cannot be taken in."""
+    def _checked(self, position: int, kind: Kind, body: bytes) -> Callable[[], object]:
+        """What takes a message in. Raises ProtocolAbort for one that cannot be."""
         reader, terms = Reader(body), self.call.terms
         match kind:
+            case Kind.ABORT:
+                return partial(self._lost.add, position)
             case Kind.ADVERTISE:
-                if Advert.read(reader, terms.hybrid).position != position:
+                advert = Advert.read(reader, terms.hybrid)
+                reader.end()
+                if advert.position != position:
                     raise ProtocolAbort(f"The advert of position {position} is in another's name.")
-                reader.end()
+                return partial(self._advertise, position, advert, body)
             case Kind.SHARES:
-                read = wire.shares_reader(position, terms.hybrid)
-                parcels = wire.read_list(reader, read, lambda parcel: parcel.peer, terms.degree)
-                reader.end()
-                wanted = tuple(v for v in self.call.neighbours(position) if v in self._advertised)
-                if tuple(parcel.peer for parcel in parcels) != wanted:
-                    raise ProtocolAbort(f"Position {position} did not share with each of its neighbours.")
+                wanted = [v for v in self.call.neighbours(position) if v in self._advertised]
+                table = wire.shares_table(position, body, wanted, terms.hybrid)
+                return partial(self._shares.__setitem__, position, table)
             case Kind.UPLOAD:
                 ring.check_packed(body, terms.size, terms.bits)
+                return partial(self._add, position, body)
             case Kind.CONSENT:
                 if len(body) != 64:
                     raise ProtocolAbort(f"The consent of position {position} is no signature.")
+                return partial(self._consents.__setitem__, position, body)
             case Kind.REVEAL:
-                self._opened(position, body)
+                near = [v for v in self.call.neighbours(position) if v in self._shared]
+                opened = Table(body, 32, near, (wire.OPENED, wire.OPENED))
+                return partial(self._reveals.__setitem__, position, (body[:32], opened))
+        raise ProtocolAbort(f"{kind.name} is no message of a client.")
 
-    def _opened(self, position: int, body: bytes) -> tuple[bytes, tuple[Opened, ...]]:
-        reader = Reader(body)
-        seed = reader.take(32)
-        opened = wire.read_list(reader, Opened.read, lambda one: one.position, self.call.terms.degree)
-        reader.end()
-        near = set(self.call.neighbours(position)) & self._shared
-        if {one.position for one in opened} != near:
-            raise ProtocolAbort(f"Position {position} did not open a share of each of its neighbours.")
-        return seed, opened
+    def _advertise(self, position: int, advert: Advert, body: bytes) -> None:
+        self._adverts[position], self._advert_bodies[position] = advert, body
+
+    def _add(self, position: int, body: bytes) -> None:
+        self._running.add(body)
+        self._uploaded.add(position)
 
     def _load(self, record: bytes) -> None:
         position = int.from_bytes(record[:4], "big")
@@ -242,20 +248,11 @@ class SecAggServer:
                 self._close()
             return
         kind, _, body = wire.unframe(record[4:])
-        match kind:
-            case Kind.ABORT:
-                self._lost.add(position)
-            case Kind.ADVERTISE:
-                self._adverts[position] = Advert.read(Reader(body), self.call.terms.hybrid)
-            case Kind.SHARES:
-                self._shares[position] = tuple(v for v in self.call.neighbours(position) if v in self._advertised), body
-            case Kind.UPLOAD:
-                self._running.add(body)
-                self._uploaded.add(position)
-            case Kind.CONSENT:
-                self._consents[position] = body
-            case Kind.REVEAL:
-                self._reveals[position] = self._opened(position, body)
+        self._checked(position, kind, body)()
+        self._taken_in(position, kind)
+
+    def _taken_in(self, position: int, kind: Kind) -> None:
+        """Close the phase where no answer is to come."""
         if kind is not Kind.ABORT:
             self._pending.discard(position)
         if not self.finished and self._pending <= self._lost:
@@ -300,7 +297,8 @@ class SecAggServer:
         self._forget()
 
     def _known(self) -> Known:
-        return Known(self.call, self._adverts, self._shared, self._alive, self._reveals, self._parcel)
+        seeds = {position: seed for position, (seed, _) in self._reveals.items()}
+        return Known(self.call, self._adverts, self._shared, self._alive, seeds, self._opened, self._parcel)
 
     def _forget(self) -> None:
         """What is no longer needed, and no longer to be had."""
@@ -309,12 +307,7 @@ class SecAggServer:
         self._running = ring.PackedSum(0, self.call.terms.bits)
 
     def _parcel(self, sender: int, recipient: int) -> Parcel:
-        """One record of a client's Shares. They are kept as they came; records are of two lengths at most."""
-        recipients, body = self._shares[sender]
-        hybrid, index = self.call.terms.hybrid, bisect_left(recipients, recipient)
-        lower = bisect_left(recipients, sender)
-        short = 4 + wire.SEALED + wire.KEM_TEXT * hybrid
-        long = short + (wire.KEM_TEXT + wire.KEPT) * hybrid
-        start = 4 + min(index, lower) * short + max(0, index - lower) * long
-        length = long if recipient > sender else short
-        return wire.shares_reader(sender, hybrid)(Reader(body[start : start + length]))
+        return wire.shares_reader(sender, self.call.terms.hybrid)(Reader(self._shares[sender].record(recipient)))
+
+    def _opened(self, opener: int, owner: int) -> bytes:
+        return self._reveals[opener][1].record(owner)[4:]

@@ -46,10 +46,10 @@ class ProtocolSum:
             self._run(self._server.deadline())
 
     def add(self, position: int, vector: Array) -> None:
-        """A client's int64[d] vector: it is masked, sent, and added."""
+        """A client's int64[d] vector: it is copied, masked, sent, and added."""
         self._take(position)
         self._added.add(self._clients[position].identity.public)
-        self._run(self._clients[position].contribute(np.ascontiguousarray(vector)))
+        self._run(self._clients[position].contribute(np.array(vector)))
 
     def skip(self, position: int) -> None:
         """A client that has vanished."""
@@ -66,6 +66,10 @@ class ProtocolSum:
 
     def finish(self) -> Total:
         """int64[d], the sum of those that were added. Raises ProtocolAbort where too many have vanished."""
+        if len(self._taken) != len(self._clients):
+            raise ProtocolAbort(
+                f"Only {len(self._taken)} of {len(self._clients)} positions were added or skipped; no sum is formed."
+            )
         while not self._server.finished:
             self._run(self._server.deadline())
         refusals = [reason for client in self._clients for reason in client.refusals]
@@ -77,6 +81,8 @@ class ProtocolSum:
         return total
 
     def _take(self, position: int) -> None:
+        if not 0 <= position < len(self._clients):
+            raise InvalidInput(f"Position {position} is outside a cohort of {len(self._clients)}.")
         if position in self._taken:
             raise ProtocolAbort(f"Position {position} was given twice; a term is summed once.")
         self._taken.add(position)

@@ -16,9 +16,9 @@ from manent.crypto.seal import unseal
 from manent.crypto.shamir import recover
 from manent.summation.secagg import keys
 from manent.summation.secagg.terms import CHACHA, Call
-from manent.summation.secagg.wire import Advert, Opened, Parcel
+from manent.summation.secagg.wire import Advert, Parcel
 
-_AT_ONCE = 8
+_AT_ONCE = 32  # pairs: so many share what it costs to make a key from a root
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Known:
     Attributes:
         shared: the positions whose shares were delivered: whoever uploaded has masked with them.
         alive: the positions whose uploads are in the sum.
-        reveals: by position, its own seed and the shares that it opened.
+        seeds: by position, the own seed of who answered to the end.
+        opened: the share that the first of these positions opened of the second.
         parcel: the record of Shares from one position to another.
     """
 
@@ -36,7 +37,8 @@ class Known:
     adverts: Mapping[int, Advert]
     shared: frozenset[int]
     alive: frozenset[int]
-    reveals: Mapping[int, tuple[bytes, tuple[Opened, ...]]]
+    seeds: Mapping[int, bytes]
+    opened: Callable[[int, int], bytes]
     parcel: Callable[[int, int], Parcel]
 
     @property
@@ -79,33 +81,29 @@ class _Pairs:
 
 def _tasks(known: Known) -> deque[_Own | _Pairs]:
     """Every mask that is left, by who can take it off."""
-    shares: dict[int, dict[int, bytes]] = {}
-    for opener, (_, opened) in known.reveals.items():
-        for one in opened:
-            shares.setdefault(one.position, {})[1 + opener] = one.share
     tasks: deque[_Own | _Pairs] = deque()
     for gone in sorted(known.shared - known.alive):
         near = tuple(v for v in known.call.neighbours(gone) if v in known.alive)
         if near:
-            root = _root(known, gone, shares.get(gone, {}))
+            root = _root(known, gone)
             tasks.extend(_Pairs(gone, root, near[i : i + _AT_ONCE]) for i in range(0, len(near), _AT_ONCE))
-    tasks.extend(_Own(_seed(known, position, shares.get(position, {}))) for position in sorted(known.alive))
+    tasks.extend(_Own(_seed(known, position)) for position in sorted(known.alive))
     return tasks
 
 
-def _seed(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
+def _seed(known: Known, position: int) -> bytes:
     """A survivor's own seed: by itself, or from the shares where it vanished, or opened another than it committed itself to."""
     committed = known.adverts[position].commitment
 
     def right(seed: bytes) -> bool:
         return keys.commitment(known.context, seed) == committed
 
-    if position in known.reveals and right(known.reveals[position][0]):
-        return known.reveals[position][0]
-    return _rebuilt(known, position, shares, right)
+    if position in known.seeds and right(known.seeds[position]):
+        return known.seeds[position]
+    return _rebuilt(known, position, right)
 
 
-def _root(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
+def _root(known: Known, position: int) -> bytes:
     advertised = known.adverts[position]
 
     def right(root: bytes) -> bool:
@@ -114,11 +112,12 @@ def _root(known: Known, position: int, shares: Mapping[int, bytes]) -> bytes:
         hybrid = known.call.terms.hybrid
         return not hybrid or keys.encapsulation_key(root, "mask", known.context).public == advertised.mask_kem
 
-    return _rebuilt(known, position, shares, right)
+    return _rebuilt(known, position, right)
 
 
-def _rebuilt(known: Known, position: int, shares: Mapping[int, bytes], right: Callable[[bytes], bool]) -> bytes:
+def _rebuilt(known: Known, position: int, right: Callable[[bytes], bool]) -> bytes:
     threshold = known.call.terms.threshold
+    shares = {1 + v: known.opened(v, position) for v in known.call.neighbours(position) if v in known.seeds}
     if len(shares) < threshold:
         raise ProtocolAbort(f"{len(shares)} shares of position {position} were opened; {threshold} are needed. No sum is formed.")
     return recover(shares, threshold, right)

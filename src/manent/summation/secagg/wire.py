@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, final
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from manent.summation.secagg.fields import Reader, u8, u32
 MAGIC, VERSION = b"MSA", 1
 HEAD = len(MAGIC) + 2 + 32
 KEM_KEY, KEM_TEXT, KEPT, SEALED = 1184, 1088, 48, 80
+OPENED = 4 + 32
 _MOST_REASON = 500
 
 
@@ -186,6 +189,48 @@ def read_list(reader: Reader, read: Callable[[Reader], Listed], place: Callable[
     if any(a >= b for a, b in pairwise(places)):
         raise ProtocolAbort("The records of a list are not in strictly ascending order of position.")
     return found
+
+
+@final
+class Table:
+    """A list whose positions are known: each record is found without reading the others.
+
+    Args:
+        body: what holds the list, from byte `at` to its end.
+        positions: of whom there must be a record, in ascending order.
+        lengths: of a record of a position below `own`, and of one above.
+
+    Raises ProtocolAbort unless there is exactly that list.
+    """
+
+    def __init__(self, body: bytes, at: int, positions: Sequence[int], lengths: tuple[int, int], own: int = 0) -> None:
+        self._body, self._first, self._lengths = body, at + 4, lengths
+        self._positions = array("L", positions)  # a few bytes each, where a list of numbers takes forty
+        self._lower = bisect_left(self._positions, own)
+        starts = [self._start(index) for index in range(len(positions) + 1)]
+        found = body[at : at + 4], [body[start : start + 4] for start in starts[:-1]]
+        if len(body) != starts[-1] or found != (u32(len(positions)), [u32(position) for position in positions]):
+            raise ProtocolAbort(f"A list does not have exactly one record for each of {len(positions)} positions.")
+
+    def record(self, position: int) -> bytes:
+        """One record, with its position."""
+        index = bisect_left(self._positions, position)
+        return self._body[self._start(index) : self._start(index + 1)]
+
+    def _start(self, index: int) -> int:
+        (below, above), lower = self._lengths, self._lower
+        return self._first + (index * below if index < lower else lower * below + (index - lower) * above)
+
+
+def shares_table(sender: int, body: bytes, recipients: Sequence[int], hybrid: bool) -> Table:
+    """The body of Shares by `sender`. Raises ProtocolAbort unless it has a record for each of these recipients."""
+    below = 4 + SEALED + KEM_TEXT * hybrid
+    return Table(body, 0, recipients, (below, below + (KEM_TEXT + KEPT) * hybrid), sender)
+
+
+def delivered(record: bytes, sender: int, kept: bool) -> bytes:
+    """A record of Shares as its recipient gets it; `kept`, where it holds something for the server."""
+    return u32(sender) + (record[4 : -SEALED - KEPT] + record[-SEALED:] if kept else record[4:])
 
 
 def bitmap(positions: Sequence[int] | frozenset[int], count: int) -> bytes:

@@ -1,0 +1,83 @@
+"""`manent join`: a site, from an invitation and its data."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manent.app.studyfile import load_names
+from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.examples import Client, Examples
+from manent.data.federation import Federation
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(join)
+
+
+def join(
+    token: Annotated[str, typer.Argument(metavar="INVITATION", help="The line that the server's operator gave.")],
+    data: Annotated[str, typer.Option(metavar="FILE.py:NAME", help="A function of yours that returns this site's data.")],
+    folder: Annotated[Path, typer.Option(help="Where the site keeps its key, rules and state.")] = Path("site"),
+    name: Annotated[str | None, typer.Option(help="Of the site. (default: this machine's name)")] = None,
+    data_set: Annotated[str, typer.Option(help="The name under which studies ask for the data.")] = "data",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Also let the server see this site's vectors.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Leave when every study that was begun is over.")] = False,
+) -> None:
+    """Join a federation and work for it: outbound HTTPS only. Kill it at any moment; started again, it goes on.
+
+    [dim]manent join manent-join-1.AbC... --data load.py:load --name karolinska[/]
+    """
+    try:
+        from manent.network.join import JoinToken
+        from manent.network.logs import log_json
+        from manent.network.site.agent import Agent
+        from manent.network.site.joining import join as joined
+        from manent.network.site.joining import open_site, quick_policy
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "network", "A site") from None
+    log_json()
+    load = loader(data)
+    state = open_site(folder, name or re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()))
+    on = joined(state, JoinToken.decode(token))
+    policy = quick_policy(state, data_set, plain)
+    typer.echo(f"Site {state.identity.name} ({state.identity.public_hex[:16]}), rules in {folder / 'policy.toml'}.")
+    typer.echo("On the roster." if on else "Waiting for the consortium to put this site on its roster.")
+    agent = Agent(state, policy, load)
+    agent.run(agent.done if once else lambda: False)
+
+
+def loader(text: str) -> Callable[[str], Client]:
+    """The function that "FILE.py:NAME" says, as what returns a client. Raises InvalidInput where there is none."""
+    path, _, name = text.rpartition(":")
+    if not path or not name.isidentifier():
+        raise InvalidInput(f"--data expects FILE.py:NAME, such as load.py:load; found {text!r}.")
+    (function,) = load_names(path, (name,))
+    if not callable(function):
+        raise InvalidInput(f"{name} in {path} is no function; it should return this site's data.")
+
+    def load(data: str) -> Client:
+        return as_client(function())
+
+    return load
+
+
+def as_client(found: object) -> Client:
+    """One client's data. Raises InvalidInput for anything else."""
+    if isinstance(found, Federation) and len(found) == 1:
+        found = found.clients[0]
+    if isinstance(found, Client):
+        return found
+    if isinstance(found, Examples):
+        return Client("site", found)
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Examples) for part in found):
+        return Client("site", *found)
+    raise InvalidInput(f"A loader returns a Client, Examples, or a pair of them (train, test); found a {type(found).__name__}.")

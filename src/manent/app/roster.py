@@ -1,0 +1,183 @@
+"""Commands of a consortium: who may take part, signed with a key that is best kept on a machine without a network."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manent.core.errors import InvalidInput, NotAuthorized
+
+if TYPE_CHECKING:
+    from manent.network.roster import RosterBook, SignedRoster
+
+roster_app = typer.Typer(
+    no_args_is_help=True,
+    help="Who may take part: a numbered list of sites that expires, signed by the consortium.\n\n"
+    "[dim]manent roster init heart-consortium\n"
+    "manent roster add karolinska 5f1c...  (as `manent site init` prints it there)\n"
+    "manent roster sign                    (then give roster.json to the server)[/]",
+)
+Folder = Annotated[Path, typer.Option(help="Where book, roster and (unless elsewhere) the key are kept.")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="The consortium's key file. (default: consortium.key in the folder)")]
+HERE = Path("consortium")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.add_typer(roster_app, name="roster")
+
+
+@roster_app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Of the consortium.")],
+    folder: Folder = HERE,
+    key: KeyFile = None,
+) -> None:
+    """Begin a consortium: make its key, and an empty list of sites.
+
+    [dim]manent roster init heart-consortium --key /media/usb/consortium.key[/]
+    """
+    from manent.network.roster import RosterBook
+
+    book = RosterBook.create(folder, name, key)
+    typer.echo(
+        f"Consortium {name}, key in {key or RosterBook.key_path(folder)}. Keep it, and a copy, where no network reaches: "
+        "whoever has it decides who takes part.\n"
+        f"Its public half, for every site's operator, over a channel they trust:\n{book.signer}"
+    )
+
+
+@roster_app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Of the site, as people will read it.")],
+    public: Annotated[str, typer.Argument(metavar="KEY", help="The site's public key, 64 hexadecimal digits.")],
+    folder: Folder = HERE,
+) -> None:
+    """Add a site to the book. It counts from the next signing on.
+
+    Compare the key with what the site's own people read out to you: nothing else says that it is theirs.
+    """
+    from manent.network.roster import RosterBook
+
+    book = RosterBook.load(folder).add(name, public.strip().lower(), time.time())
+    typer.echo(f"{name} added; {_counted(book)}, not signed yet: manent roster sign --folder {folder}")
+
+
+@roster_app.command()
+def remove(name: Annotated[str, typer.Argument(help="Of the site.")], folder: Folder = HERE) -> None:
+    """Remove a site from the book. It counts from the next signing on: sign at once, and give the roster to the server."""
+    from manent.network.roster import RosterBook
+
+    book = RosterBook.load(folder).remove(name)
+    typer.echo(f"{name} removed; {_counted(book)}, not signed yet: manent roster sign --folder {folder}")
+
+
+@roster_app.command()
+def sign(
+    folder: Folder = HERE,
+    key: KeyFile = None,
+    days: Annotated[int, typer.Option(help="For how long sites accept it. Short times make a removal certain sooner.")] = 90,
+) -> None:
+    """Sign the book as the next roster, also without changes: to renew one before it expires."""
+    from manent.network.identity import Identity
+    from manent.network.roster import RosterBook
+
+    book = RosterBook.load(folder)
+    identity = Identity.load(key or RosterBook.key_path(folder))
+    book, signed = book.sign(identity.signing_key, time.time(), days)
+    typer.echo(
+        f"Roster {signed.number} of {_counted(book)} signed, until {_date(signed.expires)}: {RosterBook.roster_path(folder)}\n"
+        "Give it to the server; sites take it from there, and refuse older ones."
+    )
+
+
+@roster_app.command()
+def show(
+    file: Annotated[Path | None, typer.Argument(metavar="[ROSTER.json]", help="A signed roster. (default: the book)")] = None,
+    consortium: Annotated[str | None, typer.Option(help="Public key that must have signed ROSTER.json.")] = None,
+    folder: Folder = HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """The sites in the book, and what is not signed yet; or those of a signed roster, with exit code 1 where it does not hold.
+
+    [dim]manent roster show
+    manent roster show roster.json --consortium 9f86d0...[/]
+    """
+    if file is None:
+        if consortium is not None:
+            raise InvalidInput("--consortium checks a signed roster; name its file too: manent roster show ROSTER.json")
+        values = _of_book(folder)
+    else:
+        values = _of_roster(file, consortium)
+    typer.echo(json.dumps(values, indent=2)) if as_json else _print(values)
+    if values.get("refused"):
+        raise NotAuthorized(values["refused"])
+
+
+def _of_book(folder: Path) -> dict[str, Any]:
+    from manent.network.roster import RosterBook, read_roster
+
+    book = RosterBook.load(folder)
+    path = RosterBook.roster_path(folder)
+    signed = read_roster(path) if path.exists() else None
+    known = set() if signed is None else set(signed.entries)
+    changes = [f"+ {entry.name}" for entry in book.entries if entry not in known]
+    changes += [f"- {entry.name}" for entry in sorted(known - set(book.entries), key=lambda entry: entry.name)]
+    return {
+        "number": book.number,
+        "signer": book.signer,
+        "expires": None if signed is None else signed.expires,
+        "sites": [asdict(entry) for entry in book.entries],
+        "unsigned_changes": changes,
+    }
+
+
+def _of_roster(file: Path, consortium: str | None) -> dict[str, Any]:
+    from manent.network.identity import from_hex
+    from manent.network.roster import read_roster
+
+    signed: SignedRoster = read_roster(file)
+    public = from_hex("A consortium's public key", signed.signer if consortium is None else consortium, 32)
+    reason = None
+    try:
+        signed.verify(public, time.time())
+    except NotAuthorized as error:
+        reason = str(error)
+    return {
+        "number": signed.number,
+        "signer": signed.signer,
+        "issued": signed.issued,
+        "expires": signed.expires,
+        "sites": [asdict(entry) for entry in signed.entries],
+        "compared_with_a_known_key": consortium is not None,
+        "refused": reason,
+    }
+
+
+def _print(values: dict[str, Any]) -> None:
+    until = "" if values["expires"] is None else f", until {_date(values['expires'])}"
+    typer.echo(f"Roster {values['number'] or 'not signed yet'}{until}\nsigned by {values['signer']}")
+    if values.get("compared_with_a_known_key") is False:
+        typer.echo("Whose key that is was not checked; do so with --consortium KEY.")
+    width = max((len(entry["name"]) for entry in values["sites"]), default=0)
+    for entry in values["sites"]:
+        typer.echo(f"  {entry['name']:{width}}  {entry['public']}  since {_date(entry['since'])}")
+    if values.get("unsigned_changes"):
+        typer.echo("Not signed yet: " + ", ".join(values["unsigned_changes"]))
+
+
+def _counted(book: RosterBook) -> str:
+    return f"{len(book.entries):,} site{'s' * (len(book.entries) != 1)}"
+
+
+def _date(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s after 1970"

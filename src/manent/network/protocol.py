@@ -1,0 +1,48 @@
+"""What both ends of the wire agree on: its version, names of headers, limits, and lists of messages. See `docs/network.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from manent.core.errors import ProtocolAbort
+
+VERSION = 1
+HEADER = "Manent-Version"
+OCTETS = "application/octet-stream"
+MOST_MESSAGE = 4 << 20
+"""Bytes of a message that is sent in one piece; larger ones are uploaded in parts."""
+PART = 4 << 20
+"""Bytes of a part of an upload, at most."""
+LONGEST_WAIT = 30.0
+"""Seconds of a long poll, at most."""
+
+
+def check_version(text: str | None) -> None:
+    """Raises ProtocolAbort for a peer more than one version apart."""
+    if text is None:
+        return
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or abs(int(text) - VERSION) > 1:
+        raise ProtocolAbort(f"Expected version {VERSION} of the protocol, or one beside it; found {text[:20]!r}. Update manent.")
+
+
+def pack(messages: Sequence[bytes]) -> bytes:
+    """Several messages as one body: their count, and each led by its length."""
+    parts = [len(messages).to_bytes(4, "big")]
+    for message in messages:
+        parts += [len(message).to_bytes(4, "big"), message]
+    return b"".join(parts)
+
+
+def unpack(body: bytes) -> list[bytes]:
+    """Raises ProtocolAbort for anything that `pack` does not give."""
+    count, at, found = int.from_bytes(body[:4], "big"), 4, []
+    for _ in range(count):
+        length = int.from_bytes(body[at : at + 4], "big")
+        message = body[at + 4 : at + 4 + length]
+        if at + 4 > len(body) or len(message) != length:
+            raise ProtocolAbort("A list of messages is cut short.")
+        found.append(message)
+        at += 4 + length
+    if len(body) < 4 or at != len(body):
+        raise ProtocolAbort("A list of messages has another length than it says.")
+    return found

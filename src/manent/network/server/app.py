@@ -1,0 +1,35 @@
+"""The server as an ASGI application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Response
+from starlette.concurrency import run_in_threadpool
+
+from manent.core.errors import ManentError
+from manent.network.server import documents, sites
+from manent.network.server.requests import answer, failure
+from manent.network.server.service import Service
+
+
+def application(service: Service) -> FastAPI:
+    """Every route of a server process."""
+    app = FastAPI(title="manent", version="1", docs_url=None, redoc_url=None)
+    app.add_exception_handler(ManentError, failure)
+    app.include_router(sites.routes(service))
+    app.include_router(sites.sum_routes(service))
+
+    @app.get("/health")
+    async def health() -> Response:
+        return answer({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        def look() -> int:
+            with service.store.snapshot() as view:
+                return documents.pulse(view)
+
+        pulse = await run_in_threadpool(look)
+        fit = not service.failed and not service.pulse.draining
+        return answer({"ready": fit, "pulse": pulse, "reason": service.failed}, 200 if fit else 503)
+
+    return app

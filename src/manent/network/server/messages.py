@@ -1,0 +1,89 @@
+"""Messages of sites to the parties of sums: what is large goes to a blob first."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import numpy as np
+
+from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
+from manent.core.parties import SERVER, Envelope, Step
+from manent.network.server.documents import SumRecord
+from manent.network.server.parties import INLINE
+from manent.network.server.service import Service
+from manent.network.sums import ServerParty
+from manent.summation.plain_parties import STRETCH, PlainCall, PlainServer, check_numbers, upload_type
+from manent.summation.secagg import ring, wire
+from manent.summation.secagg.wire import Kind
+
+
+def largest(service: Service, id: str) -> int:
+    """Bytes of an upload message of a sum, at most."""
+    with service.store.snapshot() as view:
+        call = service.rounds.call(view, service.rounds.record(view, id))
+    if isinstance(call, PlainCall):
+        return wire.HEAD + 1 + 8 * call.terms.size
+    return wire.HEAD + ring.packed_size(call.terms.size, call.terms.bits)
+
+
+def check_member(service: Service, id: str, key: str) -> SumRecord:
+    """The sum, where the site is in its cohort; raises NotAuthorized where it is not."""
+    with service.store.snapshot() as view:
+        record = service.rounds.record(view, id)
+        if key not in service.rounds.cohort(view, record):
+            raise NotAuthorized("This sum does not ask this site.")
+    return record
+
+
+def take(service: Service, id: str, key: str, body: bytes) -> list[bytes]:
+    """Pass a message on to a sum's party; what it answers."""
+    record = check_member(service, id, key)
+    with service.store.snapshot() as view:
+        plain = isinstance(service.rounds.call(view, record), PlainCall)
+    kind, _, _ = wire.unframe(body)
+    if kind is Kind.UPLOAD and (plain or len(body) > INLINE):
+        digest = service.blobs.put([body], sha256(body).hexdigest())
+        return take_stored(service, id, key, digest)
+    return _replies(service, id, key, service.rounds.act(id, lambda party, _: party.receive(Envelope(key, SERVER, body))))
+
+
+def take_stored(service: Service, id: str, key: str, digest: str) -> list[bytes]:
+    """Pass on an upload that lies in a blob. Where it is not taken in, the blob goes."""
+    record = check_member(service, id, key)
+    with service.store.snapshot() as view:
+        call = service.rounds.call(view, record)
+    size = service.blobs.size(digest)
+    try:
+        if isinstance(call, PlainCall):
+            tag = _check_plain(service, call, digest, size)
+            step = service.rounds.act(id, lambda party, _: _stored(party, key, bytes.fromhex(digest), size, tag), digest)
+        else:
+            body = b"".join(service.blobs.read(digest))
+            step = service.rounds.act(id, lambda party, _: party.receive(Envelope(key, SERVER, body)), digest)
+    except (ProtocolAbort, InvalidInput):
+        service.blobs.remove(digest)
+        raise
+    return _replies(service, id, key, step)
+
+
+def _stored(party: ServerParty, key: str, digest: bytes, size: int, tag: int) -> Step:
+    if not isinstance(party, PlainServer):
+        raise ProtocolAbort("This sum is not one in the clear.")
+    return party.stored(key, digest, size, tag)
+
+
+def _check_plain(service: Service, call: PlainCall, digest: str, size: int) -> int:
+    """The type of a stored upload's numbers. Raises ProtocolAbort for what cannot be summed."""
+    head = b"".join(service.blobs.read(digest, 0, min(size, wire.HEAD + 1)))
+    kind, context, body = wire.unframe(head)
+    if kind is not Kind.UPLOAD or context != call.context or not body:
+        raise ProtocolAbort("This upload belongs to another attempt, or is none.")
+    number = upload_type(body[0], size - wire.HEAD, call.terms)
+    for chunk in service.blobs.read(digest, wire.HEAD + 1, size, STRETCH * number.itemsize):
+        check_numbers(np.frombuffer(chunk, number), call.terms)
+    return body[0]
+
+
+def _replies(service: Service, id: str, key: str, step: Step) -> list[bytes]:
+    service.look()
+    return [envelope.body for envelope in step.send if envelope.recipient == key]

@@ -1,0 +1,91 @@
+"""The server's parties: each the fold of its log, held in memory and brought up to date in every transaction."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from manent.core.parties import Step
+from manent.core.store import Snapshot, Transaction
+from manent.network.blobs_folder import FolderBlobs
+from manent.network.server.documents import SumRecord
+from manent.network.sums import AnyCall, ServerParty, server_party
+from manent.summation.secagg import Roster
+
+INLINE = 1 << 16
+"""Records of more bytes lie beside the store: a row names their blob."""
+_HERE, _ELSEWHERE = b"\x00", b"\x01"
+
+
+def encode_row(record: bytes, blobs: FolderBlobs, stored: str | None = None) -> bytes:
+    """A record as a row of its log.
+
+    Args:
+        stored: digest of the record without its first four bytes, where that is a blob already.
+    """
+    if stored is None and len(record) <= INLINE:
+        return _HERE + record
+    return _ELSEWHERE + record[:4] + bytes.fromhex(stored or blobs.put([record[4:]]))
+
+
+def decode_row(row: bytes, blobs: FolderBlobs) -> bytes:
+    """The record of a row."""
+    if row[:1] == _HERE:
+        return row[1:]
+    return row[1:5] + b"".join(blobs.read(row[5:].hex()))
+
+
+@dataclass
+class Held:
+    """A party in memory, and how many rows of its log it has taken in."""
+
+    attempt: int
+    party: ServerParty
+    seen: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+class Parties:
+    """The parties of all open sums. Several processes each have their own; the logs keep them the same."""
+
+    def __init__(self, blobs: FolderBlobs) -> None:
+        self._blobs = blobs
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+
+    def held(self, record: SumRecord, call: AnyCall, roster: Roster) -> Held:
+        """The party of a sum's present attempt; not up to date before `catch_up`."""
+        with self._lock:
+            found = self._held.get(record.id)
+            if found is None or found.attempt != record.attempt:
+                found = Held(record.attempt, server_party(call, roster, (), self._read))
+                self._held[record.id] = found
+            return found
+
+    def forget(self, id: str) -> None:
+        """Drop a party: its sum is over, or what it did was not stored."""
+        with self._lock:
+            self._held.pop(id, None)
+
+    def catch_up(self, view: Snapshot, record: SumRecord, held: Held) -> None:
+        """Take in the rows that were added since, by whichever process."""
+        rows = view.rows(record.log, held.seen)
+        held.party.catch_up([decode_row(row, self._blobs) for row in rows])
+        held.seen += len(rows)
+
+    def keep(self, transaction: Transaction, record: SumRecord, held: Held, step: Step, stored: str | None = None) -> None:
+        """Append what a step asks to be kept."""
+        for item in step.keep:
+            large = stored if stored is not None and len(item) > INLINE else None
+            transaction.append(record.log, encode_row(item, self._blobs, large))
+            held.seen += 1
+
+    def uploads(self, view: Snapshot, record: SumRecord) -> set[str]:
+        """Digests of the blobs that a log names."""
+        rows = view.rows(record.log)
+        found = {row[5:].hex() for row in rows if row[:1] == _ELSEWHERE}
+        # A plain party's own references: position, the mark of what is stored, and the digest.
+        return found | {row[6:38].hex() for row in rows if row[:1] == _HERE and len(row) == 39 and row[5] == 1}
+
+    def _read(self, digest: bytes, start: int, stop: int) -> bytes:
+        return b"".join(self._blobs.read(digest.hex(), start, stop))

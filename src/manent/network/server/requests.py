@@ -1,0 +1,94 @@
+"""Requests: bodies within limits, signatures, errors as JSON, and parts of large files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
+from manent.core.study import canonical
+from manent.network import protocol
+from manent.network.blobs_folder import FolderBlobs
+from manent.network.server.service import Service
+from manent.network.signing import Verifier, received
+
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
+_STATUS: tuple[tuple[type[ManentError], int], ...] = (
+    (NotAuthorized, 403),
+    (InvalidInput, 400),
+    (Refused, 409),
+    (ProtocolAbort, 409),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose signature holds.
+
+    Attributes:
+        key: public key of who signed it, 64 hexadecimal digits.
+    """
+
+    key: str
+    body: bytes
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body. Raises InvalidInput for a larger one, before more of it is read."""
+    found, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            raise InvalidInput(f"A body of at most {most:,} bytes is taken here; upload what is larger in parts.")
+        found.append(chunk)
+    return b"".join(found)
+
+
+async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16) -> Asked:
+    """The request's body, and who signed it. Raises NotAuthorized where nobody did who may."""
+    protocol.check_version(request.headers.get(protocol.HEADER))
+    method, url, headers = received(request.scope, origins)
+    body = await body_of(request, most)
+    key = await run_in_threadpool(verifier.verify, method, url, headers, sha256(body).digest())
+    return Asked(key, body)
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """Canonical JSON."""
+    return Response(canonical(value), status, {protocol.HEADER: str(protocol.VERSION)}, "application/json")
+
+
+def octets(data: bytes | None) -> Response:
+    """Bytes; 204 where there are none yet."""
+    headers = {protocol.HEADER: str(protocol.VERSION)}
+    return Response(status_code=204, headers=headers) if data is None else Response(data, 200, headers, protocol.OCTETS)
+
+
+def failure(request: Request, error: Exception) -> Response:
+    """An error for people, in JSON."""
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    return JSONResponse({"error": str(error)}, status, {protocol.HEADER: str(protocol.VERSION)})
+
+
+def blob(request: Request, service: Service, digest: str) -> Response:
+    """A blob, or the rest of one from where a Range header says; a chunk at a time."""
+    blobs: FolderBlobs = service.blobs
+    size = blobs.size(digest)
+    start, stop, found = 0, size, _RANGE.fullmatch(request.headers.get("range", ""))
+    if found is not None:
+        start, stop = int(found[1]), min(size, int(found[2]) + 1) if found[2] else size
+    headers = {protocol.HEADER: str(protocol.VERSION), "Accept-Ranges": "bytes", "ETag": f'"{digest}"'}
+    if not start <= stop:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    headers["Content-Length"] = str(stop - start)
+    if found is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    chunks: Iterator[bytes] = blobs.read(digest, start, stop)
+    return StreamingResponse(chunks, 206 if found else 200, headers, protocol.OCTETS)

@@ -1,0 +1,125 @@
+"""Rosters as the server keeps them: every number that was signed, for sums that began under it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from hashlib import sha256
+
+from manent.core.errors import InvalidInput, NotAuthorized
+from manent.core.store import Snapshot, Store, Transaction
+from manent.core.study import canonical
+from manent.network.identity import Identity, check_name, from_hex
+from manent.network.join import JoinToken
+from manent.network.roster import Entry, SignedRoster
+from manent.network.server.documents import beat
+from manent.summation.secagg import Roster
+
+NEWEST = "roster/newest"
+YEAR = 365 * 86400
+
+
+def _key(number: int) -> str:
+    return f"roster/{number:012d}"
+
+
+class Rosters:
+    """Who may take part.
+
+    In a quick start the server signs a new roster for whoever joins with an invitation; with a consortium it only passes on what
+    that has signed.
+    """
+
+    def __init__(self, store: Store, identity: Identity, consortium: bytes | None) -> None:
+        self._store, self._identity, self._consortium = store, identity, consortium
+        self._known: dict[int, tuple[SignedRoster, Roster]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def signer(self) -> bytes:
+        """By whose key rosters are signed."""
+        return self._consortium or self._identity.signing_key.public
+
+    def newest(self, view: Snapshot) -> int:
+        """The newest number; 0 before the first."""
+        return int(view.get(NEWEST) or b"0")
+
+    def signed(self, view: Snapshot, number: int) -> SignedRoster:
+        """A roster as it was signed. Raises InvalidInput for a number that there is none of."""
+        return self._both(view, number)[0]
+
+    def roster(self, view: Snapshot, number: int) -> Roster:
+        """A roster as sums use it."""
+        return self._both(view, number)[1]
+
+    def members(self, view: Snapshot) -> Mapping[str, str]:
+        """Names by public key, of the newest roster."""
+        number = self.newest(view)
+        return self.signed(view, number).names if number else {}
+
+    def _both(self, view: Snapshot, number: int) -> tuple[SignedRoster, Roster]:
+        with self._lock:
+            if number not in self._known:
+                document = view.get(_key(number))
+                if document is None:
+                    raise InvalidInput(f"There is no roster {number}.")
+                signed = SignedRoster.read(document)
+                self._known[number] = signed, Roster.of(number, [bytes.fromhex(entry.public) for entry in signed.entries])
+            return self._known[number]
+
+    def publish(self, signed: SignedRoster, now: float) -> None:
+        """Take a roster that the consortium has signed. Raises NotAuthorized for one that does not hold, or is not newer."""
+        with self._store.transaction() as transaction:
+            newest = self.newest(transaction)
+            signed.verify(self.signer, now, newest)
+            if signed.number > newest:
+                self._put(transaction, signed)
+
+    def _put(self, transaction: Transaction, signed: SignedRoster) -> None:
+        transaction.put(_key(signed.number), signed.encode())
+        transaction.put(NEWEST, str(signed.number).encode())
+        beat(transaction)
+
+    def invite(self, token: JoinToken, uses: int) -> None:
+        """Take this invitation from so many sites; once more changes nothing."""
+        with self._store.transaction() as transaction:
+            if transaction.get(_invitation(token.secret)) is None:
+                transaction.put(_invitation(token.secret), canonical({"uses": uses}))
+
+    def join(self, secret: str, name: str, public: str, now: float) -> bool:
+        """Whether the site is on the roster now; otherwise it waits for the consortium to sign one. Repeating it changes nothing.
+
+        Raises NotAuthorized for a secret that was not given out or is used up, InvalidInput for a name that is taken.
+        """
+        check_name(name)
+        from_hex("A site's public key", public, 32)
+        with self._store.transaction() as transaction:
+            members = self.members(transaction)
+            if members.get(public) == name:
+                return True
+            if name in members.values() or public in members:
+                raise InvalidInput(f"There is another site of the name {name!r}, or with this key; choose another name.")
+            asked = transaction.get(f"joining/{public}") == name.encode()
+            if not asked:
+                self._use(transaction, secret)
+                transaction.put(f"joining/{public}", name.encode())
+            if self._consortium is not None:
+                return False
+            number = self.newest(transaction)
+            entries = self.signed(transaction, number).entries if number else ()
+            entries = (*entries, Entry(name, public, int(now)))
+            expires = int(now) + 10 * YEAR
+            self._put(transaction, SignedRoster.sign(self._identity.signing_key, number + 1, int(now), expires, entries))
+            return True
+
+    def _use(self, transaction: Transaction, secret: str) -> None:
+        document = transaction.get(_invitation(secret))
+        left = 0 if document is None else int(json.loads(document)["uses"])
+        if left < 1:
+            raise NotAuthorized("This invitation was not given out by this server, or is used up. Ask its operator for another.")
+        transaction.put(_invitation(secret), canonical({"uses": left - 1}))
+
+
+def _invitation(secret: str) -> str:
+    return f"invitation/{sha256(secret.encode()).hexdigest()}"

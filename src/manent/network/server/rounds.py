@@ -1,0 +1,356 @@
+"""The round service: studies go from sum to sum, each step one transaction that first reads how things stand.
+
+Any number of processes may run it on one store. Whoever comes second finds that a step was taken, and does nothing: what it had
+computed, noise above all, is thrown away unseen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from manent.core.errors import InvalidInput, NotAuthorized, Refused
+from manent.core.parties import Step
+from manent.core.randomness import PrivateRandom
+from manent.core.store import Snapshot, Store, Transaction
+from manent.core.study import canonical
+from manent.crypto import SystemRandom
+from manent.network.blobs_folder import FolderBlobs
+from manent.network.server import documents
+from manent.network.server.closing import Ending, closed_frame, ended, nobody
+from manent.network.server.documents import StudyRecord, SumRecord, SumState, history_log, put, study_of, sum_of
+from manent.network.server.parties import Held, Parties
+from manent.network.server.plans import Plans
+from manent.network.server.rosters import Rosters
+from manent.network.server.states import State, assignment_of, first_state, result_of
+from manent.network.sums import AnyCall, ServerParty, decode_arrays, draw_asked, encode_arrays, make_call, read_call
+from manent.privacy.check import Plan
+
+log = logging.getLogger("manent.server")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the server runs studies. Seconds unless said otherwise.
+
+    Attributes:
+        work: for the phase in which clients compute and upload.
+        phase: for every other phase.
+        deciding: how long sites have to decide about a study, once one of them has.
+        retry: before an attempt that found too few clients is made again; it doubles up to `work`.
+        grace: that a process which has just started gives clients to come back, before it closes what is overdue.
+        running: how many studies run at a time.
+    """
+
+    work: float = 3600.0
+    phase: float = 120.0
+    deciding: float = 86400.0
+    retry: float = 5.0
+    grace: float = 30.0
+    running: int = 4
+
+
+class Rounds:
+    """Runs every study of a store.
+
+    Args:
+        clock: seconds since the epoch.
+        random: source of the server's noise; never seeded outside tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: FolderBlobs,
+        rosters: Rosters,
+        clock: Callable[[], float],
+        settings: Settings | None = None,
+        random: PrivateRandom | None = None,
+    ) -> None:
+        self.store, self.blobs, self.rosters, self.clock = store, blobs, rosters, clock
+        self.settings, self.random = settings or Settings(), random or SystemRandom()
+        self.plans, self.parties = Plans(blobs), Parties(blobs)
+        self.began = clock()
+        self._cohorts: dict[tuple[str, str], frozenset[str]] = {}
+
+    # What moves by itself.
+
+    def tick(self) -> None:
+        """Take every step that is due. A study that cannot go on fails, with its reason; the others are not held up."""
+        with self.store.snapshot() as view:
+            found = [study for study in documents.studies(view) if not study.over]
+        running = 0
+        for study in found:
+            try:
+                running += study.phase == "running"
+                if study.phase == "running" or running < self.settings.running:
+                    self._advance(study)
+            except (Refused, InvalidInput) as error:
+                self.fail(study, str(error))
+
+    def _advance(self, study: StudyRecord) -> None:
+        if study.phase == "gathering":
+            self._gather(study)
+        elif study.phase == "deciding":
+            self._decide(study)
+        elif study.phase == "running" and study.open:
+            self.advance_sum(study.open)
+        elif study.phase == "running":
+            self.open_sum(study)
+
+    def fail(self, study: StudyRecord, reason: str) -> None:
+        """End a study that cannot go on; not where another process has taken it further."""
+        with self.store.transaction() as transaction:
+            if study_of(transaction, study.hash) != study:
+                return
+            record = sum_of(transaction, study.open)
+            if record is not None:
+                closed = closed_frame(self.call(transaction, record), False).hex()
+                put(transaction, replace(record, state="abandoned", reason=reason, closed=closed))
+            put(transaction, replace(study, phase="failed", open="", reason=reason, since=self.clock()))
+        log.warning("study failed", extra={"study": study.hash, "reason": reason})
+
+    def _gather(self, study: StudyRecord) -> None:
+        """With enough sites on the roster, the study is planned for as many, and each decides about it."""
+        with self.store.transaction() as transaction:
+            now = study_of(transaction, study.hash)
+            members = len(self.rosters.members(transaction))
+            if now is not None and now.phase == "gathering" and members >= now.needed:
+                number = self.rosters.newest(transaction)
+                put(transaction, replace(now, phase="deciding", clients=members, roster=number, since=self.clock()))
+
+    def _decide(self, study: StudyRecord) -> None:
+        """Begin once every site has decided, or has had its time; fail where too few take part."""
+        plan = self.plans.plan(study)
+        with self.store.snapshot() as view:
+            members = self.rosters.members(view)
+            decided = {public: of for public, of in documents.decisions(view, study.hash).items() if public in members}
+        accepted = [public for public, (yes, _) in decided.items() if yes]
+        refused = [f"{members[public]}: {reason}" for public, (yes, reason) in sorted(decided.items()) if not yes]
+        waiting = len(members) - len(decided)
+        late = self.clock() >= study.since + self.settings.deciding
+        if len(accepted) + waiting < plan.gathering.least or (late and len(accepted) < plan.gathering.least):
+            why = f"{len(accepted)} of {len(members)} sites take part; at least {plan.gathering.least} are needed."
+            self.fail(study, " ".join([why, *refused]))
+        elif not waiting or late:
+            self._begin(study, plan)
+
+    def _begin(self, study: StudyRecord, plan: Plan) -> None:
+        initial = b"".join(self.blobs.read(study.initial)) if study.initial else None
+        vector = None if initial is None else decode_arrays(initial).get("model")
+        state = self.blobs.put([first_state(plan, study.seed, vector).encode()])
+        with self.store.transaction() as transaction:
+            now = study_of(transaction, study.hash)
+            if now is not None and now.phase == "deciding":
+                put(transaction, replace(now, phase="running", state=state, begun=self.clock(), since=self.clock()))
+
+    # One sum.
+
+    def open_sum(self, study: StudyRecord) -> None:
+        """Begin the study's next sum, or finish it."""
+        plan, state = self.plan_and_state(study)
+        if plan.privacy is not None and study.released >= plan.privacy.releases:
+            raise Refused(f"The study accounts {plan.privacy.releases} releases, and that many were made.")
+        assignment = assignment_of(plan, state, study.round, study.index)
+        if assignment is None:
+            self._put_if(study, self._finished(study, plan, state))
+            return
+        with self.store.snapshot() as view:
+            number = self.rosters.newest(view)
+            count = draw_asked(plan, len(self.rosters.roster(view, number).identities), self.random)
+        if count < max(1, plan.gathering.least):
+            self._end(study, None, nobody(plan, study, assignment.sum, count))
+            return
+        digest = self.blobs.put([encode_arrays(assignment.arrays)])
+        id, now = f"{study.hash}-{study.round}-{study.index}", self.clock()
+        of = (id, study.hash, assignment.sum, study.round, study.index)
+        record = SumRecord(*of, 1, "", count, number, digest, "", 0.0, now)
+        with self.store.transaction() as transaction:
+            if study_of(transaction, study.hash) == study:  # else another process was quicker
+                self._call(transaction, plan, record, self.random.bytes(32))
+                put(transaction, replace(study, open=id))
+
+    def _put_if(self, study: StudyRecord, after: StudyRecord) -> None:
+        """Write a study unless it has changed meanwhile."""
+        with self.store.transaction() as transaction:
+            if study_of(transaction, study.hash) == study:
+                put(transaction, after)
+
+    def _call(self, transaction: Transaction, plan: Plan, record: SumRecord, beacon: bytes) -> None:
+        """Write a sum with the call of its present attempt."""
+        roster = self.rosters.roster(transaction, record.roster)
+        about = (record.name, record.index, record.round, record.attempt, record.count)
+        call = make_call(plan, *about, roster, bytes.fromhex(record.assignment), beacon)
+        phase = "advertise" if hasattr(call.terms, "threshold") else "upload"
+        put(transaction, replace(record, call=call.body.hex(), phase=phase, closes=self._closes(phase), opened=self.clock()))
+
+    def _closes(self, phase: str) -> float:
+        return self.clock() + (self.settings.work if phase == "upload" else self.settings.phase)
+
+    def advance_sum(self, id: str) -> None:
+        """Close a phase whose time is over; release or abandon a sum whose party has come to an end."""
+        with self.store.snapshot() as view:
+            record = sum_of(view, id)
+            if record is None or record.state != "open":
+                return
+            held = self._held(view, record)
+            with held.lock:
+                self.parties.catch_up(view, record, held)
+        if not held.party.finished and self._overdue(record):
+            self.act(id, lambda party, record: party.deadline() if self._overdue(record) else Step())
+        if held.party.finished:
+            self._close(record, held.party)
+
+    def _overdue(self, record: SumRecord) -> bool:
+        now = self.clock()
+        return now >= record.closes and now >= self.began + self.settings.grace
+
+    def act(self, id: str, act: Callable[[ServerParty, SumRecord], Step], stored: str | None = None) -> Step:
+        """Let a sum's party do something, and keep what it asks to be kept; nothing where the sum is over.
+
+        Args:
+            act: it either raises and changes nothing, or returns what the party did.
+            stored: digest of the message, where it is a blob already.
+        """
+        with self.store.snapshot() as view:
+            held = self._held(view, self.record(view, id))
+        sound = True
+        with held.lock:
+            try:
+                with self.store.transaction() as transaction:
+                    record = self.record(transaction, id)
+                    if record.state != "open" or record.attempt != held.attempt:
+                        return Step()
+                    self.parties.catch_up(transaction, record, held)
+                    was, notes = held.party.phase, len(held.party.notes)
+                    found = act(held.party, record)
+                    sound = False
+                    self.parties.keep(transaction, record, held, found, stored)
+                    if held.party.phase != was:
+                        phase = held.party.phase
+                        put(transaction, replace(record, phase=phase, closes=self._closes(phase)))
+                sound = True
+            finally:
+                if not sound:
+                    self.parties.forget(id)  # it did what was not stored
+        for note in held.party.notes[notes:]:
+            log.info("not taken in", extra={"sum": id, "reason": note})
+        return found
+
+    def record(self, view: Snapshot, id: str) -> SumRecord:
+        """A sum by its id. Raises InvalidInput for one that there is none of."""
+        found = sum_of(view, id)
+        if found is None:
+            raise InvalidInput(f"There is no sum {id[:100]!r}.")
+        return found
+
+    def call(self, view: Snapshot, record: SumRecord) -> AnyCall:
+        """A sum's present call."""
+        study = study_of(view, record.study)
+        if study is None:
+            raise InvalidInput(f"Sum {record.id} belongs to no study.")
+        return read_call(self.plans.plan(study), bytes.fromhex(record.call))
+
+    def _held(self, view: Snapshot, record: SumRecord) -> Held:
+        return self.parties.held(record, self.call(view, record), self.rosters.roster(view, record.roster))
+
+    def cohort(self, view: Snapshot, record: SumRecord) -> frozenset[str]:
+        """Public keys of those who are asked."""
+        key = record.id, record.call
+        if key not in self._cohorts:
+            if len(self._cohorts) > 100:
+                self._cohorts.clear()
+            found = self.call(view, record).cohort(self.rosters.roster(view, record.roster))
+            self._cohorts[key] = frozenset(public.hex() for public in found)
+        return self._cohorts[key]
+
+    def message(self, id: str, name: str) -> bytes | None:
+        """What a member of the cohort needs now, or None. Raises NotAuthorized for anyone else."""
+        with self.store.snapshot() as view:
+            record = self.record(view, id)
+            if name not in self.cohort(view, record):
+                raise NotAuthorized(f"Sum {id} does not ask this site.")
+            if record.state != "open":
+                return bytes.fromhex(record.closed)
+            held = self._held(view, record)
+            with held.lock:
+                self.parties.catch_up(view, record, held)
+                return None if held.party.finished else held.party.message(name)
+
+    # The end of a sum.
+
+    def _close(self, record: SumRecord, party: ServerParty) -> None:
+        with self.store.snapshot() as view:
+            study, now = study_of(view, record.study), sum_of(view, record.id)
+        if study is None or (now != record and (now is None or now.state != "open" or now.attempt != record.attempt)):
+            return
+        if party.phase == "aborted" and not party.uploads:
+            self._again(study, record, party)
+            return
+        plan, state = self.plan_and_state(study)
+        self._end(study, record, ended(plan, study, state, party, self.random))
+
+    def _again(self, study: StudyRecord, record: SumRecord, party: ServerParty) -> None:
+        """Another attempt, with the same beacon: nothing was uploaded, so nothing is spent."""
+        wait = min(self.settings.retry * 2.0 ** min(record.attempt - 1, 20), self.settings.work)
+        if self.clock() < record.opened + wait:
+            return
+        plan = self.plans.plan(study)
+        with self.store.transaction() as transaction:
+            now = self.record(transaction, record.id)
+            if now.state == "open" and now.attempt == record.attempt:
+                beacon = self.call(transaction, now).beacon
+                again = replace(now, attempt=now.attempt + 1, roster=self.rosters.newest(transaction))
+                self._call(transaction, plan, again, beacon)
+        log.info("another attempt", extra={"sum": record.id, "reason": party.reason})
+
+    def _end(self, study: StudyRecord, record: SumRecord | None, ending: Ending) -> None:
+        """Store how a sum ended, once; whoever comes second throws away what it has."""
+        digest = study.state if ending.state is None else self.blobs.put([ending.state.encode()])
+        after = replace(study.at(ending.progress), open="", state=digest, released=study.released + ending.spent)
+        if ending.progress.finished:
+            plan, state = self.plan_and_state(after)
+            after = self._finished(after, plan, state)
+        row = {**ending.row, "seconds": round(self.clock() - study.begun, 4)}
+        with self.store.transaction() as transaction:
+            first = study_of(transaction, study.hash) == study
+            if first:
+                transaction.append(history_log(study.hash), canonical(row))
+                put(transaction, after)
+            if first and record is not None:
+                closed = closed_frame(self.call(transaction, record), ending.released)
+                how: SumState = "released" if ending.released else "abandoned"
+                over = replace(record, state=how, closed=closed.hex(), reason=ending.reason, included=ending.included)
+                put(transaction, over)
+        if first:
+            log.info("sum over", extra={"study": study.hash, "round": study.round, "index": study.index, **ending.row})
+            self._discard(study, record, digest)
+        else:
+            self._throw_away(study.hash, digest)
+
+    def _finished(self, study: StudyRecord, plan: Plan, state: State) -> StudyRecord:
+        result = self.blobs.put([encode_arrays(result_of(plan, state))])
+        return replace(study, phase="finished", result=result, since=self.clock())
+
+    def _discard(self, study: StudyRecord, record: SumRecord | None, digest: str) -> None:
+        """Remove what nobody needs any more: uploads, the assignment, the state before."""
+        if record is not None:
+            with self.store.snapshot() as view:
+                uploads = self.parties.uploads(view, record)
+            self.parties.forget(record.id)
+            for blob in uploads:
+                self.blobs.remove(blob)
+        if study.state != digest:
+            self.blobs.remove(study.state)
+
+    def _throw_away(self, hash: str, digest: str) -> None:
+        with self.store.snapshot() as view:
+            now = study_of(view, hash)
+        if now is not None and now.state != digest:
+            self.blobs.remove(digest)
+
+    def plan_and_state(self, study: StudyRecord) -> tuple[Plan, State]:
+        """A running study's plan, and the arrays that it has come to."""
+        plan = self.plans.plan(study)
+        return plan, State.decode(b"".join(self.blobs.read(study.state)), plan)

@@ -1,0 +1,109 @@
+"""A server process: its store, its identity, the round service, and the thread that keeps studies moving."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manent.core.randomness import PrivateRandom
+from manent.core.store import Store
+from manent.network.blobs_folder import FolderBlobs, FolderParts
+from manent.network.identity import Identity
+from manent.network.server import documents
+from manent.network.server.rosters import Rosters
+from manent.network.server.rounds import Rounds, Settings
+from manent.network.server.waiting import Pulse
+from manent.network.signing import Verifier
+
+log = logging.getLogger("manent.server")
+TICK = 0.25  # seconds
+
+
+@dataclass
+class Service:
+    """Everything that a server process works with.
+
+    Attributes:
+        origins: URLs by which sites reach it.
+        failed: an error in the ticking thread, for health checks.
+    """
+
+    store: Store
+    blobs: FolderBlobs
+    parts: FolderParts
+    identity: Identity
+    rosters: Rosters
+    rounds: Rounds
+    origins: tuple[str, ...]
+    clock: Callable[[], float] = time.time
+    pulse: Pulse = field(default_factory=Pulse)
+    failed: str = ""
+    ticked: float = 0.0
+    _work: threading.Event = field(default_factory=threading.Event)
+    _stopping: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        store: Store,
+        folder: Path,
+        identity: Identity,
+        origins: tuple[str, ...],
+        settings: Settings | None = None,
+        consortium: bytes | None = None,
+        clock: Callable[[], float] = time.time,
+        random: PrivateRandom | None = None,
+    ) -> Service:
+        """A service whose blobs lie in a folder."""
+        blobs = FolderBlobs(folder / "blobs")
+        rosters = Rosters(store, identity, consortium)
+        rounds = Rounds(store, blobs, rosters, clock, settings, random)
+        return cls(store, blobs, FolderParts(folder / "parts", blobs), identity, rosters, rounds, origins, clock)
+
+    def verifier(self) -> Verifier:
+        """Takes requests that members of the newest roster have signed."""
+        return Verifier(self._member, self.store, clock=self.clock)
+
+    def newcomers(self) -> Verifier:
+        """Takes requests that are signed by the key that they name: it proves that who joins holds it."""
+        return Verifier(_named, self.store, clock=self.clock)
+
+    def _member(self, keyid: str) -> bytes | None:
+        with self.store.snapshot() as view:
+            return bytes.fromhex(keyid) if keyid in self.rosters.members(view) else None
+
+    def look(self) -> None:
+        """Something may have changed: look at it soon."""
+        self._work.set()
+
+    def run(self) -> None:
+        """Keep studies moving until `stop`."""
+        while not self._stopping:
+            self._work.wait(TICK)
+            self._work.clear()
+            try:
+                self.rounds.tick()
+                with self.store.snapshot() as view:
+                    self.pulse.set(documents.pulse(view))
+                self.failed, self.ticked = "", self.clock()
+            except Exception as error:  # the thread goes on: whatever it is may pass, and health tells of it meanwhile
+                self.failed = f"{type(error).__name__}: {error}"
+                log.exception("a step failed")
+                time.sleep(1.0)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._work.set()
+        self.pulse.drain()
+
+
+def _named(keyid: str) -> bytes | None:
+    try:
+        found = bytes.fromhex(keyid)
+    except ValueError:
+        return None
+    return found if len(found) == 32 else None

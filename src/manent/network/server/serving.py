@@ -1,0 +1,179 @@
+"""A server process from its folder: identity, certificate, store and invitation, made once and found again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from manent.core.randomness import repeatable
+from manent.core.study import Study
+from manent.network.bundle import Bundle
+from manent.network.declared import DeclaredModel, rebuild
+from manent.network.identity import Identity, create_file
+from manent.network.join import JoinToken
+from manent.network.server import documents
+from manent.network.server.app import application
+from manent.network.server.documents import StudyRecord, history_log
+from manent.network.server.rounds import Settings
+from manent.network.server.service import Service
+from manent.network.server.submitting import submit
+from manent.network.sums import encode_arrays
+from manent.network.tls import self_signed
+from manent.storage import SqliteStore
+
+log = logging.getLogger("manent.server")
+IDENTITY, TOKEN, STORE = "identity.key", "invitation.txt", "server.db"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, and by which URL sites reach it."""
+
+    host: str
+    port: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A server that is ready to run."""
+
+    service: Service
+    token: JoinToken
+    address: Address
+    certificate: Path
+    key: Path
+
+
+def prepare(
+    folder: Path, address: Address, invited: int, settings: Settings | None = None, consortium: bytes | None = None
+) -> Prepared:
+    """The server in a folder, new or as it was left.
+
+    Args:
+        invited: how many sites may join with the invitation.
+        consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / IDENTITY
+    identity = Identity.load(path) if path.exists() else Identity.create(path, "server")
+    host = address.url.removeprefix("https://").split("/")[0].rsplit(":", 1)[0].strip("[]")
+    certificate, key, pin = self_signed(folder / "tls", [host])
+    store = SqliteStore(folder / STORE)
+    service = Service.build(store, folder, identity, (address.url,), settings, consortium)
+    token = _token(folder, address.url, pin, consortium)
+    service.rosters.invite(token, invited)
+    return Prepared(service, token, address, certificate, key)
+
+
+def _token(folder: Path, url: str, pin: str, consortium: bytes | None) -> JoinToken:
+    """The invitation that was given out before, where it still holds; else a new one."""
+    path = folder / TOKEN
+    if path.exists():
+        found = JoinToken.decode(path.read_text())
+        if (found.url, found.pin, found.consortium_public) == (url, pin, consortium):
+            return found
+        path.unlink()
+    fresh = JoinToken.create(url, pin, None if consortium is None else consortium.hex())
+    create_file(path, fresh.encode().encode() + b"\n")
+    return fresh
+
+
+def queue(prepared: Prepared, study: Study, bundle: Bundle, seed: int, needed: int) -> str:
+    """Submit a study that the server's operator has at hand; its hash."""
+    service = prepared.service
+    signed, initial = bundle.sign(service.identity.signing_key), b""
+    model = getattr(rebuild(bundle.study).algorithm, "model", None)
+    if isinstance(model, DeclaredModel):
+        own = study.algorithm.model  # type: ignore[attr-defined]
+        initial = encode_arrays({"model": own.init(repeatable(seed, "init"))})
+    return submit(service.rounds, signed, service.identity.public_hex, seed, needed, initial)
+
+
+class _Server(uvicorn.Server):
+    """Lets long polls go as soon as it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stop()
+        super().handle_exit(sig, frame)
+
+
+def serve(prepared: Prepared, folder: Path, until_done: bool = False, ready: Callable[[], None] = lambda: None) -> None:
+    """Run until told to stop; or until every study is over and each site has had time to hear of it.
+
+    Args:
+        ready: called once, before the first request is taken.
+    """
+    service, address = prepared.service, prepared.address
+    config = uvicorn.Config(
+        application(service),
+        host=address.host,
+        port=address.port,
+        ssl_certfile=str(prepared.certificate),
+        ssl_keyfile=str(prepared.key),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+    )
+    server = _Server(config, service.stop)
+    ticking = threading.Thread(target=service.run, name="ticking", daemon=True)
+    ticking.start()
+    watching = threading.Thread(target=_watch, args=(service, folder, server, until_done), name="results", daemon=True)
+    watching.start()
+    ready()
+    try:
+        server.run()
+    finally:
+        service.stop()
+        ticking.join(10)
+
+
+def _watch(service: Service, folder: Path, server: uvicorn.Server, until_done: bool) -> None:
+    """Write results as studies end."""
+    pause = threading.Event()
+    over_since = 0.0
+    while not server.should_exit:
+        pause.wait(0.25)
+        with service.store.snapshot() as view:
+            studies = documents.studies(view)
+        for study in studies:
+            if study.over:
+                write_result(service, study, folder / "results" / study.hash)
+        if until_done and studies and all(study.over for study in studies):
+            over_since = over_since or service.clock()
+            if service.clock() - over_since > 3.0:
+                service.stop()
+                server.should_exit = True
+
+
+def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
+    """What a study has come to, in plain files; `study.json` last, so that a folder with one is whole."""
+    if (folder / "study.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with service.store.snapshot() as view:
+        rows = view.rows(history_log(study.hash))
+    (folder / "history.jsonl").write_bytes(b"".join(row + b"\n" for row in rows))
+    if study.result:
+        (folder / "result.safetensors").write_bytes(b"".join(service.blobs.read(study.result)))
+    if study.clients:
+        plan = service.rounds.plans.plan(study)
+        (folder / "statement.txt").write_text(f"{plan.statement}\n", encoding="utf-8")
+    facts = {"hash": study.hash, "name": study.name, "phase": study.phase, "reason": study.reason, "seed": study.seed}
+    part = folder / "study.json.part"
+    part.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, folder / "study.json")
+    log.info("study over", extra=facts | {"folder": str(folder)})

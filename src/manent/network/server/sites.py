@@ -1,0 +1,212 @@
+"""What sites ask of the server. Every request is signed; every id is looked at together with who asks."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from manent.core.errors import InvalidInput
+from manent.core.store import Snapshot
+from manent.core.study import canonical
+from manent.network import protocol
+from manent.network.server import documents, messages
+from manent.network.server.documents import StudyRecord, study_of
+from manent.network.server.requests import Asked, answer, blob, octets, signed
+from manent.network.server.service import Service
+from manent.network.server.submitting import decide
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes of sites."""
+    router = APIRouter(prefix="/v1")
+    verifier, newcomers = service.verifier(), service.newcomers()
+
+    async def asked(request: Request, most: int = 1 << 16) -> Asked:
+        return await signed(request, verifier, service.origins, most)
+
+    @router.get("/server")
+    async def server(request: Request) -> Response:
+        signer = service.rosters.signer.hex()
+        own = signer == service.identity.public_hex
+        known = {"name": service.identity.name, "public": service.identity.public_hex, "version": protocol.VERSION}
+        return answer({**known, "signer": signer, "quick_start": own})
+
+    @router.post("/join")
+    async def join(request: Request) -> Response:
+        found = await signed(request, newcomers, service.origins)
+        name, secret = texts(found.body, "name", "secret")
+        on = await run_in_threadpool(service.rosters.join, secret, name, found.key, service.clock())
+        service.look()
+        return answer({"member": on})
+
+    @router.get("/roster")
+    async def roster(request: Request, number: int = 0) -> Response:
+        await signed(request, newcomers, service.origins)
+        with service.store.snapshot() as view:
+            return octets(service.rosters.signed(view, number or service.rosters.newest(view)).encode())
+
+    @router.get("/tasks")
+    async def tasks(request: Request, wait: float = 0.0, seen: str = "") -> Response:
+        key = (await asked(request)).key
+
+        async def look() -> bytes | None:
+            found = await run_in_threadpool(tasks_of, service, key)
+            return None if sha256(found).hexdigest() == seen else found
+
+        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
+
+    @router.get("/studies/{hash}/bundle")
+    async def bundle(request: Request, hash: str) -> Response:
+        await asked(request)
+        return blob(request, service, known_study(service, hash).bundle)
+
+    @router.post("/studies/{hash}/decision")
+    async def decision(request: Request, hash: str) -> Response:
+        found = await asked(request)
+        values = table(found.body)
+        accepted, reason = values.get("accepted"), values.get("reason", "")
+        if not isinstance(accepted, bool) or not isinstance(reason, str):
+            raise InvalidInput("A decision has accepted, true or false, and a reason, text.")
+        await run_in_threadpool(decide, service.rounds, hash, found.key, accepted, reason)
+        service.look()
+        return answer({})
+
+    @router.get("/studies/{hash}/model")
+    async def model(request: Request, hash: str) -> Response:
+        await asked(request)
+        study = known_study(service, hash)
+        if not study.result:
+            raise InvalidInput("This study has not finished; there is no result yet.")
+        return blob(request, service, study.result)
+
+    return router
+
+
+def sum_routes(service: Service) -> APIRouter:
+    """The routes of one sum."""
+    router, verifier = APIRouter(prefix="/v1/sums/{id}"), service.verifier()
+
+    async def member(request: Request, id: str, most: int = 1 << 16) -> Asked:
+        found = await signed(request, verifier, service.origins, most)
+        await run_in_threadpool(messages.check_member, service, id, found.key)
+        return found
+
+    @router.get("")
+    async def about(request: Request, id: str) -> Response:
+        key = (await member(request, id)).key
+        return answer(await run_in_threadpool(sum_of_site, service, id, key))
+
+    @router.get("/assignment")
+    async def assignment(request: Request, id: str) -> Response:
+        await member(request, id)
+        with service.store.snapshot() as view:
+            return blob(request, service, service.rounds.record(view, id).assignment)
+
+    @router.get("/message")
+    async def message(request: Request, id: str, after: str = "", wait: float = 0.0) -> Response:
+        key = (await member(request, id)).key
+
+        async def look() -> bytes | None:
+            found = await run_in_threadpool(service.rounds.message, id, key)
+            return None if found is None or sha256(found).hexdigest() == after else found
+
+        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
+
+    @router.post("/message")
+    async def post(request: Request, id: str) -> Response:
+        found = await member(request, id, protocol.MOST_MESSAGE)
+        replies = await run_in_threadpool(messages.take, service, id, found.key, found.body)
+        return octets(protocol.pack(replies))
+
+    @router.get("/upload")
+    async def stands(request: Request, id: str) -> Response:
+        key = (await member(request, id)).key
+        return answer({"length": await run_in_threadpool(service.parts.length, upload_id(service, id, key))})
+
+    @router.put("/upload")
+    async def part(request: Request, id: str, offset: int) -> Response:
+        found = await member(request, id, protocol.PART)
+        most = await run_in_threadpool(messages.largest, service, id)
+        if not offset >= 0 or offset + len(found.body) > most:
+            raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
+        length = await run_in_threadpool(service.parts.append, upload_id(service, id, found.key), offset, [found.body])
+        return answer({"length": length})
+
+    @router.post("/upload/complete")
+    async def complete(request: Request, id: str) -> Response:
+        found = await member(request, id)
+        (digest,) = texts(found.body, "digest")
+        name = upload_id(service, id, found.key)
+        stored = await run_in_threadpool(service.parts.finish, name, digest)
+        return octets(protocol.pack(await run_in_threadpool(messages.take_stored, service, id, found.key, stored)))
+
+    return router
+
+
+def upload_id(service: Service, id: str, key: str) -> str:
+    """Of a site's upload in the present attempt."""
+    with service.store.snapshot() as view:
+        return f"{id}/{service.rounds.record(view, id).attempt}/{key}"
+
+
+def tasks_of(service: Service, key: str) -> bytes:
+    """Studies that a site should know of, and open sums that ask it."""
+    with service.store.snapshot() as view:
+        studies = [study for study in documents.studies(view) if study.phase != "gathering"]
+        return canonical(
+            {
+                "studies": [_told(view, study, key) for study in studies],
+                "sums": [study.open for study in studies if study.open and _asks(service, view, study.open, key)],
+                "roster": service.rosters.newest(view),
+            }
+        )
+
+
+def _asks(service: Service, view: Snapshot, id: str, key: str) -> bool:
+    return key in service.rounds.cohort(view, service.rounds.record(view, id))
+
+
+def _told(view: Snapshot, study: StudyRecord, key: str) -> dict[str, Any]:
+    decided = view.get(documents.decision_key(study.hash, key)) is not None
+    told = ("hash", "name", "phase", "clients", "roster", "seed", "reason")
+    return {**{name: getattr(study, name) for name in told}, "decided": decided}
+
+
+def sum_of_site(service: Service, id: str, key: str) -> dict[str, Any]:
+    """What a site is told of a sum beside the messages of its party."""
+    with service.store.snapshot() as view:
+        record = service.rounds.record(view, id)
+    told = ("id", "study", "name", "round", "index", "attempt", "call", "roster", "assignment", "state", "reason")
+    return {**{name: getattr(record, name) for name in told}, "included": key in record.included}
+
+
+def known_study(service: Service, hash: str) -> StudyRecord:
+    with service.store.snapshot() as view:
+        found = study_of(view, hash)
+    if found is None:
+        raise InvalidInput(f"There is no study {hash[:64]!r}.")
+    return found
+
+
+def table(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises InvalidInput for anything else."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidInput("The body is not a JSON object.")
+    return found
+
+
+def texts(body: bytes, *names: str) -> list[str]:
+    """Text members of a JSON object. Raises InvalidInput where one is missing, or no text."""
+    found = table(body)
+    for name in names:
+        if not isinstance(found.get(name), str):
+            raise InvalidInput(f"The body lacks {name!r}, or it is no text.")
+    return [found[name] for name in names]

@@ -1,0 +1,59 @@
+"""How a study comes to the server, and what sites say of it."""
+
+from __future__ import annotations
+
+import logging
+
+from manent.core.errors import InvalidInput, NotAuthorized
+from manent.core.study import canonical
+from manent.network.bundle import Bundle
+from manent.network.declared import DeclaredModel, rebuild
+from manent.network.server import documents
+from manent.network.server.documents import StudyRecord, decision_key, put, study_of
+from manent.network.server.plans import plan_of
+from manent.network.server.rounds import Rounds
+from manent.network.server.states import first_state
+from manent.network.sums import decode_arrays
+
+log = logging.getLogger("manent.server")
+MOST_REASON = 2000
+
+
+def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, initial: bytes = b"") -> str:
+    """Queue a study; its hash. Once more changes nothing.
+
+    Args:
+        by: who submits it, for the record.
+        needed: it waits for so many sites on the roster.
+        initial: safetensors with "model", the first vector of a model whose code the server does not run.
+
+    Raises InvalidInput or Refused for a study that cannot run with so many sites, NotAuthorized for one that is not signed.
+    """
+    bundle.verify()
+    study, plan = rebuild(bundle.study), plan_of(bundle, needed)
+    if isinstance(getattr(study.algorithm, "model", None), DeclaredModel) and not initial:
+        raise InvalidInput("This model's code does not run on the server; send its first vector with the study.")
+    if initial:
+        first_state(plan, seed, decode_arrays(initial).get("model"))
+    digest = rounds.blobs.put([bundle.encode()])
+    first = rounds.blobs.put([initial]) if initial else ""
+    with rounds.store.transaction() as transaction:
+        if study_of(transaction, study.hash) is None:
+            number = len(transaction.keys("study/"))
+            now = rounds.clock()
+            put(transaction, StudyRecord(study.hash, study.name, number, digest, by, seed, needed, now, initial=first))
+            log.info("study queued", extra={"study": study.hash, "by": by})
+    return study.hash
+
+
+def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) -> None:
+    """Note a site's decision. It may change its mind until the study begins."""
+    with rounds.store.transaction() as transaction:
+        study = study_of(transaction, hash)
+        if study is None:
+            raise InvalidInput(f"There is no study {hash[:64]!r}.")
+        if study.phase == "gathering":
+            raise NotAuthorized("This study is not planned yet; a site decides about a plan.")
+        transaction.put(decision_key(hash, public), canonical({"accepted": accepted, "reason": reason[:MOST_REASON]}))
+        documents.beat(transaction)
+    log.info("decision", extra={"study": hash, "site": public, "accepted": accepted, "reason": reason[:MOST_REASON]})

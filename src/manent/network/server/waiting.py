@@ -1,0 +1,51 @@
+"""Long polls: requests that wait for a change, in this process or another one on the same store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+
+class Pulse:
+    """Wakes those who wait when the store's pulse has changed. Set from any thread, waited for in one event loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event = asyncio.Event()
+        self._seen = -1
+        self.draining = False
+
+    def set(self, pulse: int) -> None:
+        """The store's pulse is this now."""
+        if pulse != self._seen and self._loop is not None:
+            self._seen = pulse
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def drain(self) -> None:
+        """Let everyone go who waits: the server stops."""
+        self.draining = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def until(self, look: Callable[[], Awaitable[Found | None]], seconds: float) -> Found | None:
+        """What `look` finds, as soon as it finds anything; None after so many seconds."""
+        self._loop = asyncio.get_running_loop()
+        end = time.monotonic() + seconds
+        while True:
+            event = self._event  # taken before the look, so that nothing between the two is missed
+            found = await look()
+            left = end - time.monotonic()
+            if found is not None or left <= 0 or self.draining:
+                return found
+            try:
+                await asyncio.wait_for(event.wait(), left)
+            except TimeoutError:
+                return await look()

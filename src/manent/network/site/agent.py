@@ -1,0 +1,216 @@
+"""The agent of a site: it asks its server for work, decides by its own policy, and takes part in sums."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
+
+from manent.core.errors import ManentError, ProtocolAbort
+from manent.core.examples import Client
+from manent.crypto import SystemRandom
+from manent.network.bundle import MOST_BYTES, Bundle
+from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.network.policy import Decision, Facts, Policy, approved, conditions, decide, load_now, on_mains
+from manent.network.roster import SignedRoster
+from manent.network.site.connection import Away, Connection
+from manent.network.site.spending import Account
+from manent.network.site.state import APPROVALS, Known, SiteState
+from manent.network.site.training import OwnProcess, Trainer
+from manent.network.site.work import SumWork
+from manent.privacy.check import Plan, resolve
+from manent.summation.secagg import Roster
+
+log = logging.getLogger("manent.site")
+LONGEST_PAUSE = 60.0
+
+
+class Agent:
+    """Works for one site until it is stopped.
+
+    Args:
+        load: the site's own data, under the name of a data set; called when a study needs them.
+    """
+
+    def __init__(self, state: SiteState, policy: Policy, load: Callable[[str], Client], wait: float = 25.0) -> None:
+        self.state, self.policy, self.load, self.wait = state, policy, load, wait
+        self.server = state.server
+        self.connection = Connection(self.server.url, self.server.pin, state.identity.signing_key)
+        self.account = Account(state, policy)
+        self._working: dict[str, threading.Thread] = {}
+        self._plans: dict[str, Plan] = {}
+        self._clients: dict[str, Client] = {}
+        self._stop = threading.Event()
+        self._seen = ""
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Ask for work and do it, until `stop`, or until `until` holds between two questions."""
+        failures = 0
+        while not self._stop.is_set() and not until():
+            try:
+                self.once()
+                failures = 0
+            except Away as error:
+                failures += 1
+                log.warning("server away", extra={"reason": str(error), "failures": failures})
+                self._pause(failures)
+            except ManentError as error:
+                failures += 1
+                log.error("refused by the server", extra={"reason": str(error)})
+                self._pause(failures)
+
+    def done(self) -> bool:
+        """Whether every study that the site has decided about is over."""
+        known = self.state.studies()
+        return bool(known) and all(one.over or not one.accepted for one in known) and not self.state.tasks()
+
+    def _pause(self, failures: int) -> None:
+        """Longer with every failure, and not all sites at once."""
+        longest = min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE)
+        self._stop.wait(longest * (0.5 + secrets.randbelow(1000) / 2000))
+
+    def once(self) -> None:
+        """One question to the server, and what follows from the answer."""
+        busy = any(thread.is_alive() for thread in self._working.values())
+        unfinished = [task.id for task in self.state.tasks()]
+        waiting = busy or bool(unfinished) or self._seen == ""
+        body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": 0.5 if waiting else self.wait, "seen": self._seen})
+        if body is not None:
+            self._tasks = json.loads(body)
+            self._seen = sha256(body).hexdigest()
+        for told in self._tasks["studies"]:
+            self._study(told)
+        for id in [*unfinished, *(id for id in self._tasks["sums"] if id not in unfinished)]:
+            self._work(id)
+
+    # Studies.
+
+    def _study(self, told: dict[str, object]) -> None:
+        """Decide about a study that is new, and tell the server; note that one is over."""
+        hash, known = str(told["hash"]), self.state.study(str(told["hash"]))
+        if told["phase"] in ("finished", "failed"):
+            if known is not None and not known.over:
+                self.account.finish(known)
+                self.state.put_study(replace(known, over=True))
+                log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
+            return
+        if known is None or (not known.accepted and told["phase"] == "deciding" and known.later):
+            known = self._decide(hash, int(str(told["roster"])), int(str(told["seed"])), known)
+        if not known.told or told["decided"] is not True:
+            self.connection.table("POST", f"/v1/studies/{hash}/decision", {"accepted": known.accepted, "reason": known.reason})
+            self.state.put_study(replace(known, told=True))
+
+    def _decide(self, hash: str, roster: int, seed: int, before: Known | None) -> Known:
+        path = self.state.folder / "bundles" / hash
+        if not path.exists():
+            encoded = self.connection.ask("GET", f"/v1/studies/{hash}/bundle") or b""
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encoded[: MOST_BYTES + 1024])
+        bundle = Bundle.read(path.read_bytes())
+        if bundle.study_hash != hash:
+            raise ProtocolAbort(f"The server gave another study for {hash[:16]}.")
+        names = tuple(self._signed(roster).names.values())
+        decision = decide(self.policy, bundle, names, self.facts())
+        if decision.allowed:
+            decision = self._with_data(bundle, decision)
+        reason = " ".join(decision.reasons)
+        known = Known(hash, bundle.hash, decision.allowed, reason, roster, seed, later=decision.later)
+        if before is None or (before.accepted, before.reason) != (known.accepted, known.reason):
+            log.info("decision", extra={"study": hash, "accepted": known.accepted, "reason": reason})
+            self.state.put_study(known)
+            return known
+        return before
+
+    def _with_data(self, bundle: Bundle, decision: Decision) -> Decision:
+        """The decision, once the data were loaded and fit the study."""
+        if decision.plan is not None:
+            self._trainer(bundle, decision.plan)
+        return decision
+
+    def facts(self) -> Facts:
+        """What only this site knows now."""
+        seen = approved(self.state.folder / APPROVALS)
+        return Facts(datetime.now(), False, self.account.ledger, seen, load_now(), on_mains())
+
+    def plan(self, known: Known) -> Plan:
+        """The site's own plan of a study that it has accepted."""
+        if known.hash not in self._plans:
+            bundle = self.bundle(known.hash)
+            names = tuple(self._signed(known.roster).names.values())
+            self._plans[known.hash] = resolve(rebuild(bundle.study), Sites(names, schema_of(bundle.schema)))
+        return self._plans[known.hash]
+
+    def bundle(self, hash: str) -> Bundle:
+        return Bundle.read((self.state.folder / "bundles" / hash).read_bytes())
+
+    def _trainer(self, bundle: Bundle, plan: Plan) -> Trainer:
+        if isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
+            raise ProtocolAbort("This site cannot run a study's own code yet.")
+        return OwnProcess(plan, self._client(bundle.data))
+
+    def _client(self, data: str) -> Client:
+        if data not in self._clients:
+            self._clients[data] = self.load(data)
+        return self._clients[data]
+
+    # Rosters.
+
+    def _signed(self, number: int) -> SignedRoster:
+        found = self.state.signed_roster(number)
+        if found is None:
+            found = SignedRoster.read(self.connection.ask("GET", "/v1/roster", b"", {"number": number}) or b"")
+        self.state.take_roster(found, bytes.fromhex(self.server.signer), time.time())
+        return found
+
+    def roster(self, number: int) -> Roster:
+        """A roster, verified anew: it may have expired, or have been replaced."""
+        return self.state.take_roster(self._signed(number), bytes.fromhex(self.server.signer), time.time())
+
+    # Sums.
+
+    def _work(self, id: str) -> None:
+        """Begin, or go on with, a sum in a thread of its own; one of a study at a time."""
+        study = id.rsplit("-", 2)[0]
+        known = self.state.study(study)
+        thread = self._working.get(study)
+        if known is None or not known.accepted or (thread is not None and thread.is_alive()):
+            return
+        if conditions(self.policy, self.facts()):
+            return
+        plan, bundle = self.plan(known), self.bundle(study)
+        work = SumWork(
+            self.state,
+            self.connection,
+            known,
+            plan,
+            lambda: self._trainer(bundle, plan),
+            self._client(bundle.data).name,
+            self.roster,
+            self.account.reserve,
+            SystemRandom(),
+        )
+        thread = threading.Thread(target=self._guarded, args=(work, id), name=f"sum {id[-20:]}", daemon=True)
+        self._working[study] = thread
+        thread.start()
+
+    def _guarded(self, work: SumWork, id: str) -> None:
+        try:
+            work.run(id)
+        except Away as error:
+            log.warning("server away", extra={"reason": str(error), "sum": id})
+            self._pause(1)
+        except ManentError as error:
+            log.error("this sum is not taken part in", extra={"sum": id, "reason": str(error)})
+            self._pause(3)
+        except Exception:
+            log.exception("a sum failed", extra={"sum": id})
+            self._pause(5)

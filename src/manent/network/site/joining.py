@@ -1,0 +1,92 @@
+"""How a site joins a federation: with an invitation, a new identity, and rules that it may then sharpen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manent.core.errors import InvalidInput, NotAuthorized
+from manent.network.identity import create_file
+from manent.network.join import JoinToken
+from manent.network.policy import Policy
+from manent.network.site.connection import Connection
+from manent.network.site.state import IDENTITY, POLICY, Server, SiteState
+
+QUICK = """\
+# Written by `manent join`: the rules of a quick start. `manent site init` writes one with every choice explained.
+
+[researchers]
+server = "{server}"
+
+[code]
+rule = "none"
+isolation = "required"
+
+[cohort]
+minimum = 3
+survivors = 3
+
+[summation]
+allowed = [{allowed}]
+adversary = "active"
+corrupt = 0.0
+post_quantum = true
+
+[privacy]
+required = false
+
+[data."{data}"]
+
+[limits]
+model_mb = 1000.0
+memory_mb = 16000.0
+seconds = 3600.0
+rounds = 10000
+
+[work]
+hours = ["00:00-24:00"]
+mains_power = false
+"""
+
+
+def open_site(folder: str | Path, name: str) -> SiteState:
+    """The site in a folder; a new one where there is none."""
+    if (Path(folder) / IDENTITY).exists():
+        return SiteState(folder)
+    return SiteState.create(folder, name)
+
+
+def join(state: SiteState, token: JoinToken) -> bool:
+    """Join the server that an invitation names; whether the site is on the roster already. Repeating it changes nothing.
+
+    Raises NotAuthorized where the server takes the invitation no more, or rosters are signed by another key than it says; Away
+    where the server cannot be reached.
+    """
+    connection = Connection(token.url, token.pin, state.identity.signing_key)
+    try:
+        told = connection.table("GET", "/v1/server")
+        own, signer = str(told.get("public")), str(told.get("signer"))
+        if token.consortium is None and signer != own:
+            raise NotAuthorized("This invitation is to a quick start, but the server's rosters are signed by a consortium's key.")
+        if token.consortium is not None and signer != token.consortium:
+            raise NotAuthorized(f"The server's rosters are signed by {signer}, not by the consortium's key {token.consortium}.")
+        values = {"name": state.identity.name, "secret": token.secret}
+        member = connection.table("POST", "/v1/join", values).get("member") is True
+    finally:
+        connection.close()
+    state.put_server(Server(token.url, token.pin, own, signer, token.consortium is None))
+    return member
+
+
+def quick_policy(state: SiteState, data: str, plain: bool) -> Policy:
+    """The site's policy; where it has none, one that takes this server's studies on one data set.
+
+    Args:
+        plain: also studies in which the server sees this site's vectors.
+    """
+    path = state.folder / POLICY
+    if not path.exists():
+        if '"' in data or "\\" in data or not data.isprintable():
+            raise InvalidInput(f"A data set's name is 1 to 200 letters, digits or . _ : @ -; found {data!a:.80}.")
+        allowed = '"SecAgg", "Plain"' if plain else '"SecAgg"'
+        create_file(path, QUICK.format(server=state.server.public, allowed=allowed, data=data).encode())
+    return Policy.load(path)

@@ -1,0 +1,248 @@
+"""What a site keeps: its server, rosters, decisions, the logs of its parties, and its clients' memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manent.core.errors import InvalidInput, NotAuthorized
+from manent.core.store import Store, Transaction
+from manent.core.study import canonical
+from manent.core.vectors import Vector
+from manent.network.blobs_folder import FolderBlobs
+from manent.network.identity import Identity
+from manent.network.roster import SignedRoster
+from manent.storage import SqliteStore
+from manent.summation.secagg import Roster
+
+IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
+INLINE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that a site has joined.
+
+    Attributes:
+        signer: public key by which rosters are signed.
+        quick_start: whether that is the server's own, so that the server says who takes part.
+    """
+
+    url: str
+    pin: str | None
+    public: str
+    signer: str
+    quick_start: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """A study as the site has decided about it.
+
+    Attributes:
+        bundle: digest of its bundle.
+        roster: number of the one that it was planned for.
+        later: whether it was refused for the moment alone.
+        round, index: the last sum in which the site took part.
+        reservation: in the site's ledger, or "".
+        told: whether the server knows of the decision.
+    """
+
+    hash: str
+    bundle: str
+    accepted: bool
+    reason: str
+    roster: int
+    seed: int
+    round: int = 0
+    index: int = 0
+    reservation: str = ""
+    told: bool = False
+    later: bool = False
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sum in which the site takes part.
+
+    Attributes:
+        model: digest of what it was really sent.
+        after: digest of the last message of the server that was taken in.
+    """
+
+    id: str
+    study: str
+    name: str
+    round: int
+    index: int
+    roster: int
+    count: int
+    model: str
+    after: str = ""
+
+
+class SiteState:
+    """A site's folder. Everything that matters is in its store, changed in transactions."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / IDENTITY).exists():
+            raise InvalidInput(f"{self.folder} is no site; begin one with: manent site init {self.folder}")
+        self.identity = Identity.load(self.folder / IDENTITY)
+        self.store: Store = SqliteStore(self.folder / STORE)
+        self.blobs = FolderBlobs(self.folder / "blobs")
+
+    @classmethod
+    def create(cls, folder: str | Path, name: str) -> SiteState:
+        """A new site with a new identity."""
+        Identity.create(Path(folder) / IDENTITY, name)
+        return cls(folder)
+
+    # Documents.
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        with self.store.snapshot() as view:
+            document = view.get(key)
+        found: dict[str, Any] | None = None if document is None else json.loads(document)
+        return found
+
+    @property
+    def server(self) -> Server:
+        """Raises InvalidInput for a site that has joined none."""
+        found = self.get("server")
+        if found is None:
+            raise InvalidInput(f"The site in {self.folder} has joined no server yet; join one with: manent site join TOKEN")
+        return Server(**found)
+
+    def put_server(self, server: Server) -> None:
+        with self.store.transaction() as transaction:
+            transaction.put("server", canonical(asdict(server)))
+
+    def study(self, hash: str) -> Known | None:
+        found = self.get(f"study/{hash}")
+        return None if found is None else Known(**found)
+
+    def studies(self) -> list[Known]:
+        with self.store.snapshot() as view:
+            keys = view.keys("study/")
+            return [Known(**json.loads(view.get(key) or b"{}")) for key in keys]
+
+    def put_study(self, known: Known) -> None:
+        with self.store.transaction() as transaction:
+            transaction.put(f"study/{known.hash}", canonical(asdict(known)))
+
+    # Rosters.
+
+    @property
+    def newest_roster(self) -> int:
+        found = self.get("roster")
+        return 0 if found is None else int(found["number"])
+
+    def signed_roster(self, number: int) -> SignedRoster | None:
+        with self.store.snapshot() as view:
+            document = view.get(f"rosters/{number:012d}")
+        return None if document is None else SignedRoster.read(document)
+
+    def take_roster(self, signed: SignedRoster, signer: bytes, now: float) -> Roster:
+        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key.
+
+        Raises NotAuthorized for any other.
+        """
+        newest = self.newest_roster
+        if signed.number >= newest:
+            known = self.signed_roster(newest) if signed.number == newest and newest else None
+            root = None if known is None else _roster(known).root
+            found = signed.verify(signer, now, newest, root)
+        else:
+            found = signed.verify(signer, now)
+            latest = self.signed_roster(newest)
+            gone = set(signed.names.items()) - set({} if latest is None else latest.names.items())
+            if gone:
+                raise NotAuthorized(
+                    f"Roster {signed.number} is older than {newest}, and names {sorted(gone)[0][1]}, who has left."
+                )
+        with self.store.transaction() as transaction:
+            transaction.put(f"rosters/{signed.number:012d}", signed.encode())
+            if signed.number > newest:
+                transaction.put("roster", canonical({"number": signed.number}))
+        return found
+
+    # Sums.
+
+    def tasks(self) -> list[Task]:
+        """Sums that are not over for this site."""
+        with self.store.snapshot() as view:
+            return [Task(**json.loads(view.get(key) or b"{}")) for key in view.keys("task/")]
+
+    def begin(self, task: Task) -> None:
+        with self.store.transaction() as transaction:
+            transaction.put(f"task/{task.id}", canonical(asdict(task)))
+
+    def records(self, id: str) -> list[bytes]:
+        """The log of a sum's party."""
+        with self.store.snapshot() as view:
+            rows = [view.get(key) or b"" for key in view.keys(f"party/{id}/")]
+        return [row[1:] if row[:1] == b"\x00" else b"".join(self.blobs.read(row[1:].hex())) for row in rows]
+
+    def keep(self, task: Task, records: Sequence[bytes], memory: Vector | None = None) -> None:
+        """Append to the log of a sum's party; with the memory that is to be kept if its term is in the sum."""
+        rows = [b"\x00" + r if len(r) <= INLINE else b"\x01" + bytes.fromhex(self.blobs.put([r])) for r in records]
+        staged = None if memory is None else self.blobs.put([np.ascontiguousarray(memory, np.float32).tobytes()])
+        with self.store.transaction() as transaction:
+            count = len(transaction.keys(f"party/{task.id}/"))
+            for number, row in enumerate(rows, start=count):
+                transaction.put(f"party/{task.id}/{number:06d}", row)
+            if staged is not None:
+                transaction.put(f"staged/{task.id}", staged.encode())
+            transaction.put(f"task/{task.id}", canonical(asdict(task)))
+
+    def restart(self, task: Task) -> Task:
+        """Forget the log of a party that has not uploaded, for another attempt."""
+        with self.store.transaction() as transaction:
+            gone = self._forget(transaction, task.id)
+            transaction.put(f"task/{task.id}", canonical(asdict(task)))
+        for digest in gone:
+            self.blobs.remove(digest)
+        return task
+
+    def memory(self, study: str) -> Vector | None:
+        """What the site's client has kept of a study; None before anything."""
+        with self.store.snapshot() as view:
+            digest = view.get(f"memory/{study}")
+        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
+
+    def finish(self, task: Task, included: bool, study: Known) -> None:
+        """A sum is over: its memory counts or does not, and its secrets are forgotten."""
+        with self.store.transaction() as transaction:
+            gone = self._forget(transaction, task.id)
+            staged, before = transaction.get(f"staged/{task.id}"), transaction.get(f"memory/{task.study}")
+            if staged is not None:
+                transaction.remove(f"staged/{task.id}")
+                if included:
+                    transaction.put(f"memory/{task.study}", staged)
+                else:
+                    before = staged
+                gone |= {before.decode()} if before is not None and before != transaction.get(f"memory/{task.study}") else set()
+            transaction.put(f"study/{study.hash}", canonical(asdict(study)))
+        for digest in gone:
+            self.blobs.remove(digest)
+
+    def _forget(self, transaction: Transaction, id: str) -> set[str]:
+        """Remove a party's log; digests of the blobs that it names."""
+        gone = set()
+        for key in transaction.keys(f"party/{id}/"):
+            row = transaction.get(key) or b""
+            gone |= {row[1:].hex()} if row[:1] == b"\x01" else set()
+            transaction.remove(key)
+        transaction.remove(f"task/{id}")
+        return gone
+
+
+def _roster(signed: SignedRoster) -> Roster:
+    return Roster.of(signed.number, [bytes.fromhex(entry.public) for entry in signed.entries])

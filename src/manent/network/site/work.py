@@ -1,0 +1,169 @@
+"""A site's part in one sum: what the server says is checked, what is sent was kept before."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+
+from manent.core.errors import InvalidInput, ManentError, ProtocolAbort
+from manent.core.parties import SERVER, Envelope, Step
+from manent.core.protocols import Assignment, ClientContext
+from manent.core.randomness import PrivateRandom
+from manent.core.vectors import Array, Vector
+from manent.crypto.gradients import ExactDraws
+from manent.network.site.connection import Connection
+from manent.network.site.state import Known, SiteState, Task
+from manent.network.site.training import Trainer, contribution
+from manent.network.sums import ClientParty, client_party, decode_arrays, read_call
+from manent.privacy.check import Plan
+from manent.summation.secagg import Roster, wire
+from manent.summation.secagg.wire import Kind
+
+log = logging.getLogger("manent.site")
+WAIT = 25.0
+_computing = threading.Lock()  # one sum's training at a time
+
+
+class SumWork:
+    """Takes part in one sum, from its call to its end; what a dead process began is gone on with.
+
+    Args:
+        client: the name by which the study's repeatable randomness knows the site's data.
+        reserve: sets aside what the study costs, before data are touched; raises BudgetSpent where the budget does not cover it.
+    """
+
+    def __init__(
+        self,
+        state: SiteState,
+        connection: Connection,
+        known: Known,
+        plan: Plan,
+        trainer: Callable[[], Trainer],
+        client: str,
+        roster: Callable[[int], Roster],
+        reserve: Callable[[Known, Plan], Known],
+        random: PrivateRandom,
+    ) -> None:
+        self.state, self.connection, self.known, self.plan = state, connection, known, plan
+        self.trainer, self.client, self.roster, self.reserve, self.random = trainer, client, roster, reserve, random
+
+    def run(self, id: str) -> None:
+        """Raises Away where the server cannot be reached: to be run again then."""
+        about = self.connection.table("GET", f"/v1/sums/{id}")
+        task = next((task for task in self.state.tasks() if task.id == id), None)
+        if task is None:
+            if about["state"] != "open":
+                return
+            task = self._begin(id, about["name"], about["call"], int(about["roster"]), about["assignment"])
+        party = self._party(task, bytes.fromhex(about["call"]))
+        self._talk(task, party)
+
+    def _begin(self, id: str, name: str, call: str, roster: int, assignment: str) -> Task:
+        """Look at a new sum, and fetch what it is about. Raises ProtocolAbort where it cannot be one of the study's."""
+        study, round, index = id.rsplit("-", 2)
+        task = Task(id, study, name, int(round), int(index), roster, 0, assignment)
+        spec = self.plan.sums.get(name)
+        if spec is None or study != self.known.hash or not 1 <= task.round <= self.plan.study.rounds or task.round % spec.every:
+            raise ProtocolAbort(f"Sum {id} ({name!r}) is none of the study's.")
+        if (task.round, task.index) <= (self.known.round, self.known.index):
+            raise ProtocolAbort(f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; none is repeated.")
+        self._fetch(task)
+        self.state.begin(task)
+        return task
+
+    def _fetch(self, task: Task) -> bytes:
+        path = self.state.folder / "assignments" / task.model
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path)
+        return path.read_bytes()
+
+    def _party(self, task: Task, call: bytes) -> ClientParty:
+        of = (task.index, task.name, task.round, bytes.fromhex(task.model), self.state.identity.signing_key)
+        roster, records = self.roster(task.roster), self.state.records(task.id)
+        return client_party(self.plan, read_call(self.plan, call), *of, roster, self.random, records)
+
+    def _talk(self, task: Task, party: ClientParty) -> None:
+        """Follow the protocol to its end, each step kept before it is sent."""
+        # After a restart: the last word again, which the server answers with what is needed now.
+        queue = self._send(task, party.deadline()) if self.state.records(task.id) else []
+        while True:
+            if not queue:
+                found = self.connection.ask("GET", f"/v1/sums/{task.id}/message", b"", {"after": task.after, "wait": WAIT})
+                queue = [] if found is None else [found]
+                if not queue:
+                    continue
+            message = queue.pop(0)
+            task, party = self._renewed(task, party, message)
+            step, refused = party.receive(Envelope(SERVER, party.name, message)), len(party.refusals)
+            task = replace(task, after=sha256(message).hexdigest())
+            self.state.keep(task, step.keep)
+            queue += self._send(task, step)
+            for reason in party.refusals[max(0, refused - 1) :]:
+                log.warning("refused", extra={"sum": task.id, "reason": reason})
+            if not party.finished and party.needs_vector and party.stage in ("called", "delivered"):
+                queue += self._contribute(task, party, wire.unframe(message)[1])
+            if party.finished and self._over(task):
+                return
+
+    def _renewed(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty]:
+        """Where another attempt is under another roster, the party for that: of one that has not uploaded."""
+        kind, _, body = wire.unframe(message)
+        if kind is not Kind.CALL or party.uploaded_in is not None:
+            return task, party
+        number = read_call(self.plan, body).roster_number
+        if number == task.roster:
+            return task, party
+        task = self.state.restart(replace(task, roster=number))
+        return task, self._party(task, body)
+
+    def _over(self, task: Task) -> bool:
+        """Whether the sum is over; then what was staged for it counts, or does not."""
+        about = self.connection.table("GET", f"/v1/sums/{task.id}")
+        if about["state"] == "open":
+            return False
+        included = about["state"] == "released" and about["included"] is True
+        known = self.state.study(task.study) or self.known
+        self.state.finish(task, included, replace(known, round=task.round, index=task.index))
+        (self.state.folder / "assignments" / task.model).unlink(missing_ok=True)
+        log.info("sum over", extra={"sum": task.id, "state": about["state"], "included": included})
+        return True
+
+    def _send(self, task: Task, step: Step) -> list[bytes]:
+        return [reply for envelope in step.send for reply in self.connection.post(task.id, envelope.body)]
+
+    def _contribute(self, task: Task, party: ClientParty, context: bytes) -> list[bytes]:
+        """Train, and give the vector; a client that cannot says so to the server, without a reason, and leaves."""
+        try:
+            vector, memory = self._compute(task)
+        except ManentError as error:
+            log.error("the client leaves this sum", extra={"sum": task.id, "reason": str(error)})
+            return self.connection.post(task.id, wire.frame(Kind.ABORT, context, b"The client cannot answer."))
+        step = party.contribute(vector)
+        self.state.keep(task, step.keep, memory)
+        return self._send(task, step)
+
+    def _compute(self, task: Task) -> tuple[Array, Vector | None]:
+        """The vector as it is summed; the budget is set aside first."""
+        self.known = self.reserve(self.known, self.plan)
+        with _computing:
+            assignment = Assignment(task.name, decode_arrays(self._fetch(task)))
+            context = ClientContext(self.client, task.round, self.known.seed, draws=ExactDraws(self.random))
+            return contribution(self.plan, self.trainer(), assignment, self._memory(), context, self.random)
+
+    def _memory(self) -> Vector | None:
+        if self.plan.memory is None:
+            return None
+        kept = self.state.memory(self.known.hash)
+        if kept is None:
+            return np.zeros(self.plan.memory.size, np.float32)
+        if kept.size != self.plan.memory.size:
+            raise InvalidInput(
+                f"The memory of study {self.known.hash[:16]} has {kept.size} numbers, not {self.plan.memory.size}."
+            )
+        return kept
