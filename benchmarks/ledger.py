@@ -27,7 +27,7 @@ from typing import Any
 from manent.accounting import Budget, Gaussian, Ledger, calibrate, epsilon
 from manent.core.errors import BudgetSpent, InvalidInput
 from manent.crypto import SystemRandom
-from manent.storage import SqliteStore
+from manent.storage import open_store
 
 BUDGET = Budget(8.0, 1e-5, "client", "add_or_remove")
 DATA = "benchmark"
@@ -62,7 +62,7 @@ def concurrent(asked: int, processes: int) -> dict[str, Any]:
     z = calibrate(BUDGET.epsilon, BUDGET.delta, lambda z: Gaussian(z / holds**0.5), BUDGET.neighboring_relation, tolerance=1e-9)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
-        ledger = Ledger(SqliteStore(path))
+        ledger = Ledger(open_store(path))
         ledger.open(DATA, BUDGET)
         shares = [asked // processes + (i < asked % processes) for i in range(processes)]
         context = multiprocessing.get_context("spawn")
@@ -91,7 +91,7 @@ def concurrent(asked: int, processes: int) -> dict[str, Any]:
 
 
 def _ask(path: Path, times: int, z: float) -> tuple[int, int, list[float]]:
-    ledger, source = Ledger(SqliteStore(path, timeout=300)), SystemRandom()
+    ledger, source = Ledger(open_store(path, timeout=300)), SystemRandom()
     granted, refused, waits = 0, 0, []
     for _ in range(times):
         began = time.perf_counter()
@@ -127,7 +127,7 @@ def _altered(path: Path) -> bool:
     connection.commit()
     connection.close()
     try:
-        Ledger(SqliteStore(path)).verify()
+        Ledger(open_store(path)).verify()
     except ProtocolAbort:
         return True
     return False
@@ -145,7 +145,7 @@ def kills(times: int, seed: int) -> dict[str, Any]:
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
-        store = SqliteStore(path)
+        store = open_store(path)
         Ledger(store).open(DATA, Budget(1e6, BUDGET.delta, BUDGET.privacy_unit, BUDGET.neighboring_relation))
         store.close()
         began = time.perf_counter()
@@ -158,7 +158,7 @@ def kills(times: int, seed: int) -> dict[str, Any]:
             reserved = {identity for word, identity in said if word == "reserved"}
             committed = {identity for word, identity in said if word == "committed"}
             spoken |= reserved
-            store = SqliteStore(path)
+            store = open_store(path)
             ledger = Ledger(store)
             runs, states = ledger.account(DATA).runs, {identity: _state(ledger, identity) for identity in reserved}
             between += sum(state == "reserved" for state in states.values())
@@ -168,7 +168,7 @@ def kills(times: int, seed: int) -> dict[str, Any]:
             ledger.verify()
             # Closed, because the next process is a fork of this one.
             store.close()
-        totals = Ledger(SqliteStore(path)).account(DATA)
+        totals = Ledger(open_store(path)).account(DATA)
         expected = epsilon(Gaussian(20.0 / totals.runs**0.5), BUDGET.delta, BUDGET.neighboring_relation).epsilon
         undercounted += int(totals.spent + totals.reserved < expected * (1 - 1e-6))
         return {
@@ -189,7 +189,7 @@ def _state(ledger: Ledger, identity: str) -> str:
 
 
 def _work(path: Path, out: Connection) -> None:
-    ledger, source = Ledger(SqliteStore(path)), SystemRandom()
+    ledger, source = Ledger(open_store(path)), SystemRandom()
     while True:
         reservation = _reserve(ledger, source, 20.0)
         out.send(("reserved", reservation.id))

@@ -8,9 +8,10 @@ The clients are real and run first, in worker processes; the server then gets th
 
 `client_ms` is processor time of one client, the median over all, by step: "open" opens the neighbours' shares and agrees on the
 masks' keys, "mask" adds masks and packs. `server_s` is the wall time of all that the server does, the fastest of several runs;
-`floor_s` is what its masks take by cipher and NumPy alone, and the key agreements, in the same process. `ratio_to_floor` is
-server_s over floor_s, where the time of the last step, in which masks come off, counts once for each thread. `peak_memory_mb` is the
-server's above what it held before the round. `round_s` is the round on this machine: all the clients' halves and the server's.
+`floor_s` is what its masks take by cipher and NumPy alone, and the key agreements, in one thread of the same process.
+`ratio_to_floor` is server_s over floor_s, where the time of the last step, in which masks come off, counts once for each thread.
+`peak_memory_mb` is the server's above what it held before the round. `round_s` is the round on this machine: all the clients'
+halves and the server's.
 `--folder` keeps the clients' messages, and takes them from there when they are there; `--record` stops when they are.
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, keep, show
+from secagg_report import report
 from secagg_rounds import Job, play, record
 
 from manent.summation.secagg import ring, wire
@@ -160,7 +162,7 @@ def flower(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return values
 
 
-def sizes(terms: Terms, call: int) -> tuple[float, float]:
+def sizes(terms: Terms, call: int) -> tuple[int, int]:
     """Bytes that a client which stays to the end sends and gets, from the wire format; the mean over positions."""
     k, kem, head = terms.degree, terms.hybrid, wire.HEAD
     advert = 4 + 3 * 32 + 64 + 2 * wire.KEM_KEY * kem
@@ -168,7 +170,7 @@ def sizes(terms: Terms, call: int) -> tuple[float, float]:
     up = (advert, 4 + k * parcel + k / 2 * (wire.KEM_TEXT + wire.KEPT) * kem, ring.packed_size(terms.size, terms.bits))
     down = (call, 4 + k * advert, 4 + k * parcel + k / 2 * wire.KEM_TEXT * kem, 0, -(-terms.clients // 8), 4 + (k + 1) * 68, 1)
     up = (*up, 64, 32 + 4 + k * wire.OPENED)
-    return sum(up) + head * len(up), sum(down) + head * len(down)
+    return int(sum(up) + head * len(up)), int(sum(down) + head * len(down))
 
 
 def expansion(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -206,7 +208,8 @@ def save(name: str, values: object, print_json: bool) -> None:
     path = RESULTS / "secagg.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     before.pop("environment", None)
-    keep("secagg", {**before, name: values}, False)
+    keep("secagg", found := {**before, name: values}, False)
+    (RESULTS / "secagg.md").write_text(report(found))
     if print_json:
         print(json.dumps(values if isinstance(values, dict) else {name: values}))
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import manent as mn
 from manent.accounting import Ledger
-from manent.storage import SqliteStore
+from manent.storage import open_store
 
 # 1,438 small digits, so that most of the thousand clients hold one or two. Privacy is easier where many take part.
 data = mn.data.digits(clients=1000, flat=True)
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
     # A ledger keeps what was spent on these people's data, across runs and programs. A second run like this one is one too many.
     with TemporaryDirectory() as folder:
-        ledger = Ledger(SqliteStore(Path(folder) / "ledger.db"))
+        ledger = Ledger(open_store(Path(folder) / "ledger.db"))
         ledger.open("digits", replace(study.budget, epsilon=5.0))
         run = mn.simulate(study, data, seed=1, ledger=ledger)
         print(f"With epsilon 4 for each client: accuracy {run.probe[-1]['test']['accuracy']:.3f}")

@@ -3,9 +3,9 @@
     python flower_secagg.py CLIENTS SIZE DROPOUT THRESHOLD PARTS
 
 Flower's own workflow runs, between replies that are made here with Flower's own functions. Its work goes by client: a secret
-rebuilt, and one mask or one for each neighbour taken off. So with PARTS above one, only every PARTS-th of the survivors and of the
-vanished is an owner of secrets, each with the shares and the neighbours of the whole cohort; what this costs beyond the same stage
-without any owner is multiplied. Messages are not encoded, sent or decoded. Prints one JSON object.
+rebuilt, and one mask or one for each neighbour taken off. So with PARTS above one, only every PARTS-th of the survivors and of
+the vanished is an owner of secrets, each with the shares and the neighbours of the whole cohort; what this costs beyond the same
+stage without any owner is multiplied. Messages are not encoded, sent or decoded. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from manent import accounting as ac
 from manent.accounting import chain
 from manent.core.study import canonical
 from manent.crypto import InsecureTestRNG, SystemRandom
-from manent.storage import MemoryStore, SqliteStore
+from manent.storage import MemoryStore, open_store
 
 BUDGET = ac.Budget(4.0, 1e-5, "client", "add_or_remove")
 UNIT = {"privacy_unit": "client", "neighboring_relation": "add_or_remove"}
@@ -51,11 +51,11 @@ def test_a_study_from_reservation_to_release():
 
 def test_what_is_asked_and_not_returned_stays_spent(tmp_path):
     """As after a crash: another process finds the reservation, and it counts."""
-    opened(SqliteStore(tmp_path / "ledger.db")).reserve("heart", ROUNDS, **KNOWN)
-    later = ac.Ledger(SqliteStore(tmp_path / "ledger.db"))
+    opened(open_store(tmp_path / "ledger.db")).reserve("heart", ROUNDS, **KNOWN)
+    later = ac.Ledger(open_store(tmp_path / "ledger.db"))
     assert later.account("heart").reserved == pytest.approx(epsilon_of(ROUNDS))
     whole = ac.Gaussian(ac.calibrate(4.0, 1e-5, ac.Gaussian, "add_or_remove"))
-    opened(SqliteStore(tmp_path / "other.db")).reserve("heart", whole, **KNOWN)
+    opened(open_store(tmp_path / "other.db")).reserve("heart", whole, **KNOWN)
     with pytest.raises(mn.BudgetSpent):
         later.reserve("heart", whole, **KNOWN)
 
@@ -231,7 +231,7 @@ def test_a_row_says_what_ran():
 
 
 def filled(path, releases=3):
-    ledger = opened(SqliteStore(path))
+    ledger = opened(open_store(path))
     for _ in range(releases):
         ledger.commit(ledger.reserve("heart", ROUNDS, **KNOWN), "00")
     assert ledger.verify() == 1 + 2 * releases
@@ -280,32 +280,32 @@ def test_whatever_is_done_by_hand_is_found(tmp_path, statements):
     filled(tmp_path / "ledger.db")
     by_hand(tmp_path / "ledger.db", *statements)
     with pytest.raises(mn.ProtocolAbort, match="altered"):
-        ac.Ledger(SqliteStore(tmp_path / "ledger.db")).verify()
+        ac.Ledger(open_store(tmp_path / "ledger.db")).verify()
 
 
 def test_a_ledger_that_was_cut_off_grants_nothing(tmp_path):
     filled(tmp_path / "ledger.db")
     by_hand(tmp_path / "ledger.db", "DELETE FROM logs WHERE sequence >= 5")
     with pytest.raises(mn.ProtocolAbort, match="7 rows, and there are 5"):
-        ac.Ledger(SqliteStore(tmp_path / "ledger.db")).reserve("heart", ROUNDS, **KNOWN)
+        ac.Ledger(open_store(tmp_path / "ledger.db")).reserve("heart", ROUNDS, **KNOWN)
 
 
 def test_a_ledger_restored_from_a_backup_is_noticed(tmp_path):
     path, counter = tmp_path / "ledger.db", ac.FileCounter(tmp_path / "elsewhere" / "count")
-    ledger = opened(SqliteStore(path), counter=counter)
+    ledger = opened(open_store(path), counter=counter)
     ledger.reserve("heart", ROUNDS, **KNOWN)
     ledger._store.close()
     shutil.copy(path, tmp_path / "backup.db")
-    ledger = ac.Ledger(SqliteStore(path), counter=counter)
+    ledger = ac.Ledger(open_store(path), counter=counter)
     ledger.reserve("heart", ROUNDS, **KNOWN)
     ledger._store.close()
     assert counter.read() == 3
     shutil.copy(tmp_path / "backup.db", path)
-    restored = ac.Ledger(SqliteStore(path), counter=counter)
+    restored = ac.Ledger(open_store(path), counter=counter)
     for attempt in (lambda: restored.reserve("heart", ROUNDS, **KNOWN), lambda: restored.account("heart"), restored.verify):
         with pytest.raises(mn.ProtocolAbort, match="2 rows and had 3"):
             attempt()
-    ac.Ledger(SqliteStore(path)).verify()  # which without a counter cannot be told from a sound one
+    ac.Ledger(open_store(path)).verify()  # which without a counter cannot be told from a sound one
 
 
 def test_a_counter_only_grows(tmp_path):

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 import manent as mn
 from manent.algorithms.fednova import accumulated
+from manent.algorithms.gradient import Terms
 from manent.core.examples import join
+from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import repeatable
 from manent.core.training import LocalTraining
+from manent.core.vectors import Layout
 from manent.engines.memory import ClientMemory
 from tests.algorithms.federations import KINDS, make, model_for
 
@@ -227,3 +230,29 @@ def test_the_evaluation_sum_equals_the_pooled_metric():
     expected = run.model.evaluate(pooled)
     assert rows[-1]["accuracy"] == pytest.approx(expected["accuracy"])
     assert rows[-1]["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+class Aliasing(mn.FedAvg):
+    """Terms that are all the update itself, or views of it."""
+
+    def extra_blocks(self):
+        return self.parameter_block("again"), self.parameter_block("plain")
+
+    def memory(self, public):
+        return Layout((self.parameter_block("kept"),))
+
+    def terms(self, update, work, assignment, memory, client):
+        return Terms({"update": update, "again": update[:]}, {"plain": update}, memory=update)
+
+
+def test_terms_may_be_the_update_itself():
+    data, algorithm = make("softmax", [7]), Aliasing(model_for("softmax"), mn.LocalSGD(lr=0.3, epochs=1, batch_size=3))
+    client, start = data.clients[0], algorithm.model.init(np.random.default_rng(0))
+    assignment = Assignment("train", {"model": start})
+    [found] = algorithm.answer(assignment, [client], [None], [ClientContext(client.name, 1, 0)])
+    layout = algorithm.train_layout
+    update = found.vector[layout.slice("plain")]
+    assert np.abs(update).max() > 0.01
+    assert np.array_equal(found.memory, update)
+    for name in ("update", "again"):
+        assert np.array_equal(found.vector[layout.slice(name)], np.float32(7) * update)

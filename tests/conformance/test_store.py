@@ -15,14 +15,14 @@ import pytest
 
 import manent as mn
 from manent.core.store import Store
-from manent.storage import MemoryStore, SqliteStore
+from manent.storage import MemoryStore, open_store
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "MemoryStore": lambda folder: MemoryStore(),
-    "SqliteStore": lambda folder: SqliteStore(folder / "store.db"),
+    "open_store": lambda folder: open_store(folder / "store.db"),
 }
 # Those that outlive a process, and the code that opens one in another process.
-DURABLE = {"SqliteStore": "from manent.storage import SqliteStore\nstore = SqliteStore(FOLDER + '/store.db')\n"}
+DURABLE = {"open_store": "from manent.storage import open_store\nstore = open_store(FOLDER + '/store.db')\n"}
 
 
 @pytest.fixture(params=list(STORES))

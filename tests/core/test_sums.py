@@ -74,6 +74,24 @@ def test_any_grouping_into_aligned_runs_gives_the_same_bits(cohort, random):
     assert total.finish().tobytes() == in_order(vectors, answered).tobytes()
 
 
+@given(cohorts(), st.randoms(use_true_random=False))
+def test_what_is_merged_is_only_read_and_may_be_overwritten_afterwards(cohort, random):
+    vectors, answered = cohort
+    count, total, one = len(vectors), TreeSum(3, len(vectors)), np.empty(3)
+    units = runs(count, lambda: random.random() < 0.7)
+    random.shuffle(units)
+    for level, index in units:
+        part = TreeSum(3, count)
+        for position in range(index << level, min((index + 1) << level, count)):
+            part.add(position, vectors[position]) if answered[position] else part.skip(position)
+        taken = part.take(level, index, one)
+        before = one.copy()
+        total.merge(taken)
+        assert taken.total is None or one.tobytes() == before.tobytes()
+        one[:] = np.nan
+    assert total.finish().tobytes() == in_order(vectors, answered).tobytes()
+
+
 @given(cohorts(), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_runs_may_be_taken_out_and_put_back(cohort, level, random):
     vectors, answered = cohort

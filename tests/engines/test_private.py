@@ -375,10 +375,10 @@ SCRIPT = """
 
 
 def test_a_crash_leaves_it_spent_and_the_run_goes_on_under_its_own_reservation(tmp_path):
-    from manent.storage import SqliteStore
+    from manent.storage import open_store
 
     path, folder = str(tmp_path / "ledger.db"), str(tmp_path / "run")
-    ledger = Ledger(SqliteStore(path))
+    ledger = Ledger(open_store(path))
     ledger.open("softmax", budget())
     script = textwrap.dedent(SCRIPT.format(root=str(ROOT), folder=folder, ledger=path))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

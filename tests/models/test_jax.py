@@ -20,6 +20,7 @@ import manent as mn  # noqa: E402
 from manent.core.study import canonical, plain  # noqa: E402
 from manent.core.training import LocalTraining  # noqa: E402
 from manent.models import JaxModel, SoftmaxModel  # noqa: E402
+from manent.models.jax_training import SMALL, aligned, padded  # noqa: E402
 
 jnp = jax.numpy
 
@@ -154,6 +155,51 @@ def test_bits_do_not_depend_on_the_threads(data: mn.Federation, reference: mn.Ru
         assert run.state[name].tobytes() == reference.state[name].tobytes()
     for ours, theirs in ((run.history, reference.history), (run.probe, reference.probe)):
         assert [{**row, "seconds": 0} for row in ours] == [{**row, "seconds": 0} for row in theirs]
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16, 60])
+@pytest.mark.parametrize("rows", [1, 100])
+def test_large_arrays_begin_on_a_cache_line(offset: int, rows: int) -> None:
+    raw = np.zeros(rows * 100 * 4 + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    array = raw[start : start + rows * 400].view(np.float32).reshape(rows, 100)
+    array[:] = np.arange(rows)[:, None]
+    for given in (array, array[:, ::2]):
+        found = aligned(given)
+        assert found.dtype == given.dtype
+        assert np.array_equal(found, given)
+        assert found.nbytes < SMALL or (found.ctypes.data % 64 == 0 and found.flags.c_contiguous)
+    assert (aligned(array) is array) == (offset == 0 or rows == 1)
+    assert padded(array, 128).ctypes.data % 64 == 0
+
+
+def test_a_program_runs_in_the_thread_that_asks() -> None:
+    """Where JAX copies an array in its own pool, the program goes there too, and the threads of a simulation wait in a row."""
+    script = """
+        import threading, time
+        import numpy as np
+        import manent as mn
+        start = np.zeros((784, 200), np.float32)
+        model = mn.JaxModel(lambda key: start, lambda w, x: x @ w, "cross_entropy", classes=200)
+        raw = np.zeros(1000 * 784 + 17, np.float32)
+        at = (-raw.ctypes.data % 64) // 4 + 4  # 16 bytes after the start of a cache line
+        x = raw[at : at + 1000 * 784].reshape(1000, 784)
+        data = mn.Examples(x, np.zeros(1000, np.int64))
+        vector = raw[at : at + 784 * 200].copy()
+        model.gradient(vector, data)  # compiles
+        took = {}
+        def work():
+            before = time.thread_time(), time.process_time()
+            for _ in range(20):
+                model.gradient(vector, data)
+            took["here"], took["all"] = time.thread_time() - before[0], time.process_time() - before[1]
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        print(took["here"] / took["all"])
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert float(found.stdout) > 0.8
 
 
 def test_nothing_is_forked_and_no_thread_stays(data: mn.Federation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from manent.core.errors import InvalidInput  # noqa: E402
 from manent.core.examples import Examples  # noqa: E402
 from manent.core.study import canonical, plain  # noqa: E402
 from manent.core.training import LocalSGD, LocalTraining  # noqa: E402
-from manent.models import TorchModel  # noqa: E402
+from manent.models import TorchModel, torch_training  # noqa: E402
 
 STACKS = {
     "linear": (lambda: nn.Sequential(nn.Linear(6, 3)), (6,), 3),
@@ -398,3 +398,23 @@ def test_odd_memory_is_read_as_it_is() -> None:
     backwards = Examples(data.x[::-1], data.y[::-1])
     expected = model.evaluate(vector, data).scores[::-1]
     np.testing.assert_allclose(model.evaluate(vector, backwards).scores, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gathered", [1, 300, 1 << 18])
+def test_batches_gathered_together_are_the_batches(monkeypatch: pytest.MonkeyPatch, gathered: int) -> None:
+    monkeypatch.setattr(torch_training, "GATHERED", gathered)
+    x, y = torch.arange(60.0).reshape(20, 3), torch.arange(20)
+    batches = [
+        np.arange(7),
+        slice(None),
+        np.array([3, 3]),
+        np.array([19]),
+        np.array([], np.int64),
+        slice(2, 5),
+        np.arange(20)[::-1],
+    ]
+    found = list(torch_training._batches(x, y, batches))
+    assert len(found) == len(batches)
+    for batch, (inputs, targets) in zip(batches, found, strict=True):
+        assert torch.equal(inputs, torch.from_numpy(x.numpy()[batch].copy()))
+        assert torch.equal(targets, torch.from_numpy(y.numpy()[batch].copy()))

@@ -23,14 +23,14 @@ from tests.conformance.test_layers import LAYERS
 from tests.conformance.test_models import ROWS as MODELS
 from tests.privacy.studies import DATA, FEDAVG, LOCAL, MODEL, budget, study
 
-PRIVATE = mn.LocalSGD(lr=0.1, steps=4, batch_size=3, privacy=mn.DPSGD(1.0, examples=100))
+PRIVATE = mn.LocalSGD(lr=0.1, steps=4, batch_size=3, privacy=mn.DPSGD(1.0, sampling_probability=1.0))
 STUDIES = {
     "plain": study([]),
     "SecAgg": study([], summation=mn.SecAgg(corrupt=0.2, post_quantum=False)),
     "Plain, named": study([], summation=mn.Plain(), name="Ward 3, \u00fcber alles"),
     "a budget for clients": study([mn.Clip(1), mn.CentralNoise()], budget=budget()),
     "a budget for examples": study([], algorithm=mn.FedAvg(MODEL, PRIVATE), budget=budget(privacy_unit="example", delta=1e-4)),
-    "Poisson": study(cohort=mn.Cohort(sampling_probability=0.5, maximum=15)),
+    "Poisson": study([], cohort=mn.Cohort(sampling_probability=0.5, maximum=15)),
     "a size and a minimum": study(cohort=mn.Cohort(size=10, minimum=3)),
     "whole numbers where real ones may stand": study(algorithm=mn.FedAvg(MODEL, mn.LocalSGD(lr=1, epochs=(1, 3)), server_lr=2)),
     "numbers of numpy": study(algorithm=mn.FedAvg(MODEL, mn.LocalSGD(lr=np.float64(0.1), steps=int(np.int64(3))))),
@@ -255,6 +255,7 @@ def test_a_large_declared_model_takes_no_memory():
         ({"kind": "oracle"}, "'binary' or 'multiclass' or 'regression'"),
         ({"kind": "binary"}, "found 3 classes"),
         ({"kind": "regression", "classes": -1}, "found -1 classes"),
+        ({"kind": "regression"}, "found 3 classes"),
         ({"classes": 1}, "found 1 classes"),
         ({"classes": 3.0}, "a whole number"),
         ({"layout": None}, "expects a table"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -10,15 +11,19 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import manent as mn
 from manent.accounting import Ledger, epsilon, without_sampling
 from manent.core.errors import InvalidInput
+from manent.core.study import canonical
 from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
 from manent.network.bundle import Bundle
 from manent.network.policy import Decision, Facts, Policy, approve, approved, charged, conditions, decide, load_now, on_mains
 from manent.storage import MemoryStore
+from tests.network.test_declared import paths
 
 ADA, EVE = SigningKey(b"a" * 32), SigningKey(b"e" * 32)
 ROSTER = [f"site-{i}" for i in range(12)]
@@ -29,6 +34,7 @@ CODE = {"study.py": "study = 1\n"}
 
 MODEL = mn.SoftmaxModel(4, 3)
 STEPS = mn.LocalSGD(lr=0.1, steps=2, batch_size=4, privacy=mn.DPSGD(1.0, 1.5, examples=400))
+LITTLE = mn.DPSGD(1.0, 0.3, sampling_probability=1.0)
 SECAGG = mn.SecAgg(minimum_cohort=5)
 NOISY = mn.Study(mn.FedAvg(MODEL, STEPS), rounds=3, summation=SECAGG, cohort=mn.Cohort(minimum=6))  # for each example
 OPEN = replace(NOISY, algorithm=mn.FedAvg(MODEL, mn.LocalSGD(lr=0.1, epochs=1), weighting="equal"))  # no differential privacy
@@ -225,7 +231,7 @@ TABLE = {
     "a field that nobody knows": Row(refused=("study",), plain=set_to("secret", 1)),
     "a budget without noise": Row(replace(OPEN, budget=TIGHT), ("study",)),
     "less noise than its budget": Row(
-        replace(NOISY, algorithm=mn.FedAvg(MODEL, replace(STEPS, privacy=mn.DPSGD(1.0, 0.3, examples=400))), budget=TIGHT),
+        replace(NOISY, algorithm=mn.FedAvg(MODEL, replace(STEPS, privacy=LITTLE)), budget=TIGHT),
         ("study",),
     ),
     "a schema that contradicts itself": Row(refused=("study",), schema=mn.Schema(shape=(4,), classes=1)),
@@ -389,6 +395,26 @@ def test_a_reason_says_what_is_demanded_what_was_found_and_what_to_change():
     }.items():
         reason = " ".join(TABLE[name].decide().reasons)
         assert [word for word in words if word not in reason] == [], reason
+
+
+BASES = [NOISY, SHARES, CENTRAL, TREE, mn.Study(mn.Histogram("age", 8))]
+NUMBERS = st.sampled_from([0, 1, -1, 0.5, 1.0, 5e-324, 1e-10, 1e300, 2**31, 2**62, 100_000, 99, None])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(BASES), st.data())
+def test_whatever_the_numbers_are_there_is_an_answer(study, data):
+    document: Any = json.loads(canonical(study.plain()))
+    for _ in range(2):
+        *way, last = data.draw(st.sampled_from(paths(document)))
+        node = document
+        for part in way:
+            node = node[part]
+        if isinstance(node[last], int | float | None):
+            node[last] = data.draw(NUMBERS)
+    limits = {"limits": {"model_mb": 1000, "memory_mb": 10_000, "rounds": 1000}, **PLAIN_TOO}
+    decision = Row(study, policy=limits, plain=lambda plain: plain.update(document)).decide()
+    assert decision.plan is not None or decision.refusals
 
 
 def test_the_plan_is_the_sites_own():

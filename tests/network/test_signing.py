@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from base64 import b64encode, urlsafe_b64decode
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256, sha512
 
@@ -31,7 +32,7 @@ DIGEST = sha256(BODY).digest()
 PROFILE = ("@method", "@target-uri", "content-digest")
 
 
-open_store = getattr(storage, "open_store", None) or storage.SqliteStore
+open_store = storage.open_store
 
 
 class Clock:
@@ -570,6 +571,25 @@ def test_expired_nonces_are_forgotten_and_the_store_stays_small():
     with store.snapshot() as view:
         assert len(view.keys("nonce/")) == 1
         assert view.get("nonce-of-somebody-else") == b"kept"
+
+
+def test_the_store_is_swept_once_in_a_while_and_not_at_every_request():
+    swept = []
+
+    class Counting(MemoryStore):
+        @contextmanager
+        def transaction(self):
+            with super().transaction() as t:
+                keys = t.keys
+                t.keys = lambda prefix="": swept.append(prefix) or keys(prefix)
+                yield t
+
+    clock = Clock()
+    by = verifier(Counting(), clock)
+    for second in range(1200):
+        clock.now = NOW + second
+        by.spend(Signed("k", clock.now, f"{second:016}", DIGEST))
+    assert swept == ["nonce/"] * 3
 
 
 # Anything at all.

@@ -7,6 +7,7 @@ import gc
 import socket
 import ssl
 import stat
+import sys
 import warnings
 from hashlib import sha256
 
@@ -100,13 +101,17 @@ def test_nothing_is_written_before_the_handshake_was_checked(made, other):
     assert not any(heard)
 
 
-def test_a_refused_connection_is_closed(made, other):
+def test_a_refused_connection_is_closed(made, other, monkeypatch):
+    """By itself, not when its remains are collected."""
+    left = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
     with warnings.catch_warnings(), listening(*other[:2]) as (origin, _):
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", ResourceWarning)
         for _ in range(3):
             with pytest.raises(NotAuthorized):
                 get(origin, made[2], False)
         gc.collect()
+    assert left == []
 
 
 def test_two_pins_at_once_do_not_mix(made, other):

@@ -40,14 +40,13 @@ def join(
         from manent.network.join import JoinToken
         from manent.network.logs import log_json
         from manent.network.site.agent import Agent
-        from manent.network.site.joining import join as joined
-        from manent.network.site.joining import open_site, quick_policy
+        from manent.network.site.joining import join_patiently, open_site, quick_policy
     except ImportError as error:
         raise MissingExtra(str(error.name), "network", "A site") from None
     log_json()
     load = loader(data)
     state = open_site(folder, name or re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()))
-    on = joined(state, JoinToken.decode(token))
+    on = join_patiently(state, JoinToken.decode(token))
     policy = quick_policy(state, data_set, plain)
     typer.echo(f"Site {state.identity.name} ({state.identity.public_hex[:16]}), rules in {folder / 'policy.toml'}.")
     typer.echo("On the roster." if on else "Waiting for the consortium to put this site on its roster.")

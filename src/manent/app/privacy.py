@@ -105,11 +105,11 @@ def budget(
     manent budget ledger.db --study my_study.py[/]
     """
     from manent.accounting import Budget, Ledger
-    from manent.storage import SqliteStore
+    from manent.storage import open_store
 
     if give is None and not ledger.is_file():
         raise InvalidInput(f"There is no ledger at {ledger}; create one with --open DATA_SET --epsilon E --delta D.")
-    book = Ledger(SqliteStore(ledger))
+    book = Ledger(open_store(ledger))
     if give is not None:
         if epsilon is None or delta is None:
             raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")

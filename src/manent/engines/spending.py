@@ -14,14 +14,14 @@ from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.engines.folder import RunFolder
 from manent.privacy.check import Plan
-from manent.storage import SqliteStore
+from manent.storage import open_store
 
 RESERVATION = "reservation.json"
 
 
 def open_ledger(ledger: Ledger | str | Path | None) -> Ledger | None:
     """A ledger; or the one in a SQLite file."""
-    return Ledger(SqliteStore(ledger)) if isinstance(ledger, str | Path) else ledger
+    return Ledger(open_store(ledger)) if isinstance(ledger, str | Path) else ledger
 
 
 def data_set_name(name: str) -> str:

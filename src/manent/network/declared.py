@@ -10,7 +10,7 @@ import re
 import typing
 from collections import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 import numpy as np
@@ -73,7 +73,6 @@ MOST_STEPS = 1_000_000
 MOST_BINS = 1 << 20
 MOST_PARAMETERS = 1 << 40
 _CODE = re.compile(r"0|-?[1-9][0-9]{0,17}")
-_OWN = ("type", "kind", "classes", "layout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +97,8 @@ class DeclaredModel:
         """Raises Refused where the model keeps statistics of its batches. Of the rest, the code's own check is trusted."""
         if "statistics" in self.layout:
             raise Refused(
-                f"The model {self.document['type']} keeps statistics of its batches, which mixes their examples: no gradient "
-                f"belongs to one example. With DPSGD use GroupNorm or LayerNorm instead."
+                f"The model {shown(self.document['type'])} keeps statistics of its batches, which mixes their examples: no "
+                f"gradient belongs to one example. With DPSGD use GroupNorm or LayerNorm instead."
             )
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
@@ -122,7 +121,7 @@ class DeclaredModel:
         return dict(self.document)
 
     def _without_code(self) -> NoReturn:
-        raise InvalidInput(f"A {self.document['type']} that was read from plain data has no code, and computes nothing.")
+        raise InvalidInput(f"A {shown(self.document['type'])} that was read from plain data has no code, and computes nothing.")
 
 
 @dataclass(frozen=True)
@@ -219,14 +218,14 @@ def _codes(table: Mapping[str, Any], where: str) -> dict[int, str]:
 def _model(name: object, table: Mapping[str, Any], own: type[Any] | None, where: str) -> Model:
     """A model of numpy as itself; another one by what its plain data say."""
     if own is not None:
-        fields = {key: value for key, value in table.items() if key in own.__dataclass_fields__}
-        made: Model = read(own, fields, where, _table, whole=True)
+        own_fields = {f.name: table[f.name] for f in fields(own) if f.name in table}
+        made: Model = read(own, own_fields, where, _table, whole=True)
         return made
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"{where} expects the type of a model; found {shown(name)}.")
-    rest = {key: table[key] for key in _OWN[1:] if key in table}
+    rest = {f.name: table[f.name] for f in fields(_Said) if f.name in table}
     said = read(_Said, rest, where, _table)
-    if said.classes < {"multiclass": 2, "binary": 2, "regression": 0}[said.kind] or (said.kind == "binary" and said.classes > 2):
+    if not (said.classes >= 2 if said.kind == "multiclass" else said.classes == (2 if said.kind == "binary" else 0)):
         raise InvalidInput(f"{where} is a {said.kind} model; found {said.classes} classes.")
     names = [block.name for block in said.layout.blocks]
     if names not in (["parameters"], ["parameters", "statistics"]) or any(

@@ -137,7 +137,8 @@ class Side:
 def sides_of(call: ref.Call, keys: list[Ed25519PrivateKey], vectors: list[list[int]], seed: int) -> list[Side]:
     """The cohort, by position."""
     packaged, roster = package_call(call)
-    expected = Expected(call.study, call.sum_name, call.round, call.model, packaged.terms)
+    looked_up = packaged.beacon if packaged.beacon_kind == "public" else None
+    expected = Expected(call.study, call.sum_name, call.round, call.model, packaged.terms, looked_up)
     by_public = {key.public_key().public_bytes_raw(): key for key in keys}
     sides = []
     for position, public in enumerate(call.identities):

@@ -17,7 +17,7 @@ from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.parties import SERVER, Envelope
 from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
-from manent.summation.secagg import Roster, graph, ring, wire
+from manent.summation.secagg import Roster, graph, keys, ring, wire
 from manent.summation.secagg.fields import u32
 from manent.summation.secagg.wire import Advert, Kind
 
@@ -273,3 +273,43 @@ def test_identities_outside_the_cohort_have_no_part():
     stranger = SigningKey.generate(InsecureTestRNG(1))
     other = Roster.of(roster.number, [*roster.identities, stranger.public])
     assert other.root != roster.root
+
+
+def test_a_vanished_client_whose_keys_are_not_its_roots_ends_the_attempt():
+    """A corrupt one advertises an ML-KEM key of another root, and leaves: what its masks were can not be told from its root."""
+    attempt = Attempt(terms_of(5, threshold=4, suite=3), 9)
+    stray = keys.encapsulation_key(b"r" * 32, "mask", attempt.call.context)
+
+    def change(envelope):
+        if envelope.body[4] != Kind.ADVERTISE or envelope.sender != attempt.clients[2].name:
+            return [envelope]
+        bad = replace(Advert.read(wire.Reader(envelope.body[wire.HEAD :]), True), mask_kem=stray.public)
+        signed = replace(bad, signature=attempt.identities[2].sign(bad.signed_text(attempt.call.context)))
+        return [replace(envelope, body=envelope.body[: wire.HEAD] + signed.encode())]
+
+    network = Network(attempt, silent={2: Kind.UPLOAD}, change=change).run()
+    assert network.uploaded == {0, 1, 3, 4}
+    assert not attempt.right_or_aborted()
+
+
+def test_a_client_that_left_an_earlier_attempt_is_still_expected_in_the_next():
+    """Its farewell may come late: it names the attempt that it is about."""
+    attempt = Attempt(terms_of(5), attempt=2)
+    call = attempt.server.start().send[0]
+    stale = Envelope(attempt.clients[0].name, SERVER, wire.frame(Kind.ABORT, b"c" * 32, b"no more"))
+    assert not attempt.server.receive(stale).keep
+    for client in attempt.clients[1:]:
+        attempt.server.receive(client.receive(replace(call, recipient=client.name)).send[0])
+    assert attempt.server.phase == "advertise"
+    assert attempt.server.receive(replace(stale, body=wire.frame(Kind.ABORT, attempt.call.context, b"no more"))).keep
+    assert attempt.server.phase == "share"
+
+
+def test_a_client_that_refuses_a_call_tells_that_attempt():
+    attempt = Attempt(terms_of(5))
+    attempt.expected = replace(attempt.expected, model=b"n" * 32)
+    attempt.clients[0] = attempt.client(0)
+    [refusal] = attempt.clients[0].receive(attempt.server.start().send[0]).send
+    assert attempt.server.receive(refusal).keep
+    assert "another model" in attempt.server.notes[0]
+    assert attempt.clients[0].stage == "waiting"

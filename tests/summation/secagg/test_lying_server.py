@@ -70,6 +70,13 @@ def test_a_call_to_anything_but_what_a_client_knows_is_refused(changes, why):
     assert not liar.answers[Kind.ADVERTISE]
 
 
+def test_a_call_in_the_frame_of_another_is_refused():
+    liar = Adversary(TEN)
+    liar.tell(0, Kind.CALL, liar.call.body, liar.restarted(round=4))
+    refused(liar, 0, "does not carry its own context")
+    assert 0 not in liar.answers[Kind.ADVERTISE]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -525,13 +532,13 @@ def test_closed_early_a_client_that_has_not_uploaded_may_be_called_again():
     assert liar.tell(0, Kind.CALL, again.body, again) is not None
 
 
-def test_another_beacon_gives_another_graph_and_position_which_each_client_computes():
-    """Where clients take any beacon, a message for another place in the ring still does not fit."""
+def test_the_graph_is_the_one_that_each_client_computes():
+    """A message for another place in the ring does not fit."""
     terms = REGULAR
     liar = Adversary(terms)
     for position in liar.everybody:
         about = liar.attempt.expected
-        known = Expected(about.study, about.sum, about.round, about.model, terms, None)
+        known = Expected(about.study, about.sum, about.round, about.model, terms, liar.attempt.call.beacon)
         client = SecAggClient(liar.attempt.identities[position], liar.attempt.roster, known, liar.attempt.random)
         liar.attempt.clients[position] = client
     liar.up_to(Kind.ADVERTISE)

@@ -85,5 +85,7 @@ def _check_plain(service: Service, call: PlainCall, digest: str, size: int) -> i
 
 
 def _replies(service: Service, id: str, key: str, step: Step) -> list[bytes]:
+    """What the party says to this site. That the sum is over, a site is told once it is stored how it ended."""
     service.look()
-    return [envelope.body for envelope in step.send if envelope.recipient == key]
+    found = [envelope.body for envelope in step.send if envelope.recipient == key]
+    return [body for body in found if wire.unframe(body)[0] is not Kind.CLOSED]

@@ -27,7 +27,7 @@ from manent.network.server.service import Service
 from manent.network.server.submitting import submit
 from manent.network.sums import encode_arrays
 from manent.network.tls import self_signed
-from manent.storage import SqliteStore
+from manent.storage import open_store
 
 log = logging.getLogger("manent.server")
 IDENTITY, TOKEN, STORE = "identity.key", "invitation.txt", "server.db"
@@ -67,7 +67,7 @@ def prepare(
     identity = Identity.load(path) if path.exists() else Identity.create(path, "server")
     host = address.url.removeprefix("https://").split("/")[0].rsplit(":", 1)[0].strip("[]")
     certificate, key, pin = self_signed(folder / "tls", [host])
-    store = SqliteStore(folder / STORE)
+    store = open_store(folder / STORE)
     service = Service.build(store, folder, identity, (address.url,), settings, consortium)
     token = _token(folder, address.url, pin, consortium)
     service.rosters.invite(token, invited)
@@ -176,4 +176,4 @@ def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
     part = folder / "study.json.part"
     part.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
     os.replace(part, folder / "study.json")
-    log.info("study over", extra=facts | {"folder": str(folder)})
+    log.info("study over", extra={"study": study.hash, "phase": study.phase, "reason": study.reason, "folder": str(folder)})

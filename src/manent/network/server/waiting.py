@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 Found = TypeVar("Found")
@@ -21,15 +22,19 @@ class Pulse:
 
     def set(self, pulse: int) -> None:
         """The store's pulse is this now."""
-        if pulse != self._seen and self._loop is not None:
+        if pulse != self._seen:
             self._seen = pulse
-            self._loop.call_soon_threadsafe(self._wake)
+            self._call()
 
     def drain(self) -> None:
         """Let everyone go who waits: the server stops."""
         self.draining = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake)
+        self._call()
+
+    def _call(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            with suppress(RuntimeError):  # it was closed just now, and nobody waits any more
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._event.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from manent.network.bundle import MOST_BYTES, Bundle
 from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
 from manent.network.policy import Decision, Facts, Policy, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
-from manent.network.site.connection import Away, Connection
+from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import OwnProcess, Trainer
@@ -28,7 +27,6 @@ from manent.privacy.check import Plan, resolve
 from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.site")
-LONGEST_PAUSE = 60.0
 
 
 class Agent:
@@ -74,9 +72,7 @@ class Agent:
         return bool(known) and all(one.over or not one.accepted for one in known) and not self.state.tasks()
 
     def _pause(self, failures: int) -> None:
-        """Longer with every failure, and not all sites at once."""
-        longest = min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE)
-        self._stop.wait(longest * (0.5 + secrets.randbelow(1000) / 2000))
+        self._stop.wait(pause(failures))
 
     def once(self) -> None:
         """One question to the server, and what follows from the answer."""
@@ -184,7 +180,9 @@ class Agent:
         thread = self._working.get(study)
         if known is None or not known.accepted or (thread is not None and thread.is_alive()):
             return
-        if conditions(self.policy, self.facts()):
+        round, index = (int(part) for part in id.rsplit("-", 2)[1:])
+        begun = any(task.id == id for task in self.state.tasks())
+        if not begun and ((round, index) <= (known.round, known.index) or conditions(self.policy, self.facts())):
             return
         plan, bundle = self.plan(known), self.bundle(study)
         work = SumWork(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -18,12 +19,18 @@ from manent.network import protocol
 from manent.network.signing import sign_request
 from manent.network.tls import pinned_context
 
+LONGEST_PAUSE = 60.0
 PATIENCE = 60.0  # seconds beyond a long poll
 _ERRORS: Mapping[int, type[ManentError]] = {400: InvalidInput, 403: NotAuthorized, 409: ProtocolAbort}
 
 
 class Away(Exception):
     """The server could not be reached, or is not ready; to be tried again."""
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait: longer with every failure, and not the same for all sites."""
+    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 2000)
 
 
 class Connection:

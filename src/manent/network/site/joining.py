@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.network.identity import create_file
 from manent.network.join import JoinToken
 from manent.network.policy import Policy
-from manent.network.site.connection import Connection
+from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.state import IDENTITY, POLICY, Server, SiteState
+
+log = logging.getLogger("manent.site")
 
 QUICK = """\
 # Written by `manent join`: the rules of a quick start. `manent site init` writes one with every choice explained.
@@ -75,6 +79,21 @@ def join(state: SiteState, token: JoinToken) -> bool:
         connection.close()
     state.put_server(Server(token.url, token.pin, own, signer, token.consortium is None))
     return member
+
+
+def join_patiently(state: SiteState, token: JoinToken) -> bool:
+    """As `join`, again and again until the server can be reached; at once for a site that has joined it before."""
+    found = state.get("server")
+    if found is not None and (found["url"], found["pin"]) == (token.url, token.pin):
+        return True
+    failures = 0
+    while True:
+        try:
+            return join(state, token)
+        except Away as error:
+            failures += 1
+            log.warning("server away", extra={"reason": str(error), "failures": failures})
+            time.sleep(pause(failures))
 
 
 def quick_policy(state: SiteState, data: str, plain: bool) -> Policy:

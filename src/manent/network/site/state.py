@@ -17,7 +17,7 @@ from manent.core.vectors import Vector
 from manent.network.blobs_folder import FolderBlobs
 from manent.network.identity import Identity
 from manent.network.roster import SignedRoster
-from manent.storage import SqliteStore
+from manent.storage import open_store
 from manent.summation.secagg import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
@@ -95,7 +95,7 @@ class SiteState:
         if not (self.folder / IDENTITY).exists():
             raise InvalidInput(f"{self.folder} is no site; begin one with: manent site init {self.folder}")
         self.identity = Identity.load(self.folder / IDENTITY)
-        self.store: Store = SqliteStore(self.folder / STORE)
+        self.store: Store = open_store(self.folder / STORE)
         self.blobs = FolderBlobs(self.folder / "blobs")
 
     @classmethod

@@ -92,24 +92,28 @@ class SumWork:
         """Follow the protocol to its end, each step kept before it is sent."""
         # After a restart: the last word again, which the server answers with what is needed now.
         queue = self._send(task, party.deadline()) if self.state.records(task.id) else []
-        while True:
+        while not (party.finished and self._over(task)):
+            wanted = not party.finished and party.needs_vector and party.stage in ("called", "delivered")
             if not queue:
-                found = self.connection.ask("GET", f"/v1/sums/{task.id}/message", b"", {"after": task.after, "wait": WAIT})
+                wait = {"after": task.after, "wait": 0.0 if wanted else WAIT}
+                found = self.connection.ask("GET", f"/v1/sums/{task.id}/message", b"", wait)
                 queue = [] if found is None else [found]
-                if not queue:
-                    continue
-            message = queue.pop(0)
-            task, party = self._renewed(task, party, message)
-            step, refused = party.receive(Envelope(SERVER, party.name, message)), len(party.refusals)
-            task = replace(task, after=sha256(message).hexdigest())
-            self.state.keep(task, step.keep)
-            queue += self._send(task, step)
-            for reason in party.refusals[max(0, refused - 1) :]:
-                log.warning("refused", extra={"sum": task.id, "reason": reason})
-            if not party.finished and party.needs_vector and party.stage in ("called", "delivered"):
-                queue += self._contribute(task, party, wire.unframe(message)[1])
-            if party.finished and self._over(task):
-                return
+            if queue:
+                task, party, replies = self._hear(task, party, queue.pop(0))
+                queue += replies
+            elif wanted:  # and the server is still waiting for it
+                queue += self._contribute(task, party)
+
+    def _hear(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty, list[bytes]]:
+        """Take in a message; what the server says to the answer."""
+        task, party = self._renewed(task, party, message)
+        known = len(party.refusals)
+        step = party.receive(Envelope(SERVER, party.name, message))
+        task = replace(task, after=sha256(message).hexdigest())
+        self.state.keep(task, step.keep)
+        for reason in party.refusals[known:]:
+            log.warning("refused", extra={"sum": task.id, "reason": reason})
+        return task, party, self._send(task, step)
 
     def _renewed(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty]:
         """Where another attempt is under another roster, the party for that: of one that has not uploaded."""
@@ -137,13 +141,18 @@ class SumWork:
     def _send(self, task: Task, step: Step) -> list[bytes]:
         return [reply for envelope in step.send for reply in self.connection.post(task.id, envelope.body)]
 
-    def _contribute(self, task: Task, party: ClientParty, context: bytes) -> list[bytes]:
+    def _contribute(self, task: Task, party: ClientParty) -> list[bytes]:
         """Train, and give the vector; a client that cannot says so to the server, without a reason, and leaves."""
         try:
             vector, memory = self._compute(task)
         except ManentError as error:
             log.error("the client leaves this sum", extra={"sum": task.id, "reason": str(error)})
-            return self.connection.post(task.id, wire.frame(Kind.ABORT, context, b"The client cannot answer."))
+            known = self.state.study(task.study) or self.known
+            self.state.finish(task, False, replace(known, round=task.round, index=task.index))
+            call = bytes.fromhex(self.connection.table("GET", f"/v1/sums/{task.id}")["call"])
+            leave = wire.frame(Kind.ABORT, read_call(self.plan, call).context, b"The client cannot answer.")
+            self.connection.post(task.id, leave)
+            raise
         step = party.contribute(vector)
         self.state.keep(task, step.keep, memory)
         return self._send(task, step)

@@ -99,7 +99,9 @@ class SecAggServer:
     def message(self, name: str) -> bytes | None:
         """What a client needs to go on, or None."""
         position = self._places.get(name)
-        return None if position is None else self._message(position)
+        if position is None or not (self.finished or position in self._pending):
+            return None
+        return self._message(position)
 
     def start(self) -> Step:
         """The calls. They may be sent any number of times."""

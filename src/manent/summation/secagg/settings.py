@@ -14,7 +14,7 @@ from manent.crypto.random import SystemRandom
 from manent.summation.secagg import parameters, ring
 from manent.summation.secagg.parameters import Adversary, Choice
 from manent.summation.secagg.simulated import ModelledSum, ProtocolSum
-from manent.summation.secagg.terms import CLASSICAL, HYBRID, MILLION, SUITES, Terms
+from manent.summation.secagg.terms import BEACONS, CLASSICAL, HYBRID, MILLION, SUITES, Beacon, Terms
 
 Graph = Literal["auto", "complete", "harary"]
 
@@ -34,6 +34,8 @@ class SecAgg:
         dropped: the share that may vanish; with more than the threshold allows, no sum is formed.
         minimum_cohort: the fewest vectors in a sum that a client lets be opened.
         post_quantum: ML-KEM-768 beside X25519, so that what is recorded today stays secret.
+        beacon: what the cohort and the graph are drawn from: "public" randomness that appears after the roster was signed, which
+            the deployment has to supply; or "server", its own choice.
         modelled: in a simulation, form the same sum without the cryptography.
     """
 
@@ -43,6 +45,7 @@ class SecAgg:
     dropped: float = 0.1
     minimum_cohort: int = 10
     post_quantum: bool = True
+    beacon: Beacon = "server"
     modelled: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class SecAgg:
                 f"SecAgg expects graph 'auto', 'complete' or 'harary' and adversary 'active' or 'curious'; "
                 f"found {self.graph!r} and {self.adversary!r}."
             )
+        if self.beacon not in BEACONS:
+            raise InvalidInput(f"SecAgg expects beacon 'public' or 'server'; found {self.beacon!r}.")
         if not (0 <= self.corrupt < 1 and 0 <= self.dropped < 1):
             raise InvalidInput(f"SecAgg expects corrupt and dropped in [0, 1); found {self.corrupt!r} and {self.dropped!r}.")
         check_count("SecAgg", "minimum_cohort", self.minimum_cohort)
@@ -101,7 +106,7 @@ class SecAgg:
         terms = self.terms(occasion.form, occasion.count, occasion.least)
         if self.modelled:
             return ModelledSum(terms, occasion)
-        return ProtocolSum(terms, occasion, SystemRandom(), os.cpu_count() or 1)
+        return ProtocolSum(terms, occasion, self.beacon, SystemRandom(), os.cpu_count() or 1)
 
     def bits(self, form: Form, most: int) -> int:
         """Of one number of an upload."""
@@ -121,7 +126,9 @@ class SecAgg:
             f"A sum has at least {terms.minimum} vectors; {terms.minimum - 1} of those clients together with the server can "
             f"subtract theirs, and expose the last.",
             f"Numbers travel as {terms.bits} bits, modulo 2^{terms.bits}; {SUITES[terms.suite]}.",
-            "Cohort and graph follow from a public beacon, drawn after the roster was signed; here the simulation draws it.",
+            "Cohort and graph follow from a public beacon that appears after the roster was signed."
+            if self.beacon == "public"
+            else "The server picks the cohort and who shares with whom: it may put those who collude around one client.",
         ]
         if self.modelled:
             lines.append("The sum is modelled: no key, mask or share was made in this run, and this machine saw every vector.")

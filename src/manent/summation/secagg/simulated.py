@@ -18,23 +18,23 @@ from manent.crypto.identity import SigningKey
 from manent.summation.secagg import graph
 from manent.summation.secagg.client import SecAggClient
 from manent.summation.secagg.server import SecAggServer
-from manent.summation.secagg.terms import Call, Expected, Roster, Terms
+from manent.summation.secagg.terms import Beacon, Call, Expected, Roster, Terms
 
 
 @final
 class ProtocolSum:
     """A sum by the protocol: every client's keys, shares, masks and signatures, and the server's, one process holding all.
 
-    The beacon is drawn here, and the identities are fresh: in a deployment both come from outside. Clients that vanish do so at
+    A beacon is drawn here, and the identities are fresh: in a deployment both come from outside. Clients that vanish do so at
     the stage that the occasion says.
     """
 
-    def __init__(self, terms: Terms, occasion: Occasion, random: PrivateRandom, threads: int) -> None:
+    def __init__(self, terms: Terms, occasion: Occasion, beacon: Beacon, random: PrivateRandom, threads: int) -> None:
         identities = [SigningKey.generate(random) for _ in range(occasion.count)]
         roster = Roster.of(occasion.round, [identity.public for identity in identities])
         about = (occasion.study, occasion.sum, occasion.round)
-        call = Call(terms, *about, 1, roster.number, roster.root, occasion.model, random.bytes(32))
-        expected = Expected(*about, occasion.model, terms, call.beacon)
+        call = Call(terms, *about, 1, roster.number, roster.root, occasion.model, random.bytes(32), beacon)
+        expected = Expected(*about, occasion.model, terms, call.beacon if beacon == "public" else None)
         self.size, self._terms = terms.size, terms
         self._clients = [SecAggClient(identity, roster, expected, random) for identity in identities]
         self._by_name = {client.name: (client, fate) for client, fate in zip(self._clients, occasion.vanish, strict=True)}

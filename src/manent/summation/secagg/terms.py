@@ -179,7 +179,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a client knows by itself of the sum that it is called to."""
+    """What a client knows by itself of the sum that it is called to.
+
+    Attributes:
+        beacon: the public randomness that it has looked up; None where the study leaves the draw to the server.
+    """
 
     study: bytes
     sum: str
@@ -205,4 +209,6 @@ class Expected:
             raise ProtocolAbort("The call names another model than the one that this client was sent.")
         if self.beacon is not None and (call.beacon_kind, call.beacon) != ("public", self.beacon):
             raise ProtocolAbort("The call names another beacon than the one that this client looked up.")
+        if self.beacon is None and call.beacon_kind == "public":
+            raise ProtocolAbort("The call claims a public beacon, which this client has not looked up.")
         self.terms.check()

@@ -1,0 +1,172 @@
+"""What SQLite and PostgreSQL do differently: how they are opened, how a transaction begins, and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from manent.core.errors import InvalidInput, ManentError, MissingExtra, ProtocolAbort
+from manent.storage.durable import make_folder, sync_folder
+from manent.storage.schema import VERSION_TABLE
+
+_APPLICATION = 0x6D616E65  # "mane", so that another program's file is not taken for a store
+_MIGRATING = 0x6D616E65  # the advisory lock of PostgreSQL under which tables are made
+
+
+class Database(Protocol):
+    """One kind of database.
+
+    Attributes:
+        name: for errors, without a password.
+        writing, reading, migrating: SQL that begins a transaction of that kind.
+    """
+
+    name: str
+    writing: str
+    reading: str
+    migrating: str
+
+    def engine(self) -> sa.Engine:
+        """Connections in the driver's autocommit mode: transactions begin and end by statements."""
+        ...
+
+    def check(self, connection: sa.Connection) -> None:
+        """Raises InvalidInput for a database that cannot hold a store."""
+        ...
+
+    def mark(self, connection: sa.Connection) -> None:
+        """Mark a database as a store's, where it can be marked; inside a transaction."""
+        ...
+
+    def meaning(self, error: exc.DBAPIError) -> ManentError:
+        """What to raise in place of an error of the driver."""
+        ...
+
+
+class Sqlite:
+    """A file in WAL mode with full synchronisation, readable by its owner only; one that others may read is restricted."""
+
+    writing = migrating = "BEGIN IMMEDIATE"
+    reading = "BEGIN"
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path, self.timeout, self.name = path, timeout, str(path)
+
+    def engine(self) -> sa.Engine:
+        try:
+            make_folder(self.path.parent)
+            new = not self.path.exists()
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            # The journal files beside it take the mode of the database.
+            os.chmod(self.path, 0o600)
+            if new:
+                sync_folder(self.path.parent)
+        except OSError as error:
+            raise InvalidInput(f"Cannot open the store {self.path}: {error.strerror}. Name a file that can be written.") from None
+        url = sa.URL.create("sqlite+pysqlite", database=str(self.path.absolute()))
+        engine = sa.create_engine(
+            url, isolation_level="AUTOCOMMIT", connect_args={"timeout": self.timeout}, max_overflow=-1, hide_parameters=True
+        )
+        event.listen(engine, "connect", self._prepare)
+        return engine
+
+    def _prepare(self, connection: DBAPIConnection, _: object) -> None:
+        cursor = connection.cursor()
+        # Changing the journal mode does not wait for other processes as other statements do.
+        until = time.monotonic() + self.timeout
+        while True:
+            try:
+                cursor.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        if (cursor.fetchone() or [""])[0] != "wal":
+            raise InvalidInput(f"{self.name} cannot be kept in WAL mode here; put it on a local disk.")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    def check(self, connection: sa.Connection) -> None:
+        application = connection.exec_driver_sql("PRAGMA application_id").scalar()
+        tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
+        if tables and application != _APPLICATION:
+            raise InvalidInput(f"{self.name} is a database of another program; name another file.")
+
+    def mark(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION}")
+
+    def meaning(self, error: exc.DBAPIError) -> ManentError:
+        found: Any = error.orig
+        if isinstance(found, sqlite3.DataError):
+            return InvalidInput(f"The store {self.name} cannot hold this: {found}. Keep what is so large as a blob.")
+        if not isinstance(found, sqlite3.OperationalError):
+            return InvalidInput(f"{self.name} is not a sound store: {found}. Name another file, or restore it.")
+        if getattr(found, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return locked(self.name, self.timeout)
+        return ProtocolAbort(f"The store {self.name} failed: {found}. Nothing of this transaction was kept.")
+
+
+class Postgres:
+    """A database of a PostgreSQL server, shared by processes on any number of machines."""
+
+    # The lock is taken before the first statement that would fix what the transaction sees, so that a writer who has waited sees
+    # what the one before it has written, and no two can fail to serialise. It is released with the transaction, also of a
+    # process that was killed. The table locked is one that is never vacuumed, which would take a lock in its way.
+    writing = f"BEGIN ISOLATION LEVEL SERIALIZABLE; LOCK TABLE {VERSION_TABLE} IN SHARE ROW EXCLUSIVE MODE"
+    reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    migrating = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_MIGRATING})"
+
+    def __init__(self, url: sa.URL, timeout: float) -> None:
+        self.url, self.timeout = url.set(drivername="postgresql+psycopg"), timeout
+        self.name = url.render_as_string(hide_password=True)
+
+    def engine(self) -> sa.Engine:
+        try:
+            engine = sa.create_engine(
+                self.url, isolation_level="AUTOCOMMIT", max_overflow=10, pool_timeout=self.timeout, hide_parameters=True
+            )
+        except ModuleNotFoundError:
+            raise MissingExtra("psycopg", "network", "A store in PostgreSQL") from None
+        event.listen(engine, "connect", self._prepare)
+        return engine
+
+    def _prepare(self, connection: Any, _: object) -> None:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        # Keepalives: the locks of a machine that lost its power are released within two minutes.
+        cursor.execute(
+            f"SET synchronous_commit TO on; SET lock_timeout TO {max(1, round(self.timeout * 1000))}; "
+            "SET tcp_keepalives_idle TO 60; SET tcp_keepalives_interval TO 10; SET tcp_keepalives_count TO 5; "
+            "SET client_encoding TO 'UTF8'"
+        )
+        cursor.close()
+
+    def check(self, connection: sa.Connection) -> None:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+        if encoding != "UTF8":
+            raise InvalidInput(f"{self.name} is encoded in {encoding}; make a database with ENCODING 'UTF8'.")
+
+    def mark(self, connection: sa.Connection) -> None:
+        """It has its version table."""
+
+    def meaning(self, error: exc.DBAPIError) -> ManentError:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        reason = str(error.orig).strip().split("\n")[0]
+        if state == "55P03":
+            return locked(self.name, self.timeout)
+        if state.startswith("22"):
+            return InvalidInput(f"The store {self.name} cannot hold this: {reason}.")
+        return ProtocolAbort(f"The store {self.name} failed: {reason}. Nothing of this transaction was kept.")
+
+
+def locked(name: str, timeout: float) -> ProtocolAbort:
+    """The error for a store whose writers have not come to an end."""
+    return ProtocolAbort(f"The store {name} was locked for more than {timeout:g} s; see which process holds it, and retry.")

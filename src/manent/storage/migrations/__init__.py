@@ -1,0 +1,1 @@
+"""What Alembic runs to bring a store's tables up to date."""

@@ -1,0 +1,13 @@
+"""Where Alembic finds the connection: the one that `storage.schema.upgrade` holds, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from manent.storage.schema import METADATA, VERSION_TABLE
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSION_TABLE
+)
+# No transaction of Alembic's own: the caller's holds the lock until everything is there.
+context.run_migrations()

