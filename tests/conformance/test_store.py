@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,35 +13,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import manent as mn
 from manent.core.store import Store
 from manent.storage import MemoryStore, open_store
 
-STORES: dict[str, Callable[[Path], Store]] = {
-    "MemoryStore": lambda folder: MemoryStore(),
-    "open_store": lambda folder: open_store(folder / "store.db"),
+# How each is opened, from the text that `place` gives: the one in memory has none.
+STORES: dict[str, Callable[[str], Store]] = {
+    "memory": lambda place: MemoryStore(),
+    "SQLite": open_store,
+    "PostgreSQL": open_store,
 }
 # Those that outlive a process, and the code that opens one in another process.
-DURABLE = {"open_store": "from manent.storage import open_store\nstore = open_store(FOLDER + '/store.db')\n"}
+DURABLE = ["SQLite", "PostgreSQL"]
+ELSEWHERE = "from manent.storage import open_store\nstore = open_store(PLACE)\n"
+
+
+def place(kind, request, tmp_path):
+    return request.getfixturevalue("postgres_url") if kind == "PostgreSQL" else str(tmp_path / "store.db")
 
 
 @pytest.fixture(params=list(STORES))
 def store(request, tmp_path):
-    with_store = STORES[request.param](tmp_path)
+    with_store = STORES[request.param](place(request.param, request, tmp_path))
     yield with_store
     with_store.close()
 
 
-@pytest.fixture(params=list(DURABLE))
+@pytest.fixture(params=DURABLE)
 def durable(request, tmp_path):
     """Open it, and start Python code that has it open as `store`, in another process."""
+    where = place(request.param, request, tmp_path)
 
     def elsewhere(code: str) -> subprocess.Popen:
-        whole = f"FOLDER = {str(tmp_path)!r}\n{DURABLE[request.param]}{code}"
+        whole = f"PLACE = {where!r}\n{ELSEWHERE}{code}"
         return subprocess.Popen([sys.executable, "-c", whole], stdout=subprocess.PIPE, text=True)
 
-    return lambda: STORES[request.param](tmp_path), elsewhere
+    return lambda: STORES[request.param](where), elsewhere
 
 
 def test_rows_come_back_in_order_from_where_one_asks(store):
@@ -74,6 +85,63 @@ def test_documents_are_set_replaced_and_removed(store):
         assert list(s.keys("%")) == []
 
 
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=8), st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_keys_are_sorted_by_code_points_and_found_by_any_prefix(store, keys, data):
+    keys = [*keys, "a", "a\ud7ff", "a\ue000", "B", "\u00e4", "a\U0010ffff", "a\U0010ffffb"]
+    whole = data.draw(st.sampled_from(keys))
+    prefix = whole[: data.draw(st.integers(0, len(whole)))]
+    with store.transaction() as t:
+        for key in t.keys():
+            t.remove(key)
+        for key in keys:
+            t.put(key, key.encode())
+        assert list(t.keys(prefix)) == sorted({key for key in keys if key.startswith(prefix)})
+        assert t.get(whole) == whole.encode()
+
+
+def test_rows_and_documents_of_some_megabytes(store):
+    large = random.Random(1).randbytes(20_000_000)
+    with store.transaction() as t:
+        assert [t.append("log", large), t.append("log", b""), t.append("log", large[::-1])] == [0, 1, 2]
+        t.put("document", large)
+    with store.snapshot() as s:
+        assert tuple(s.rows("log")) == (large, b"", large[::-1])
+        assert s.get("document") == large
+
+
+def test_a_snapshot_sees_one_moment(store):
+    """Two documents are always changed together: a reader who looks at them one after the other finds them equal."""
+    with store.transaction() as t:
+        t.put("a", b"0")
+        t.put("b", b"0")
+    stop, written = threading.Event(), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            with store.transaction() as t:
+                t.put("a", str(number).encode())
+                t.append("log", b"x")
+                t.put("b", str(number).encode())
+            written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(30):
+            with store.snapshot() as s:
+                first = s.get("a")
+                written.clear()
+                written.wait(0.01)  # a writer that readers do not hold up has gone on
+                count = s.count("log")
+                assert (s.get("b"), count, len(s.rows("log"))) == (first, int(first), count)
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_an_exception_undoes_everything(store):
     with store.transaction() as t:
         t.append("log", b"kept")
@@ -99,8 +167,16 @@ def test_an_exception_undoes_everything(store):
 
 
 def test_transactions_do_not_nest_and_end(store):
-    with store.transaction() as t, pytest.raises(mn.InvalidInput, match="already open"), store.transaction():
-        pass
+    with store.transaction() as t:
+        with pytest.raises(mn.InvalidInput, match="already open"), store.transaction():
+            pass
+        with pytest.raises(mn.InvalidInput, match="already open"), store.snapshot():
+            pass
+        t.put("document", b"of the outer one")
+    with store.snapshot() as s:
+        assert s.get("document") == b"of the outer one"
+        with pytest.raises(mn.InvalidInput, match="already open"), store.transaction():
+            pass
     with pytest.raises(mn.InvalidInput, match="ended"):
         t.append("log", b"late")
     with store.snapshot() as s:
@@ -133,6 +209,16 @@ def test_threads_that_read_and_write_lose_nothing(store):
     with store.snapshot() as s:
         assert s.get("number") == b"200"
         assert list(s.rows("log")) == [str(i + 1).encode() for i in range(200)]
+
+
+def test_processes_that_open_it_at_once_make_it_once(durable):
+    opened, elsewhere = durable
+    processes = [elsewhere("with store.transaction() as t:\n    t.append('log', b'x')") for _ in range(6)]
+    assert [process.wait(60) for process in processes] == [0] * 6
+    store = opened()
+    with store.snapshot() as s:
+        assert s.count("log") == 6
+    store.close()
 
 
 def test_what_was_committed_is_there_when_opened_again(durable):

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manent import storage
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.crypto import SigningKey
-from manent.storage import MemoryStore
+from manent.storage import MemoryStore, open_store
 
 httpx = pytest.importorskip("httpx")
 rfc9421 = pytest.importorskip("http_message_signatures")
@@ -30,9 +29,6 @@ URL = "https://fl.example:8443/rounds/3/uploads?sum=train&attempt=1"
 BODY = b"a vector"
 DIGEST = sha256(BODY).digest()
 PROFILE = ("@method", "@target-uri", "content-digest")
-
-
-open_store = storage.open_store
 
 
 class Clock:

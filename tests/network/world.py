@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from manent.network.site.training import OwnProcess, contribution
 from manent.network.sums import client_party, decode_arrays, read_call
 from manent.storage import MemoryStore
 
-X = np.random.default_rng(3)
 URL = "https://127.0.0.1:9"
 SETTINGS = Settings(work=100.0, phase=10.0, deciding=1000.0, retry=1.0, grace=0.0)
 
@@ -94,19 +94,19 @@ class World:
             return documents.study_of(view, hash)
 
     def sum(self, hash: str) -> documents.SumRecord:
+        study = self.study(hash)
         with self.store.snapshot() as view:
-            return documents.sum_of(view, self.study(hash).open)
+            return documents.sum_of(view, study.open)
 
     def history(self, hash: str) -> list[dict]:
-        import json
-
         with self.store.snapshot() as view:
             return [json.loads(row) for row in view.rows(documents.history_log(hash))]
 
     def asked(self, hash: str) -> list[int]:
         """Sites in the cohort of the open sum."""
+        record = self.sum(hash)
         with self.store.snapshot() as view:
-            return sorted(self.by_key[key] for key in self.rounds.cohort(view, self.sum(hash)))
+            return sorted(self.by_key[key] for key in self.rounds.cohort(view, record))
 
     def party(self, hash: str, site: int):
         """A site's party in the open sum."""

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -60,6 +61,15 @@ class FolderBlobs:
 
     def remove(self, digest: str) -> None:
         self._path(digest).unlink(missing_ok=True)
+
+    def older(self, before: float) -> set[str]:
+        """Digests of blobs that were stored before a time, in seconds since the epoch."""
+        found = set()
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                if _NAME.fullmatch(path.name) and path.stat().st_mtime < before:
+                    found.add(path.name)
+        return found
 
     def _path(self, digest: str) -> Path:
         if not _NAME.fullmatch(digest):

@@ -81,10 +81,10 @@ def terms(plan: Plan, name: str, count: int) -> Terms | PlainTerms:
     form, least = plan.stacks[name].form, plan.gathering.least
     if isinstance(plan.summation, SecAgg):
         return plan.summation.terms(form, count, least)
-    if not 1 <= least <= enough(plan, count):
+    if not 0 <= least <= enough(plan, count):
         raise Refused(f"A sum of {count} clients is below the fewest that are needed, {least}.")
     bound = 0 if form.grid is None or form.largest is None else math.ceil(form.largest + form.spread)
-    return PlainTerms(count, form.layout.size, form.grid is not None, bound, max(1, least), enough(plan, count))
+    return PlainTerms(count, form.layout.size, form.grid is not None, bound, least, enough(plan, count))
 
 
 def make_call(

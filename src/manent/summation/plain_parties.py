@@ -48,7 +48,7 @@ class PlainTerms:
         clients: n, how many are asked.
         size: d, the length of the vectors.
         whole: whether they hold whole numbers, of size at most `largest` (0: no bound is declared); else real ones.
-        minimum: the fewest answers with which it is formed.
+        minimum: the fewest answers with which it is formed; 0 where noise hides that there are none.
         enough: with so many it is formed at once.
     """
 
@@ -67,8 +67,8 @@ class PlainTerms:
     def read(cls, reader: Reader) -> PlainTerms:
         clients, size, whole, largest = reader.u32(), reader.u64(), reader.u8(), reader.u64()
         minimum, enough = reader.u32(), reader.u32()
-        if whole > 1 or not 1 <= minimum <= enough <= clients:
-            raise ProtocolAbort(f"Expected terms with 1 <= minimum <= enough <= clients; found {minimum}, {enough}, {clients}.")
+        if whole > 1 or not 0 <= minimum <= enough <= clients:
+            raise ProtocolAbort(f"Expected terms with 0 <= minimum <= enough <= clients; found {minimum}, {enough}, {clients}.")
         return cls(clients, size, bool(whole), largest, minimum, enough)
 
 

@@ -381,7 +381,8 @@ class Client:
             sign, noise = 1 if v > u else -1, mask(self.terms.suite, shared, self.terms.d, self.terms.b)
             masked = [x + sign * m for x, m in zip(masked, noise, strict=True)]
         require(len(self.held) + 1 >= self.terms.t, "too few shared")
-        return frame(UPLOAD, self.context, pack([x % 2**self.terms.b for x in masked], self.terms.b))
+        with_whom = digest("manent masked with", self.context, bitmap(self.held, self.terms.n))
+        return frame(UPLOAD, self.context, pack([x % 2**self.terms.b for x in masked], self.terms.b) + with_whom)
 
     def own_mask(self) -> list[int]:
         key = derive(self.chance.own_seed, "manent own mask", self.context)
@@ -493,7 +494,7 @@ class Server:
             seed = seeds[u] if u in seeds else self.rebuilt(shares.get(u, {}))
             require(self.advert(u).commitment == commitment(context, seed), "another own seed")
             own = mask(terms.suite, derive(seed, "manent own mask", context), terms.d, terms.b)
-            masked = unpack(self.body(self.uploads[u]), terms.d, terms.b)
+            masked = unpack(self.body(self.uploads[u])[:-32], terms.d, terms.b)
             total = [a + x - m for a, x, m in zip(total, masked, own, strict=True)]
         for v in (v for v in self.shares.keys() - self.uploads.keys() if self.near(v, self.uploads)):
             for u, key in self.mask_keys_of(v, self.rebuilt(shares.get(v, {}))).items():

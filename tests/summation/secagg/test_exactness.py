@@ -176,7 +176,7 @@ class Simulated:
 
     def both(self):
         """The model is told who stands where in the protocol's graph, which follows from keys drawn there."""
-        real = ProtocolSum(self.terms, self.occasion, InsecureTestRNG(self.seed), 2)
+        real = ProtocolSum(self.terms, self.occasion, "public", InsecureTestRNG(self.seed), 2)
         names = [client.identity.public for client in real._clients]
         order = [names.index(public) for public in real._server.cohort]
         found = self.run(real)

@@ -348,7 +348,7 @@ def laid_bare(liar, position):
     if liar.opened(position) != {"own seed", "root"}:
         return None
     now, terms = liar.client(position)._now, liar.call.terms  # the secrets that `opened` has just rebuilt
-    total = ring.unpack(liar.answers[Kind.UPLOAD][position], terms.size, terms.bits)
+    total = ring.unpack(liar.answers[Kind.UPLOAD][position][:-32], terms.size, terms.bits)
     masker = Masker(total.dtype)
     masker.subtract(total, keys.own_mask_key(now.own_seed, liar.call.context))
     for v, key in now.mask_keys.items():

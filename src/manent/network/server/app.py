@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from manent.core.errors import ManentError
 from manent.network.server import documents, sites
+from manent.network.server.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.requests import answer, failure
 from manent.network.server.service import Service
 
@@ -15,6 +16,8 @@ def application(service: Service) -> FastAPI:
     """Every route of a server process."""
     app = FastAPI(title="manent", version="1", docs_url=None, redoc_url=None)
     app.add_exception_handler(ManentError, failure)
+    metrics = Metrics(service)
+    app.add_middleware(Measured, metrics=metrics)
     app.include_router(sites.routes(service))
     app.include_router(sites.sum_routes(service))
 
@@ -31,5 +34,9 @@ def application(service: Service) -> FastAPI:
         pulse = await run_in_threadpool(look)
         fit = not service.failed and not service.pulse.draining
         return answer({"ready": fit, "pulse": pulse, "reason": service.failed}, 200 if fit else 503)
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        return Response(await run_in_threadpool(metrics.text), media_type=CONTENT_TYPE)
 
     return app

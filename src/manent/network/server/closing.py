@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from manent.core.errors import ProtocolAbort
 from manent.core.randomness import PrivateRandom
 from manent.core.rounds import Abandon, Answered, Applied, Deadline, Effect, Event, Failed, Opened, Progress, Release, Rules, step
@@ -67,17 +69,23 @@ def ended(plan: Plan, study: StudyRecord, state: State, party: ServerParty, rand
     return Ending(stepped.state, progress, {**row, **stepped.report}, True, included)
 
 
-def nobody(plan: Plan, study: StudyRecord, name: str, count: int) -> Ending:
-    """A sum for which too few were drawn: nobody is asked, and nothing is spent."""
+def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, random: PrivateRandom) -> Ending:
+    """A sum for which too few were drawn: nobody is asked. Where noise hides how many were drawn, it is released all the same."""
     row = {"round": study.round, "sum": name, **crossed(plan, name, count, 0, 0)}
-    progress, _ = _follow(plan, study.progress, Opened(count), Deadline())
+    progress, effects = _follow(plan, study.progress, Opened(count), Deadline())
+    if any(isinstance(effect, Release) for effect in effects):
+        stack = plan.stacks[name]
+        total = np.zeros(stack.layout.size, stack.dtype)
+        stepped = step_state(plan, state, study.round, study.index, total, 0, random)
+        progress, _ = _follow(plan, progress, Applied(stepped.more))
+        return Ending(stepped.state, progress, {**row, **stepped.report}, True)
     reason = f"{count} clients were drawn; at least {plan.gathering.least} are needed."
     reason = "Fewer answers than the noise is sized for." if plan.divisor is not None else reason
     return Ending(None, progress, {**row, "abandoned": reason}, False, (), reason)
 
 
 def _follow(plan: Plan, progress: Progress, *events: Event) -> tuple[Progress, list[Effect]]:
-    rules = Rules(plan.study.rounds, max(1, plan.gathering.least))
+    rules = Rules(plan.study.rounds, plan.gathering.least)
     effects: list[Effect] = []
     for event in events:
         progress, found = step(progress, event, rules)

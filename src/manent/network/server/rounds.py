@@ -80,12 +80,9 @@ class Rounds:
         """Take every step that is due. A study that cannot go on fails, with its reason; the others are not held up."""
         with self.store.snapshot() as view:
             found = [study for study in documents.studies(view) if not study.over]
-        running = 0
         for study in found:
             try:
-                running += study.phase == "running"
-                if study.phase == "running" or running < self.settings.running:
-                    self._advance(study)
+                self._advance(study)
             except (Refused, InvalidInput) as error:
                 self.fail(study, str(error))
 
@@ -109,7 +106,7 @@ class Rounds:
                 closed = closed_frame(self.call(transaction, record), False).hex()
                 put(transaction, replace(record, state="abandoned", reason=reason, closed=closed))
             put(transaction, replace(study, phase="failed", open="", reason=reason, since=self.clock()))
-        log.warning("study failed", extra={"study": study.hash, "reason": reason})
+        log.warning("study failed: %s", reason, extra={"study": study.hash, "reason": reason})
 
     def _gather(self, study: StudyRecord) -> None:
         """With enough sites on the roster, the study is planned for as many, and each decides about it."""
@@ -126,6 +123,7 @@ class Rounds:
         with self.store.snapshot() as view:
             members = self.rosters.members(view)
             decided = {public: of for public, of in documents.decisions(view, study.hash).items() if public in members}
+            room = sum(other.phase == "running" for other in documents.studies(view)) < self.settings.running
         accepted = [public for public, (yes, _) in decided.items() if yes]
         refused = [f"{members[public]}: {reason}" for public, (yes, reason) in sorted(decided.items()) if not yes]
         waiting = len(members) - len(decided)
@@ -133,17 +131,18 @@ class Rounds:
         if len(accepted) + waiting < plan.gathering.least or (late and len(accepted) < plan.gathering.least):
             why = f"{len(accepted)} of {len(members)} sites take part; at least {plan.gathering.least} are needed."
             self.fail(study, " ".join([why, *refused]))
-        elif not waiting or late:
+        elif room and (late or not waiting):
             self._begin(study, plan)
 
     def _begin(self, study: StudyRecord, plan: Plan) -> None:
+        """Let a study run, once there is room for it."""
         initial = b"".join(self.blobs.read(study.initial)) if study.initial else None
         vector = None if initial is None else decode_arrays(initial).get("model")
         state = self.blobs.put([first_state(plan, study.seed, vector).encode()])
         with self.store.transaction() as transaction:
-            now = study_of(transaction, study.hash)
-            if now is not None and now.phase == "deciding":
-                put(transaction, replace(now, phase="running", state=state, begun=self.clock(), since=self.clock()))
+            running = sum(other.phase == "running" for other in documents.studies(transaction))
+            if running < self.settings.running and study_of(transaction, study.hash) == study:
+                put(transaction, replace(study, phase="running", state=state, begun=self.clock(), since=self.clock()))
 
     # One sum.
 
@@ -160,7 +159,7 @@ class Rounds:
             number = self.rosters.newest(view)
             count = draw_asked(plan, len(self.rosters.roster(view, number).identities), self.random)
         if count < max(1, plan.gathering.least):
-            self._end(study, None, nobody(plan, study, assignment.sum, count))
+            self._end(study, None, nobody(plan, study, state, assignment.sum, count, self.random))
             return
         digest = self.blobs.put([encode_arrays(assignment.arrays)])
         id, now = f"{study.hash}-{study.round}-{study.index}", self.clock()

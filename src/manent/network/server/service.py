@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from manent.network.identity import Identity
 from manent.network.server import documents
 from manent.network.server.rosters import Rosters
 from manent.network.server.rounds import Rounds, Settings
+from manent.network.server.sweeping import sweep
 from manent.network.server.waiting import Pulse
 from manent.network.signing import Verifier
 
 log = logging.getLogger("manent.server")
-TICK = 0.25  # seconds
+TICK, SWEEP = 0.25, 600.0  # seconds
 
 
 @dataclass
@@ -82,11 +84,15 @@ class Service:
 
     def run(self) -> None:
         """Keep studies moving until `stop`."""
+        swept = -math.inf
         while not self._stopping:
             self._work.wait(TICK)
             self._work.clear()
             try:
                 self.rounds.tick()
+                if time.monotonic() - swept > SWEEP:
+                    sweep(self.store, self.blobs, self.rounds.parties)
+                    swept = time.monotonic()
                 with self.store.snapshot() as view:
                     self.pulse.set(documents.pulse(view))
                 self.failed, self.ticked = "", self.clock()

@@ -60,6 +60,12 @@ class _Attempt:
     def hybrid(self) -> bool:
         return self.call.terms.hybrid
 
+    def forget(self) -> None:
+        """Let go of every secret. Replies that were sent may still be asked for."""
+        self.root = self.own_seed = self.channel_secret = b""
+        for secrets in (self.mask_secrets, self.mask_keys, self.shares):
+            secrets.clear()
+
 
 @final
 class SecAggClient:
@@ -73,7 +79,8 @@ class SecAggClient:
         records: its log, where it is rebuilt.
 
     `refusals` has the reason of everything that it did not go along with. The vector is given by `contribute`, at any time before
-    or after the server is ready for it. The log holds secrets: it is removed when the client has `finished`.
+    or after the server is ready for it. The log holds secrets: it is removed when the client has `finished`, but not the fact that it
+    took part: whoever removes the log keeps that, and builds no second client for the same study, sum and round.
     """
 
     def __init__(
@@ -135,7 +142,7 @@ class SecAggClient:
             raise InvalidInput(f"Expected int64[{terms.size}], found {vector.dtype}{list(vector.shape)}.")
         if not self.needs_vector:
             raise InvalidInput("This client has given its vector; a term is summed once.")
-        self._vector = vector
+        self._vector = np.array(vector)  # a copy: the caller may use its array again
         return self._upload() if self.stage == "delivered" else Step()
 
     # Each step below checks, and makes a record; `_load` alone changes the state.
@@ -246,7 +253,8 @@ class SecAggClient:
         for v, key in now.mask_keys.items():
             (masker.add if now.position < v else masker.subtract)(total, key)
         self._vector = None
-        return self._keep(Kind.UPLOAD, b"", b"", wire.frame(Kind.UPLOAD, now.context, ring.pack(total, terms.bits)))
+        body = ring.pack(total, terms.bits) + wire.masked_with(now.context, now.mask_keys, terms.clients)
+        return self._keep(Kind.UPLOAD, b"", b"", wire.frame(Kind.UPLOAD, now.context, body))
 
     def _consent(self, now: _Attempt, body: bytes) -> Step:
         terms = now.call.terms
@@ -320,6 +328,8 @@ class SecAggClient:
             self.uploaded_in = now.call.attempt
         elif kind is Kind.SURVIVORS:
             now.survivors, now.alive = body, wire.read_bitmap(body, now.call.terms.clients)
+        elif kind in (Kind.CLOSED, Kind.ABORT):
+            now.forget()
 
     def _take_deliveries(self, now: _Attempt, body: bytes) -> None:
         """Open the neighbours' shares and agree on masks. Raises ProtocolAbort where one does not open, or there are too few."""

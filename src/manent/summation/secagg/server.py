@@ -15,6 +15,8 @@ import numpy as np
 from manent.core.errors import ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
 from manent.core.vectors import Array
+from manent.crypto.digest import digest
+from manent.crypto.identity import verify
 from manent.summation.secagg import ring, wire
 from manent.summation.secagg.fields import Reader, u8, u32
 from manent.summation.secagg.terms import Call, Roster
@@ -62,6 +64,7 @@ class SecAggServer:
         self._consents: dict[int, bytes] = {}
         self._reveals: dict[int, tuple[bytes, Table]] = {}
         self._lost: set[int] = set()
+        self._keys: set[bytes] = set()
         self._advertised: frozenset[int] = frozenset()
         self._shared: frozenset[int] = frozenset()
         self._alive: frozenset[int] = frozenset()
@@ -218,17 +221,25 @@ class SecAggServer:
                 reader.end()
                 if advert.position != position:
                     raise ProtocolAbort(f"The advert of position {position} is in another's name.")
+                if not verify(self.cohort[position], advert.signed_text(self.call.context), advert.signature):
+                    raise ProtocolAbort(f"The advert of position {position} is not signed by its identity.")
+                if self._keys & set(advert.keys) or len(set(advert.keys)) < len(advert.keys):
+                    raise ProtocolAbort(f"The advert of position {position} repeats a key.")
                 return partial(self._advertise, position, advert, body)
             case Kind.SHARES:
                 wanted = [v for v in self.call.neighbours(position) if v in self._advertised]
                 table = wire.shares_table(position, body, wanted, terms.hybrid)
                 return partial(self._shares.__setitem__, position, table)
             case Kind.UPLOAD:
-                ring.check_packed(body, terms.size, terms.bits)
-                return partial(self._add, position, body)
+                packed, masked = wire.split_upload(body)
+                ring.check_packed(packed, terms.size, terms.bits)
+                near = [v for v in self.call.neighbours(position) if v in self._shared]
+                if masked != wire.masked_with(self.call.context, near, terms.clients):
+                    raise ProtocolAbort(f"Position {position} has masked with others than those that shared.")
+                return partial(self._add, position, packed)
             case Kind.CONSENT:
-                if len(body) != 64:
-                    raise ProtocolAbort(f"The consent of position {position} is no signature.")
+                if not verify(self.cohort[position], digest("manent survivors", self.call.context, self._survivors), body):
+                    raise ProtocolAbort(f"The consent of position {position} is no signature of the survivors.")
                 return partial(self._consents.__setitem__, position, body)
             case Kind.REVEAL:
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
@@ -238,9 +249,10 @@ class SecAggServer:
 
     def _advertise(self, position: int, advert: Advert, body: bytes) -> None:
         self._adverts[position], self._advert_bodies[position] = advert, body
+        self._keys.update(advert.keys)
 
-    def _add(self, position: int, body: bytes) -> None:
-        self._running.add(body)
+    def _add(self, position: int, packed: bytes) -> None:
+        self._running.add(packed)
         self._uploaded.add(position)
 
     def _load(self, record: bytes) -> None:

@@ -49,7 +49,7 @@ class ProtocolSum:
         """A client's int64[d] vector: it is copied, masked, sent, and added."""
         self._take(position)
         self._added.add(self._clients[position].identity.public)
-        self._run(self._clients[position].contribute(np.array(vector)))
+        self._run(self._clients[position].contribute(vector))
 
     def skip(self, position: int) -> None:
         """A client that has vanished."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -204,22 +204,30 @@ class Table:
     """
 
     def __init__(self, body: bytes, at: int, positions: Sequence[int], lengths: tuple[int, int], own: int = 0) -> None:
-        self._body, self._first, self._lengths = body, at + 4, lengths
-        self._positions = array("L", positions)  # a few bytes each, where a list of numbers takes forty
+        self._body, self._first, (self._below, self._above) = body, at + 4, lengths
+        self._positions = array("I", positions)  # four bytes each, where a list of numbers takes forty
         self._lower = bisect_left(self._positions, own)
-        starts = [self._start(index) for index in range(len(positions) + 1)]
-        found = body[at : at + 4], [body[start : start + 4] for start in starts[:-1]]
-        if len(body) != starts[-1] or found != (u32(len(positions)), [u32(position) for position in positions]):
+        self._middle, above = self._first + self._lower * self._below, len(positions) - self._lower
+        if len(body) != self._middle + above * self._above or not self._places(at, above):
             raise ProtocolAbort(f"A list does not have exactly one record for each of {len(positions)} positions.")
+
+    def _places(self, at: int, above: int) -> bool:
+        """Whether the count and each record's position are right."""
+        found = (
+            np.ndarray((1,), ">u4", self._body, at),
+            np.ndarray((self._lower,), ">u4", self._body, self._first, (self._below,)) if self._lower else (),
+            np.ndarray((above,), ">u4", self._body, self._middle, (self._above,)) if above else (),
+        )
+        return np.array_equal(np.concatenate(found), [len(self._positions), *self._positions])
 
     def record(self, position: int) -> bytes:
         """One record, with its position."""
         index = bisect_left(self._positions, position)
-        return self._body[self._start(index) : self._start(index + 1)]
-
-    def _start(self, index: int) -> int:
-        (below, above), lower = self._lengths, self._lower
-        return self._first + (index * below if index < lower else lower * below + (index - lower) * above)
+        if index < self._lower:
+            start = self._first + index * self._below
+            return self._body[start : start + self._below]
+        start = self._middle + (index - self._lower) * self._above
+        return self._body[start : start + self._above]
 
 
 def shares_table(sender: int, body: bytes, recipients: Sequence[int], hybrid: bool) -> Table:
@@ -231,6 +239,18 @@ def shares_table(sender: int, body: bytes, recipients: Sequence[int], hybrid: bo
 def delivered(record: bytes, sender: int, kept: bool) -> bytes:
     """A record of Shares as its recipient gets it; `kept`, where it holds something for the server."""
     return u32(sender) + (record[4 : -SEALED - KEPT] + record[-SEALED:] if kept else record[4:])
+
+
+def masked_with(context: bytes, positions: Collection[int], count: int) -> bytes:
+    """What an upload says of whom it shares masks with, 32 bytes: a server that knows of others would form a wrong sum."""
+    return digest("manent masked with", context, bitmap(frozenset(positions), count))
+
+
+def split_upload(body: bytes) -> tuple[bytes, bytes]:
+    """The packed vector, and whom it shares masks with. Raises ProtocolAbort for too few bytes."""
+    if len(body) < 32:
+        raise ProtocolAbort(f"An upload ends with 32 bytes; found {len(body)} in all.")
+    return body[:-32], body[-32:]
 
 
 def bitmap(positions: Sequence[int] | frozenset[int], count: int) -> bytes:
