@@ -122,3 +122,26 @@ def test_a_client_that_has_kept_nothing_sends_the_compressed_vector():
         kept = np.argsort(-np.abs(row))[:2]
         np.testing.assert_array_equal(sent[kept], row[kept])
         assert (sent != 0).sum() == 2
+
+
+def test_a_sample_of_fixed_size_amplifies_nothing_where_clients_remember() -> None:
+    """What the others send later depends on who was drawn beside them, so an earlier sample is no secret."""
+    rng = np.random.default_rng(0)
+    parts = [mn.Examples(rng.normal(size=(2, 3)).astype(np.float32), np.array([0, 1])) for _ in range(200)]
+    data = mn.Federation(tuple(mn.Client(f"c{i}", part) for i, part in enumerate(parts)), mn.Schema(shape=(3,), classes=2))
+    local, layers = mn.LocalSGD(lr=0.1, steps=1, batch_size=2), [mn.Clip(1.0), mn.CentralNoise(2.0)]
+
+    def against_the_public(algorithm, cohort):
+        statement = mn.check(mn.Study(algorithm, rounds=20, cohort=cohort, layers=layers), data)
+        return next(o.epsilon for o in statement.observers if o.name == "public")
+
+    model = mn.LogisticModel(features=3)
+    forgets, remembers = mn.FedAvg(model, local, weighting="equal"), mn.FedDyn(model, local, weighting="equal")
+    drawn, flips, capped = (
+        mn.Cohort(size=10),
+        mn.Cohort(sampling_probability=0.05),
+        mn.Cohort(sampling_probability=0.05, maximum=30),
+    )
+    assert against_the_public(remembers, drawn) > 2 * against_the_public(forgets, drawn)
+    assert against_the_public(remembers, capped) > 2 * against_the_public(forgets, capped)
+    assert against_the_public(remembers, flips) == pytest.approx(against_the_public(forgets, flips))

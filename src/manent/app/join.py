@@ -27,9 +27,7 @@ def join(
     folder: Annotated[Path, typer.Option(help="Where the site keeps its key, rules and state.")] = Path("site"),
     name: Annotated[str | None, typer.Option(help="Of the site. (default: this machine's name)")] = None,
     data_set: Annotated[str, typer.Option(help="The name under which studies ask for the data.")] = "data",
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Also let the server see this site's vectors.")
-    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Also let the server see this site's vectors.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Leave when every study that was begun is over.")] = False,
 ) -> None:
     """Join a federation and work for it: outbound HTTPS only. Kill it at any moment; started again, it goes on.

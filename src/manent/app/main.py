@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from manent.app import join, privacy, roster, serve, storm
+from manent.app import join, privacy, roster, serve, site, storm
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 
 INTERRUPTED = 130
@@ -220,6 +220,7 @@ join.add_to(app)
 privacy.add_to(app)
 roster.add_to(app)
 serve.add_to(app)
+site.add_to(app)
 storm.add_to(app)
 
 

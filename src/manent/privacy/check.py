@@ -88,7 +88,8 @@ def resolve(study: Study, data: Population) -> Plan:
         study.algorithm.check(client)
     summation = study.summation or Plain()
     declared_hash = study.hash
-    stacks, gathering, privacy, study = _account(study, public.clients, sums, summation)
+    remembers = study.algorithm.memory(public) is not None
+    stacks, gathering, privacy, study = _account(study, public.clients, sums, summation, remembers)
     state = study.algorithm.init(public, repeatable(0, "check"))
     first = study.algorithm.assign(state, 1, 0)
     memory, kept = _memory(study.algorithm.memory(public), stacks)
@@ -109,7 +110,7 @@ def resolve(study: Study, data: Population) -> Plan:
 
 
 def _account(
-    study: Study, clients: int, sums: tuple[SumSpec, ...], summation: Summation
+    study: Study, clients: int, sums: tuple[SumSpec, ...], summation: Summation, remembers: bool
 ) -> tuple[dict[str, Stack], Gathering, Privacy | None, Study]:
     """Stacks, cohort and privacy, by the unit that the study protects; and the study with its noise.
 
@@ -117,7 +118,7 @@ def _account(
     """
     noisy = any(getattr(layer, "place", None) == 3 for layer in study.layers)
     if declared(study) is None or noisy:
-        return (*account(study, clients, sums, summation), study)
+        return (*account(study, clients, sums, summation, remembers), study)
     if study.budget is not None and study.budget.privacy_unit == "client":
         raise Refused(
             "DPSGD protects single examples; the budget is for each 'client'. Set privacy_unit='example', or add "

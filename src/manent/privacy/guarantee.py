@@ -105,9 +105,15 @@ def gathering_of(cohort: Cohort, clients: int, noise: object = None, summation: 
     return Gathering(expected, 0 if least <= 1 else least, most)
 
 
-def sampling(cohort: Cohort, clients: int) -> Sampling | None:
-    """How a cohort is drawn, or None where everyone takes part, or whoever's turn it is: that is no secret sample."""
+def sampling(cohort: Cohort, clients: int, remembers: bool = False) -> Sampling | None:
+    """How a cohort is drawn, or None where everyone takes part, or whoever's turn it is: that is no secret sample.
+
+    Nor is it where clients remember earlier rounds and were not drawn independently: what the others then send depends on who
+    was drawn beside them, so later sums tell of an earlier sample.
+    """
     q = cohort.sampling_probability
+    if remembers and (cohort.size is not None or cohort.maximum is not None):
+        return None
     if cohort.min_separation is not None:
         return None
     if cohort.size is not None:
@@ -171,9 +177,12 @@ def views(stages: Sequence[tuple[NoiseStage, int]], by: Sampling | None, summati
 
 
 def account(
-    study: Study, clients: int, specs: Sequence[SumSpec], summation: Summation
+    study: Study, clients: int, specs: Sequence[SumSpec], summation: Summation, remembers: bool = False
 ) -> tuple[dict[str, Stack], Gathering, Privacy | None]:
     """The stacks of a study's sums, the cohort's public facts, and its privacy where a layer adds noise.
+
+    Args:
+        remembers: whether the algorithm's clients keep anything from round to round.
 
     Raises:
         Refused: for a study with no honest statement.
@@ -191,14 +200,14 @@ def account(
             f"The noise is sized for a sum, and {type(summation).__name__} forms none. Use Plain(), or leave noise out."
         )
     _check_every_round(noise, specs)
-    budget, by = study.budget, sampling(study.cohort, clients)
+    trial = _stacks(study, specs, gathering, 1.0, trial=True)
+    remembers = remembers or any(stack.memory() is not None for stack in trial.values())
+    budget, by = study.budget, sampling(study.cohort, clients, remembers)
     relation = budget.neighboring_relation if budget else _usual(study.cohort)
     delta = budget.delta if budget else min(1e-6, 1 / (10 * clients))
     z = getattr(noise, "noise_multiplier", None)
     if z is None:
-        # The order and the like come before the search for the noise: their messages are the plainer ones.
-        _stacks(study, specs, gathering, 1.0, trial=True)
-        z = _found(study, clients, tuple(specs), summation, gathering, relation)
+        z = _found(study, by, tuple(specs), summation, gathering, relation)
     stacks = _stacks(study, specs, gathering, z)
     stages = _stages(stacks, specs, study.rounds)
     privacy = Privacy(
@@ -278,7 +287,7 @@ def shown(found: Guarantee) -> str:
 
 def _found(
     study: Study,
-    clients: int,
+    by: Sampling | None,
     specs: tuple[SumSpec, ...],
     summation: Summation,
     gathering: Gathering,
@@ -288,7 +297,6 @@ def _found(
     budget = study.budget
     if budget is None:
         raise InvalidInput("The noise needs noise_multiplier=..., or Study(budget=Budget(...)) to derive it from.")
-    by = sampling(study.cohort, clients)
 
     def strictest(z: float) -> tuple[Event, bool]:
         stages = _stages(_stacks(study, specs, gathering, z, trial=True), specs, study.rounds)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from manent.core.parties import Step
 from manent.core.store import Snapshot, Transaction
-from manent.network.blobs_folder import FolderBlobs
 from manent.network.server.documents import SumRecord
 from manent.network.sums import AnyCall, ServerParty, server_party
+from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster
 
 INLINE = 1 << 16
@@ -17,7 +17,7 @@ INLINE = 1 << 16
 _HERE, _ELSEWHERE = b"\x00", b"\x01"
 
 
-def encode_row(record: bytes, blobs: FolderBlobs, stored: str | None = None) -> bytes:
+def encode_row(record: bytes, blobs: Blobs, stored: str | None = None) -> bytes:
     """A record as a row of its log.
 
     Args:
@@ -28,7 +28,7 @@ def encode_row(record: bytes, blobs: FolderBlobs, stored: str | None = None) -> 
     return _ELSEWHERE + record[:4] + bytes.fromhex(stored or blobs.put([record[4:]]))
 
 
-def decode_row(row: bytes, blobs: FolderBlobs) -> bytes:
+def decode_row(row: bytes, blobs: Blobs) -> bytes:
     """The record of a row."""
     if row[:1] == _HERE:
         return row[1:]
@@ -48,7 +48,7 @@ class Held:
 class Parties:
     """The parties of all open sums. Several processes each have their own; the logs keep them the same."""
 
-    def __init__(self, blobs: FolderBlobs) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()

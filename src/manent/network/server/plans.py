@@ -6,12 +6,12 @@ import threading
 
 from manent.core.errors import InvalidInput
 from manent.core.study import Study
-from manent.network.blobs_folder import FolderBlobs
 from manent.network.bundle import Bundle
 from manent.network.declared import Sites, rebuild, schema_of
 from manent.network.server.documents import StudyRecord
 from manent.network.sums import check_network
 from manent.privacy.check import Plan, resolve
+from manent.storage.blobs import Blobs
 
 
 def plan_of(bundle: Bundle, clients: int) -> Plan:
@@ -26,7 +26,7 @@ def plan_of(bundle: Bundle, clients: int) -> Plan:
 class Plans:
     """Plans by study, made once in a process."""
 
-    def __init__(self, blobs: FolderBlobs) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._found: dict[tuple[str, int], Plan] = {}
         self._lock = threading.Lock()

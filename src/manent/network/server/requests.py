@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
 from manent.core.study import canonical
 from manent.network import protocol
-from manent.network.blobs_folder import FolderBlobs
 from manent.network.server.service import Service
 from manent.network.signing import Verifier, received
+from manent.storage.blobs import Blobs
 
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _STATUS: tuple[tuple[type[ManentError], int], ...] = (
@@ -79,7 +79,7 @@ def failure(request: Request, error: Exception) -> Response:
 
 def blob(request: Request, service: Service, digest: str) -> Response:
     """A blob, or the rest of one from where a Range header says; a chunk at a time."""
-    blobs: FolderBlobs = service.blobs
+    blobs: Blobs = service.blobs
     size = blobs.size(digest)
     start, stop, found = 0, size, _RANGE.fullmatch(request.headers.get("range", ""))
     if found is not None:

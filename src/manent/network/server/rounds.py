@@ -16,7 +16,6 @@ from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
 from manent.crypto import SystemRandom
-from manent.network.blobs_folder import FolderBlobs
 from manent.network.server import documents
 from manent.network.server.closing import Ending, closed_frame, ended, nobody
 from manent.network.server.documents import StudyRecord, SumRecord, SumState, history_log, put, study_of, sum_of
@@ -26,6 +25,7 @@ from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.sums import AnyCall, ServerParty, decode_arrays, draw_asked, encode_arrays, make_call, read_call
 from manent.privacy.check import Plan
+from manent.storage.blobs import Blobs
 
 log = logging.getLogger("manent.server")
 
@@ -62,7 +62,7 @@ class Rounds:
     def __init__(
         self,
         store: Store,
-        blobs: FolderBlobs,
+        blobs: Blobs,
         rosters: Rosters,
         clock: Callable[[], float],
         settings: Settings | None = None,

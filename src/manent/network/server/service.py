@@ -12,14 +12,14 @@ from pathlib import Path
 
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
-from manent.network.blobs_folder import FolderBlobs, FolderParts
 from manent.network.identity import Identity
 from manent.network.server import documents
 from manent.network.server.rosters import Rosters
 from manent.network.server.rounds import Rounds, Settings
-from manent.network.server.sweeping import sweep
+from manent.network.server.sweeping import Sweeper
 from manent.network.server.waiting import Pulse
 from manent.network.signing import Verifier
+from manent.storage.blobs import Blobs, Parts
 
 log = logging.getLogger("manent.server")
 TICK, SWEEP = 0.25, 600.0  # seconds
@@ -35,8 +35,8 @@ class Service:
     """
 
     store: Store
-    blobs: FolderBlobs
-    parts: FolderParts
+    blobs: Blobs
+    parts: Parts
     identity: Identity
     rosters: Rosters
     rounds: Rounds
@@ -61,10 +61,10 @@ class Service:
         random: PrivateRandom | None = None,
     ) -> Service:
         """A service whose blobs lie in a folder."""
-        blobs = FolderBlobs(folder / "blobs")
+        blobs = Blobs(folder / "blobs")
         rosters = Rosters(store, identity, consortium)
         rounds = Rounds(store, blobs, rosters, clock, settings, random)
-        return cls(store, blobs, FolderParts(folder / "parts", blobs), identity, rosters, rounds, origins, clock)
+        return cls(store, blobs, Parts(blobs), identity, rosters, rounds, origins, clock)
 
     def verifier(self) -> Verifier:
         """Takes requests that members of the newest roster have signed."""
@@ -84,15 +84,15 @@ class Service:
 
     def run(self) -> None:
         """Keep studies moving until `stop`."""
-        swept = -math.inf
+        swept, sweeper = -math.inf, Sweeper(self.store, self.blobs, self.rounds.parties)
         while not self._stopping:
             self._work.wait(TICK)
             self._work.clear()
             try:
                 self.rounds.tick()
                 if time.monotonic() - swept > SWEEP:
-                    sweep(self.store, self.blobs, self.rounds.parties)
                     swept = time.monotonic()
+                    sweeper.sweep(swept)
                 with self.store.snapshot() as view:
                     self.pulse.set(documents.pulse(view))
                 self.failed, self.ticked = "", self.clock()

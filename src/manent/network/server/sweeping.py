@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from manent.core.store import Store
-from manent.network.blobs_folder import FolderBlobs
 from manent.network.server import documents
 from manent.network.server.documents import sum_of
 from manent.network.server.parties import Parties
+from manent.storage.blobs import Blobs
 
 AGE = 900.0
 """Seconds for which a blob may be on its way into a transaction."""
@@ -26,14 +24,20 @@ def named(store: Store, parties: Parties) -> set[str]:
     return found - {""}
 
 
-def sweep(store: Store, blobs: FolderBlobs, parties: Parties, age: float = AGE) -> int:
-    """Remove blobs that nobody names and that are older than so many seconds; how many there were.
+class Sweeper:
+    """Removes blobs that nobody has named for a while: noise that lost a race, or whose process died, is not kept."""
 
-    Noise that lost a race, or whose process died, is among them: it is not kept.
-    """
-    before = time.time() - age
-    old = blobs.older(before)
-    gone = old - named(store, parties) if old else set()
-    for digest in gone:
-        blobs.remove(digest)
-    return len(gone)
+    def __init__(self, store: Store, blobs: Blobs, parties: Parties) -> None:
+        self._store, self._blobs, self._parties = store, blobs, parties
+        self._since: dict[str, float] = {}
+
+    def sweep(self, now: float, age: float = AGE) -> int:
+        """Remove what has been unnamed for so many seconds, each time it was looked at; how many that was."""
+        there = set(self._blobs.digests())
+        unnamed = there - named(self._store, self._parties)
+        self._since = {digest: self._since.get(digest, now) for digest in unnamed}
+        gone = [digest for digest, since in self._since.items() if now - since >= age]
+        for digest in gone:
+            self._blobs.remove(digest)
+            del self._since[digest]
+        return len(gone)

@@ -14,9 +14,10 @@ from hashlib import sha256
 from manent.core.errors import ManentError, ProtocolAbort
 from manent.core.examples import Client
 from manent.crypto import SystemRandom
-from manent.network.bundle import MOST_BYTES, Bundle
+from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
-from manent.network.policy import Decision, Facts, Policy, approved, conditions, decide, load_now, on_mains
+from manent.network.identity import replace_file
+from manent.network.policy import Facts, Policy, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
@@ -99,38 +100,47 @@ class Agent:
                 self.state.put_study(replace(known, over=True))
                 log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
             return
-        if known is None or (not known.accepted and told["phase"] == "deciding" and known.later):
+        if known is None or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
             known = self._decide(hash, int(str(told["roster"])), int(str(told["seed"])), known)
-        if not known.told or told["decided"] is not True:
-            self.connection.table("POST", f"/v1/studies/{hash}/decision", {"accepted": known.accepted, "reason": known.reason})
+        if not known.later and (not known.told or told["decided"] is not True):
+            values = {"accepted": known.accepted, "reason": known.reason}
+            self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
             self.state.put_study(replace(known, told=True))
 
+    def _may_differ(self, known: Known) -> bool:
+        """Whether a refusal may have become another decision: by time, or because somebody has approved the bundle."""
+        waits = "code.rule" not in known.reason
+        return known.later and (waits or known.bundle in approved(self.state.folder / APPROVALS))
+
     def _decide(self, hash: str, roster: int, seed: int, before: Known | None) -> Known:
-        path = self.state.folder / "bundles" / hash
-        if not path.exists():
-            encoded = self.connection.ask("GET", f"/v1/studies/{hash}/bundle") or b""
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(encoded[: MOST_BYTES + 1024])
-        bundle = Bundle.read(path.read_bytes())
-        if bundle.study_hash != hash:
-            raise ProtocolAbort(f"The server gave another study for {hash[:16]}.")
+        bundle = self._bundle(hash)
         names = tuple(self._signed(roster).names.values())
         decision = decide(self.policy, bundle, names, self.facts())
-        if decision.allowed:
-            decision = self._with_data(bundle, decision)
+        if decision.allowed and decision.plan is not None:
+            self._trainer(bundle, decision.plan)  # loads the data, and raises where they do not fit
         reason = " ".join(decision.reasons)
-        known = Known(hash, bundle.hash, decision.allowed, reason, roster, seed, later=decision.later)
+        # A study that waits for a person, or for the night, is not refused yet.
+        unread = self.policy.code.rule == "reviewed" and bundle.hash not in approved(self.state.folder / APPROVALS)
+        pending = [refusal for refusal in decision.refusals if not (refusal.passing or (unread and refusal.rule == "code.rule"))]
+        later = not decision.allowed and not pending
+        known = Known(hash, bundle.hash, decision.allowed, reason, roster, seed, later=later)
         if before is None or (before.accepted, before.reason) != (known.accepted, known.reason):
-            log.info("decision", extra={"study": hash, "accepted": known.accepted, "reason": reason})
+            log.info("decision", extra={"study": hash, "accepted": known.accepted, "waits": later, "reason": reason})
             self.state.put_study(known)
             return known
         return before
 
-    def _with_data(self, bundle: Bundle, decision: Decision) -> Decision:
-        """The decision, once the data were loaded and fit the study."""
-        if decision.plan is not None:
-            self._trainer(bundle, decision.plan)
-        return decision
+    def _bundle(self, hash: str) -> Bundle:
+        """A study's bundle, fetched once. Raises ProtocolAbort where the server gives another."""
+        path = self.state.bundle_path(hash)
+        if not path.exists():
+            encoded = self.connection.ask("GET", f"/v1/studies/{hash}/bundle") or b""
+            bundle = Bundle.read(encoded)
+            if bundle.study_hash != hash:
+                raise ProtocolAbort(f"The server gave another study for {hash[:16]}.")
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, bundle.encode())
+        return self.state.bundle(hash)
 
     def facts(self) -> Facts:
         """What only this site knows now."""
@@ -140,13 +150,10 @@ class Agent:
     def plan(self, known: Known) -> Plan:
         """The site's own plan of a study that it has accepted."""
         if known.hash not in self._plans:
-            bundle = self.bundle(known.hash)
+            bundle = self.state.bundle(known.hash)
             names = tuple(self._signed(known.roster).names.values())
             self._plans[known.hash] = resolve(rebuild(bundle.study), Sites(names, schema_of(bundle.schema)))
         return self._plans[known.hash]
-
-    def bundle(self, hash: str) -> Bundle:
-        return Bundle.read((self.state.folder / "bundles" / hash).read_bytes())
 
     def _trainer(self, bundle: Bundle, plan: Plan) -> Trainer:
         if isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
@@ -184,7 +191,7 @@ class Agent:
         begun = any(task.id == id for task in self.state.tasks())
         if not begun and ((round, index) <= (known.round, known.index) or conditions(self.policy, self.facts())):
             return
-        plan, bundle = self.plan(known), self.bundle(study)
+        plan, bundle = self.plan(known), self.state.bundle(study)
         work = SumWork(
             self.state,
             self.connection,

@@ -114,6 +114,10 @@ class Connection:
         part.replace(target)
         return target
 
+    def message(self, id: str, after: str, wait: float) -> bytes | None:
+        """What a sum's party needs now, where that is another message than the one with this digest."""
+        return self.ask("GET", f"/v1/sums/{id}/message", b"", {"after": after, "wait": wait})
+
     def post(self, id: str, message: bytes) -> list[bytes]:
         """A message to a sum, in parts where it is large; what comes back."""
         path = f"/v1/sums/{id}"

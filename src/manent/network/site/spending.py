@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from manent.accounting import Ledger
 from manent.crypto import SystemRandom
-from manent.network.bundle import Bundle
 from manent.network.policy import Policy, charged
 from manent.network.site.state import Known, SiteState
 from manent.privacy.check import Plan
@@ -24,7 +23,7 @@ class Account:
 
     def reserve(self, known: Known, plan: Plan) -> Known:
         """Set aside what a study may release, once. Raises BudgetSpent where the budget does not cover it."""
-        event, data = charged(self._policy, plan), self._data(known)
+        event, data = charged(self._policy, plan), self._state.bundle(known.hash).data
         rule = self._policy.data.get(data)
         if event is None or plan.privacy is None or known.reservation or rule is None or rule.budget is None:
             return known
@@ -47,7 +46,3 @@ class Account:
         reservation, state = self.ledger.find(known.reservation)
         if self.ledger.running(reservation) and state == "reserved" and not known.round:
             self.ledger.give_back(reservation, "no sum of the study was begun")
-
-    def _data(self, known: Known) -> str:
-        path = self._state.folder / "bundles" / known.hash
-        return Bundle.read(path.read_bytes()).data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from manent.core.errors import InvalidInput, NotAuthorized
 from manent.core.store import Store, Transaction
 from manent.core.study import canonical
 from manent.core.vectors import Vector
-from manent.network.blobs_folder import FolderBlobs
-from manent.network.identity import Identity
+from manent.network.bundle import MOST_BYTES, Bundle
+from manent.network.identity import Identity, read_file
 from manent.network.roster import SignedRoster
 from manent.storage import open_store
+from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
@@ -96,7 +98,7 @@ class SiteState:
             raise InvalidInput(f"{self.folder} is no site; begin one with: manent site init {self.folder}")
         self.identity = Identity.load(self.folder / IDENTITY)
         self.store: Store = open_store(self.folder / STORE)
-        self.blobs = FolderBlobs(self.folder / "blobs")
+        self.blobs = Blobs(self.folder / "blobs")
 
     @classmethod
     def create(cls, folder: str | Path, name: str) -> SiteState:
@@ -136,6 +138,15 @@ class SiteState:
     def put_study(self, known: Known) -> None:
         with self.store.transaction() as transaction:
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
+
+    def bundle_path(self, hash: str) -> Path:
+        if not re.fullmatch(r"[0-9a-f]{64}", hash):
+            raise InvalidInput("A study is named by 64 hexadecimal digits.")
+        return self.folder / "bundles" / hash
+
+    def bundle(self, hash: str) -> Bundle:
+        """A study's bundle as it was fetched."""
+        return Bundle.read(read_file(self.bundle_path(hash), MOST_BYTES + 1024))
 
     # Rosters.
 

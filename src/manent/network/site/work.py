@@ -95,8 +95,7 @@ class SumWork:
         while not (party.finished and self._over(task)):
             wanted = not party.finished and party.needs_vector and party.stage in ("called", "delivered")
             if not queue:
-                wait = {"after": task.after, "wait": 0.0 if wanted else WAIT}
-                found = self.connection.ask("GET", f"/v1/sums/{task.id}/message", b"", wait)
+                found = self.connection.message(task.id, task.after, 0.0 if wanted else WAIT)
                 queue = [] if found is None else [found]
             if queue:
                 task, party, replies = self._hear(task, party, queue.pop(0))

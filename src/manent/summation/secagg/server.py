@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, final
 
-import numpy as np
-
 from manent.core.errors import ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
 from manent.core.vectors import Array

@@ -213,11 +213,8 @@ class Table:
 
     def _places(self, at: int, above: int) -> bool:
         """Whether the count and each record's position are right."""
-        found = (
-            np.ndarray((1,), ">u4", self._body, at),
-            np.ndarray((self._lower,), ">u4", self._body, self._first, (self._below,)) if self._lower else (),
-            np.ndarray((above,), ">u4", self._body, self._middle, (self._above,)) if above else (),
-        )
+        runs = (at, 1, 4), (self._first, self._lower, self._below), (self._middle, above, self._above)
+        found = [np.ndarray((count,), ">u4", self._body, start, (step,)) for start, count, step in runs if count]
         return np.array_equal(np.concatenate(found), [len(self._positions), *self._positions])
 
     def record(self, position: int) -> bytes:

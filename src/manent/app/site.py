@@ -1,0 +1,183 @@
+"""Commands of a site: its identity and rules, what it is asked, what it has spent."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from manent.app.join import loader
+from manent.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from manent.network.site.spending import Account
+    from manent.network.site.state import SiteState
+
+site_app = typer.Typer(
+    no_args_is_help=True,
+    help="A site of a federation: its identity, its rules, what it is asked to do.\n\n"
+    "[dim]manent site init karolinska\n"
+    "manent site join manent-join-1.AbC...\n"
+    "manent site run --data load.py:load[/]",
+)
+Folder = Annotated[Path, typer.Option(help="Where the site keeps its key, rules and state.")]
+Data = Annotated[str, typer.Option(metavar="FILE.py:NAME", help="A function of yours that returns this site's data.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+Chosen = Annotated[str, typer.Argument(metavar="STUDY", help="The first digits of its hash; see `manent site status`.")]
+HERE = Path("site")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.add_typer(site_app, name="site")
+
+
+@site_app.command()
+def init(name: Annotated[str, typer.Argument(help="Of the site, as others will read it.")], folder: Folder = HERE) -> None:
+    """Make a site's key, and a careful policy to edit.
+
+    [dim]manent site init karolinska --folder /srv/manent[/]
+    """
+    from manent.network.identity import create_file
+    from manent.network.policy import Policy
+    from manent.network.site.state import POLICY, SiteState
+
+    state = SiteState.create(folder, name)
+    create_file(folder / POLICY, Policy.example().encode())
+    typer.echo(
+        f"Site {name} in {folder}. Edit {folder / POLICY}: as it stands, it allows nobody's studies.\n"
+        f"Its public key, for the consortium's roster:\n{state.identity.public_hex}"
+    )
+
+
+@site_app.command()
+def join(
+    token: Annotated[str, typer.Argument(metavar="INVITATION", help="The line that the server's operator gave.")],
+    folder: Folder = HERE,
+) -> None:
+    """Join the server that an invitation names."""
+    from manent.network.join import JoinToken
+    from manent.network.site.joining import join_patiently
+
+    on = join_patiently(_open(folder), JoinToken.decode(token))
+    typer.echo("On the roster." if on else "Asked. The consortium has to put this site on its roster.")
+
+
+@site_app.command()
+def run(data: Data, folder: Folder = HERE) -> None:
+    """Work for the federation, until interrupted.
+
+    [dim]manent site run --data load.py:load[/]
+    """
+    from manent.network.logs import log_json
+    from manent.network.policy import Policy
+    from manent.network.site.agent import Agent
+    from manent.network.site.state import POLICY
+
+    log_json()
+    Agent(_open(folder), Policy.load(folder / POLICY), loader(data)).run()
+
+
+@site_app.command()
+def status(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """How the site stands: its server, studies with their decisions, sums under way, budgets."""
+    from manent.network.site import telling
+
+    state = _open(folder)
+    found = telling.status(state, _account(state))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    typer.echo(
+        f"Site {found['name']} ({found['public'][:16]}...), server {found['server'] or 'none yet'}, roster {found['roster']}"
+    )
+    for study in found["studies"]:
+        over = ", over" if study["over"] else ""
+        typer.echo(f"  {study['hash'][:12]}  {study['name'] or '-':20} {study['decision']}, round {study['round']}{over}")
+        if study["reason"]:
+            typer.echo(f"      {study['reason']}")
+    for task in found["sums"]:
+        typer.echo(f"  under way: {task['study'][:12]} round {task['round']}, {task['sum']}")
+    _budgets(found["budgets"])
+
+
+@site_app.command()
+def budget(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """What each data set has spent of its budget, what is set aside, and what is left."""
+    from manent.network.site import telling
+
+    state = _open(folder)
+    found = telling.status(state, _account(state))["budgets"]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif found:
+        _budgets(found)
+    else:
+        typer.echo("The policy gives no data set a budget.")
+
+
+@site_app.command()
+def review(
+    study: Chosen,
+    folder: Folder = HERE,
+    approve: Annotated[bool, typer.Option("--approve", help="Approve exactly this bundle, after reading it.")] = False,
+    note: Annotated[str, typer.Option(help="Kept beside the approval.")] = "",
+) -> None:
+    """Show what a study would see and run, and what changed since the last approved version; then perhaps approve it."""
+    from manent.network.policy import approve as write
+    from manent.network.site import telling
+    from manent.network.site.state import APPROVALS
+
+    state = _open(folder)
+    known = telling.find(state, study)
+    typer.echo(telling.review(state, known))
+    if approve:
+        day = time.strftime("%Y-%m-%d %H:%M")
+        write(folder / APPROVALS, known.bundle, " ".join((getpass.getuser(), day, note)).strip())
+        typer.echo(f"\nApproved: {known.bundle}")
+
+
+@site_app.command("test")
+def try_out(study: Chosen, data: Data, folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """A dry run on this site's data: do they fit, how long does it take, what would be sent? Nothing leaves the machine."""
+    from manent.network.site import telling
+
+    state = _open(folder)
+    known = telling.find(state, study)
+    found = telling.trial(telling.own_plan(state, known), loader(data)(""), known.seed)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    typer.echo(f"{found.client}: {found.rows} rows to train on, {found.test_rows} to test on; they fit.")
+    for name, sent in found.sent.items():
+        blocks = ", ".join(f"{block} ({size:,})" for block, size in sent["blocks"].items())
+        typer.echo(f"  {name}: {found.seconds[name]:.2f} s; would send {blocks}, {sent['bytes']:,} bytes")
+
+
+def _open(folder: Path) -> SiteState:
+    from manent.network.site.state import SiteState
+
+    return SiteState(folder)
+
+
+def _account(state: SiteState) -> Account:
+    from manent.network.policy import Policy
+    from manent.network.site.spending import Account
+    from manent.network.site.state import POLICY
+
+    if not (state.folder / POLICY).exists():
+        raise InvalidInput(f"{state.folder} has no {POLICY}; begin a site with: manent site init")
+    return Account(state, Policy.load(state.folder / POLICY))
+
+
+def _budgets(found: list[dict[str, float]]) -> None:
+    for one in found:
+        typer.echo(
+            f"  budget of {one['data']}: epsilon {one['epsilon']:g}, spent {one['spent']:.4g}, set aside {one['reserved']:.4g}, "
+            f"left {one['left']:.4g}"
+        )

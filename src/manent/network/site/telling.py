@@ -1,0 +1,134 @@
+"""What a site's operator is told: how things stand, what a study would do, and a trial on the site's own data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+from manent.core.examples import Client
+from manent.core.protocols import Assignment, ClientContext
+from manent.core.randomness import repeatable
+from manent.crypto import SystemRandom
+from manent.crypto.gradients import ExactDraws
+from manent.network.bundle import Bundle, difference
+from manent.network.declared import Sites, rebuild, schema_of
+from manent.network.policy import approved
+from manent.network.site.spending import Account
+from manent.network.site.state import APPROVALS, Known, SiteState
+from manent.network.site.training import OwnProcess, contribution
+from manent.privacy.check import Plan, resolve
+
+
+def status(state: SiteState, account: Account) -> dict[str, Any]:
+    """How a site stands, from its own store alone."""
+    joined = state.get("server")
+    studies = [_study(state, known) for known in state.studies()]
+    tasks = [{"study": task.study, "round": task.round, "index": task.index, "sum": task.name} for task in state.tasks()]
+    return {
+        "name": state.identity.name,
+        "public": state.identity.public_hex,
+        "server": None if joined is None else joined["url"],
+        "quick_start": None if joined is None else joined["quick_start"],
+        "roster": state.newest_roster,
+        "studies": studies,
+        "sums": tasks,
+        "budgets": [
+            {"data": one.data_set, "epsilon": one.budget.epsilon, "spent": one.spent, "reserved": one.reserved, "left": one.left}
+            for one in account.ledger.summary()
+        ],
+    }
+
+
+def _study(state: SiteState, known: Known) -> dict[str, Any]:
+    bundle = state.bundle(known.hash)
+    answer = "accepted" if known.accepted else "waits" if known.later else "refused"
+    at = {"round": known.round, "over": known.over}
+    return {
+        "hash": known.hash,
+        "name": bundle.study["name"],
+        "data": bundle.data,
+        "decision": answer,
+        "reason": known.reason,
+        **at,
+    }
+
+
+def find(state: SiteState, prefix: str) -> Known:
+    """The study whose hash begins with these digits. Raises InvalidInput unless there is exactly one."""
+    found = [known for known in state.studies() if known.hash.startswith(prefix)]
+    if len(found) != 1:
+        known = ", ".join(one.hash[:12] for one in state.studies()) or "none yet"
+        raise InvalidInput(f"{len(found)} studies begin with {prefix[:64]!r}; there are: {known}.")
+    return found[0]
+
+
+def own_plan(state: SiteState, known: Known) -> Plan:
+    """The site's own plan of a study."""
+    bundle, roster = state.bundle(known.hash), state.signed_roster(known.roster)
+    if roster is None:
+        raise InvalidInput(f"The roster {known.roster} of this study has not been fetched.")
+    return resolve(rebuild(bundle.study), Sites(tuple(roster.names.values()), schema_of(bundle.schema)))
+
+
+def review(state: SiteState, known: Known) -> str:
+    """What a person reads before approving: who sees what, the code, and what changed since the last approved version."""
+    bundle, before = state.bundle(known.hash), _last_approved(state, known)
+    against = "everything, as nothing of this name was approved before" if before is None else f"since {before.hash[:12]}"
+    head = (
+        f"Study {bundle.study['name'] or known.hash[:12]!r}, bundle {bundle.hash}\n"
+        f"by {bundle.researcher}, on data {bundle.data!r}"
+    )
+    changed = f"What is different ({against}):\n{difference(before, bundle)}"
+    return f"{head}\n\n{own_plan(state, known).statement}\n\n{changed}"
+
+
+def _last_approved(state: SiteState, known: Known) -> Bundle | None:
+    seen, name = approved(state.folder / APPROVALS), state.bundle(known.hash).study["name"]
+    others = [one for one in state.studies() if one.hash != known.hash and one.bundle in seen]
+    same = [bundle for one in others if (bundle := state.bundle(one.hash)).study["name"] == name]
+    return same[-1] if same else None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A dry run on the site's own data: nothing left the machine.
+
+    Attributes:
+        rows, test_rows: of the site's data.
+        seconds: by kind of sum, for one answer.
+        sent: by kind of sum, blocks and bytes of what would be sent.
+    """
+
+    client: str
+    rows: int
+    test_rows: int
+    seconds: dict[str, float]
+    sent: dict[str, Any]
+
+
+def trial(plan: Plan, client: Client, seed: int = 0) -> Trial:
+    """Compute one answer to each kind of sum, and throw it away. Raises InvalidInput for data that do not fit."""
+    trainer, algorithm = OwnProcess(plan, client), plan.study.algorithm
+    state = algorithm.init(plan.public, repeatable(seed, "init"))
+    seconds: dict[str, float] = {}
+    sent: dict[str, Any] = {}
+    for round in range(1, max(spec.every for spec in plan.sums.values()) + 1):
+        for index in range(len(plan.sums)):
+            given = algorithm.assign(state, round, index)
+            if given is None or given.sum in seconds:
+                continue
+            stack = plan.stacks[given.sum]
+            assignment = Assignment(given.sum, {**given.arrays, **stack.sends(stack.init())})
+            context = ClientContext(client.name, round, seed, draws=ExactDraws(SystemRandom()))
+            row = None if plan.memory is None else np.zeros(plan.memory.size, np.float32)
+            began = time.perf_counter()
+            contribution(plan, trainer, assignment, row, context, SystemRandom())
+            seconds[given.sum] = time.perf_counter() - began
+            bits = plan.summation.bits(stack.form, plan.gathering.most)
+            blocks = {block.name: block.size for block in stack.layout.blocks}
+            sent[given.sum] = {"blocks": blocks, "bytes": -(-stack.layout.size * bits // 8)}
+    return Trial(client.name, len(client.train), 0 if client.test is None else len(client.test), seconds, sent)

@@ -1,0 +1,225 @@
+"""Blobs: files of any size, named by the SHA-256 of their content; and uploads that arrive in parts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+from manent.core.errors import InvalidInput, ProtocolAbort
+from manent.storage.bucket import Bucket
+from manent.storage.folder import Folder
+from manent.storage.opening import is_url
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+CHUNK = 1 << 20
+
+
+class Place(Protocol):
+    """Where blobs lie. Names were checked by the caller; trouble with the disk or the network raises ProtocolAbort."""
+
+    def spool(self) -> AbstractContextManager[BinaryIO]:
+        """A file that nobody sees, and that is gone after the block unless it was published."""
+        ...
+
+    def write(self, spool: BinaryIO, chunk: bytes) -> None:
+        """Write to it."""
+        ...
+
+    def publish(self, spool: BinaryIO, digest: str) -> None:
+        """Make it a blob, whole and durable, in one step."""
+        ...
+
+    def size(self, digest: str) -> int | None:
+        """Bytes, or None where there is no such blob."""
+        ...
+
+    def read(self, digest: str, start: int, stop: int, chunk: int) -> Iterator[bytes]:
+        """The bytes of a range that lies within the blob."""
+        ...
+
+    def remove(self, digest: str) -> None:
+        """Remove a blob where there is one."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """What lies here."""
+        ...
+
+    def length(self, upload: str) -> int:
+        """How much of an upload has arrived without a gap."""
+        ...
+
+    def append(self, upload: str, offset: int, chunks: Iterable[bytes]) -> int:
+        """Go on with an upload that stands at the offset; what came before the chunks broke off is kept."""
+        ...
+
+    def finish(self, upload: str, digest: str) -> None:
+        """Publish an upload if it has this digest; what has another is discarded."""
+        ...
+
+    def discard(self, upload: str) -> None:
+        """Forget an upload."""
+        ...
+
+
+class Blobs:
+    """Blobs in a folder, or in a bucket of an S3-compatible service.
+
+    A blob has its name once it is whole, has been found to have that digest, and is durable: a file and the folder's entry for it
+    are on the disk; a bucket has acknowledged it. A process that dies before leaves nothing that is seen (in a bucket the parts of
+    an upload may stay, unseen, until the service's own rule for incomplete uploads removes them). Equal content is one blob:
+    whoever removes it knows that nobody else needs it. Memory does not grow with the blobs; what goes to a bucket is
+    kept in the system's temporary folder until it is there.
+
+    Args:
+        path_or_url: a folder, made where there is none; "file:///folder"; "s3://bucket/prefix", with the keys and the address of
+            the service in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL); or
+            "memory://", which is gone with the object.
+
+    Raises:
+        InvalidInput: for a folder that cannot be written, or a URL of another kind.
+        MissingExtra: for a bucket without obstore.
+    """
+
+    def __init__(self, path_or_url: str | os.PathLike[str]) -> None:
+        self._place = _place(path_or_url)
+
+    def put(self, chunks: Iterable[bytes], digest: str | None = None, most: int | None = None) -> str:
+        """Store what the chunks hold; its digest, 64 hexadecimal digits.
+
+        Args:
+            digest: what it must be.
+            most: bytes that are taken.
+
+        Raises:
+            InvalidInput: for another digest, or more bytes. Nothing is kept then.
+        """
+        if digest is not None:
+            _check(digest)
+        found, size = sha256(), 0
+        with self._place.spool() as spool:
+            for chunk in chunks:
+                size += len(chunk)
+                if most is not None and size > most:
+                    raise InvalidInput(f"At most {most:,} bytes are taken here; found more.")
+                found.update(chunk)
+                self._place.write(spool, chunk)
+            if digest is not None and found.hexdigest() != digest:
+                raise InvalidInput(f"The content has the digest {found.hexdigest()}, not {digest}; send it again.")
+            self._place.publish(spool, found.hexdigest())
+        return found.hexdigest()
+
+    def size(self, digest: str) -> int:
+        """Bytes of a blob. Raises InvalidInput where there is none."""
+        found = self._place.size(_check(digest))
+        if found is None:
+            raise InvalidInput(f"There is no blob {digest}.")
+        return found
+
+    def read(self, digest: str, start: int = 0, stop: int | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
+        """The bytes from `start` up to `stop` (the end), in pieces of at most `chunk`. They are not compared with the digest.
+
+        Raises:
+            InvalidInput: at once, for an unknown blob or a range that does not lie in it.
+        """
+        size = self.size(digest)
+        stop = size if stop is None else stop
+        if not 0 <= start <= stop <= size or chunk < 1:
+            raise InvalidInput(f"The blob has {size:,} bytes; found the range from {start:,} to {stop:,}, by {chunk:,}.")
+        return self._place.read(digest, start, stop, chunk)
+
+    def verify(self, digest: str) -> None:
+        """Read a blob and compare it with its digest. Raises InvalidInput where there is none, ProtocolAbort where it differs."""
+        found = sha256()
+        for chunk in self.read(digest):
+            found.update(chunk)
+        if found.hexdigest() != digest:
+            raise ProtocolAbort(f"Blob {digest} was altered or damaged: it has {found.hexdigest()} now. Store it anew.")
+
+    def remove(self, digest: str) -> None:
+        """Remove a blob where there is one."""
+        self._place.remove(_check(digest))
+
+    def digests(self) -> Iterator[str]:
+        """Every blob, in no order: what a crash has left unnamed can be found by whoever knows what is needed."""
+        return (name for name in self._place.names() if _DIGEST.fullmatch(name))
+
+
+class Parts:
+    """Uploads under way: appended to where they stand, by any process, over any time; then made blobs.
+
+    What has arrived counts for nothing until `finish` has found the whole to have its digest.
+
+    Args:
+        blobs: where they lie, and where they go.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._place = blobs._place
+
+    def length(self, upload_id: str) -> int:
+        """How many bytes have arrived: where to go on. 0 for an unknown upload."""
+        return self._place.length(_name(upload_id))
+
+    def append(self, upload_id: str, offset: int, chunks: Iterable[bytes], most: int | None = None) -> int:
+        """Add chunks at the end; the new length, which is durable. What came before the chunks broke off is kept as well.
+
+        Args:
+            upload_id: any text; uploads of others cannot be reached by it.
+            offset: where the caller takes the upload to stand.
+            most: bytes that the whole may have.
+
+        Raises:
+            InvalidInput: where it stands elsewhere, as after another's append, or for more bytes than `most`.
+        """
+        return self._place.append(_name(upload_id), offset, _bounded(chunks, offset, most))
+
+    def finish(self, upload_id: str, digest: str) -> str:
+        """Make it a blob; the digest.
+
+        Raises:
+            InvalidInput: where nothing has arrived, or what has arrived has another digest: it is discarded then.
+        """
+        self._place.finish(_name(upload_id), _check(digest))
+        return digest
+
+    def discard(self, upload_id: str) -> None:
+        """Forget what has arrived."""
+        self._place.discard(_name(upload_id))
+
+
+def _bounded(chunks: Iterable[bytes], size: int, most: int | None) -> Iterator[bytes]:
+    for chunk in chunks:
+        size += len(chunk)
+        if most is not None and size > most:
+            raise InvalidInput(f"At most {most:,} bytes are taken here; found more.")
+        if chunk:
+            yield chunk
+
+
+def _check(digest: str) -> str:
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise InvalidInput("A blob is named by its SHA-256, as 64 hexadecimal digits in lower case.")
+    return digest
+
+
+def _name(upload_id: str) -> str:
+    # Whatever the text holds, it names one entry of one folder.
+    return sha256(upload_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _place(path_or_url: str | os.PathLike[str]) -> Place:
+    if not isinstance(path_or_url, str) or not is_url(path_or_url):
+        return Folder(Path(path_or_url))
+    url = urlsplit(path_or_url)
+    if url.scheme == "file" and url.netloc in ("", "localhost") and url.path:
+        return Folder(Path(unquote(url.path)))
+    if url.scheme in ("s3", "memory") and not (url.query or url.fragment):
+        return Bucket(path_or_url)
+    raise InvalidInput(f"Expected a folder, file:///folder or s3://bucket/prefix; found {url.scheme}://{url.hostname or ''}.")

@@ -1,0 +1,226 @@
+"""Blobs in a folder of a local disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from manent.core.errors import InvalidInput, ProtocolAbort
+from manent.storage.durable import make_folder, sync_folder
+
+
+class Folder:
+    """A file a blob; see `blobs.Place`. Files are readable by their owner only.
+
+    What is being written has a random name in a folder within, and is locked by its writer: what is there without a lock was left
+    by a process that has died, and is removed when the folder is next opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._spools, self._uploads = path, path / "unfinished", path / "uploads"
+        try:
+            for folder in (path, self._spools, self._uploads):
+                make_folder(folder)
+            self._tidy()
+        except OSError as error:
+            raise InvalidInput(f"Cannot keep blobs in {path}: {error.strerror}. Name a folder that can be written.") from None
+
+    def _tidy(self) -> None:
+        for left in self._spools.iterdir():
+            try:
+                with left.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left.unlink()
+            except (BlockingIOError, FileNotFoundError):
+                continue  # its writer lives, or another process was faster
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ProtocolAbort(f"The blobs in {self.path} failed: {error.strerror or error}. Nothing was stored.") from None
+
+    @contextmanager
+    def spool(self) -> Iterator[BinaryIO]:
+        """See `blobs.Place`."""
+        with self._explained():
+            path, file = self._new()
+        try:
+            yield file
+        finally:
+            file.close()
+            path.unlink(missing_ok=True)
+
+    def _new(self) -> tuple[Path, BinaryIO]:
+        while True:
+            path = self._spools / secrets.token_hex(16)
+            file = _opened(path, os.O_CREAT | os.O_EXCL)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is(path, file):
+                    return path, file
+            except BlockingIOError:
+                pass
+            file.close()  # taken for one left behind, in the moment before it was locked
+
+    def write(self, spool: BinaryIO, chunk: bytes) -> None:
+        """See `blobs.Place`."""
+        with self._explained():
+            _write(spool, chunk)
+
+    def publish(self, spool: BinaryIO, digest: str) -> None:
+        """See `blobs.Place`."""
+        with self._explained():
+            os.fsync(spool.fileno())
+            os.replace(spool.name, self.path / digest)
+            sync_folder(self.path)
+
+    def size(self, digest: str) -> int | None:
+        """See `blobs.Place`."""
+        try:
+            return (self.path / digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def read(self, digest: str, start: int, stop: int, chunk: int) -> Iterator[bytes]:
+        """See `blobs.Place`. The file is open when this returns: it is read to its end even if it is removed."""
+        with self._explained():
+            file = (self.path / digest).open("rb")
+        return self._pieces(file, start, stop, chunk)
+
+    def _pieces(self, file: BinaryIO, start: int, stop: int, chunk: int) -> Iterator[bytes]:
+        with file:
+            file.seek(start)
+            while start < stop:
+                with self._explained():
+                    data = file.read(min(chunk, stop - start))
+                if not data:
+                    raise ProtocolAbort(f"A blob in {self.path} ends before its {stop:,} bytes: it was cut off meanwhile.")
+                start += len(data)
+                yield data
+
+    def remove(self, digest: str) -> None:
+        """See `blobs.Place`."""
+        with self._explained():
+            (self.path / digest).unlink(missing_ok=True)
+
+    def names(self) -> Iterator[str]:
+        """See `blobs.Place`."""
+        return (entry.name for entry in self.path.iterdir())
+
+    def length(self, upload: str) -> int:
+        """See `blobs.Place`."""
+        try:
+            return (self._uploads / upload).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, upload: str, offset: int, chunks: Iterable[bytes]) -> int:
+        """See `blobs.Place`. The lock is held a chunk long, so that a client whose old connection hangs can go on in a new one."""
+        path = self._uploads / upload
+        stands = self.length(upload)
+        if stands != offset:
+            raise elsewhere(stands, offset)
+        for chunk in chunks:
+            with self._held(path, make=offset == 0) as file:
+                stands = 0 if file is None else os.fstat(file.fileno()).st_size
+                if file is None or stands != offset:
+                    raise elsewhere(stands, offset)
+                with self._explained():
+                    file.seek(offset)
+                    _write(file, chunk)
+                offset += len(chunk)
+        with self._held(path, make=False) as file, self._explained():
+            if file is not None:
+                os.fsync(file.fileno())
+                sync_folder(self._uploads)
+        return offset
+
+    def finish(self, upload: str, digest: str) -> None:
+        """See `blobs.Place`."""
+        path = self._uploads / upload
+        with self._held(path, make=False) as file:
+            if file is None:
+                raise nothing()
+            with self._explained():
+                found = file_digest(file, "sha256").hexdigest()
+                if found == digest:
+                    os.fsync(file.fileno())
+                    os.replace(path, self.path / digest)
+                    sync_folder(self.path)
+                    return
+                path.unlink()
+        raise other(found, digest)
+
+    def discard(self, upload: str) -> None:
+        """See `blobs.Place`."""
+        path = self._uploads / upload
+        with self._held(path, make=False) as file:
+            if file is not None:
+                path.unlink()
+
+    @contextmanager
+    def _held(self, path: Path, make: bool) -> Iterator[BinaryIO | None]:
+        """An upload's file while nobody else changes it; None where there is none."""
+        while True:
+            try:
+                with self._explained_but_missing():
+                    file = _opened(path, os.O_CREAT if make else 0)
+            except FileNotFoundError:
+                yield None
+                return
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if _is(path, file):
+                    yield file
+                    return
+
+    @contextmanager
+    def _explained_but_missing(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ProtocolAbort(f"The blobs in {self.path} failed: {error.strerror or error}.") from None
+
+
+def _opened(path: Path, how: int) -> BinaryIO:
+    # Unbuffered: what was written is in the file, and closing it cannot fail.
+    return cast(BinaryIO, open(path, "r+b", buffering=0, opener=lambda name, flags: os.open(name, flags | how, 0o600)))
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _is(path: Path, file: BinaryIO) -> bool:
+    """Whether a path still is the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def elsewhere(stands: int, offset: int) -> InvalidInput:
+    """The error for an append at another place than the end."""
+    return InvalidInput(f"The upload stands at {stands} bytes, not at {offset}; go on from there.")
+
+
+def nothing() -> InvalidInput:
+    """The error for the end of an upload that has not begun."""
+    return InvalidInput("Nothing of this upload has arrived; send it.")
+
+
+def other(found: str, digest: str) -> InvalidInput:
+    """The error for an upload of another content."""
+    return InvalidInput(f"What has arrived has the digest {found}, not {digest}, and was discarded; send it again.")
