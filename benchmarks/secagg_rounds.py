@@ -312,7 +312,7 @@ def play(folder: Path, dropout: float, threads: int, runs: int) -> dict[str, Any
     job = Job.load(folder)
     call, keys = Call.read((folder / "call").read_bytes()), (folder / "roster").read_bytes()
     roster = Roster(call.roster_number, tuple(keys[i : i + 32] for i in range(0, len(keys), 32)))
-    names, expected = [key.hex() for key in call.cohort(roster)], np.load(folder / f"sum {dropout:g}.npy")
+    names, expected = [key.hex() for key in call.cohort(roster)], np.load(folder / f"sum {dropout:g}.npy", allow_pickle=False)
     tallies, exact, memory = [], True, 0
     for run in range(runs):
         start = reset_peak()

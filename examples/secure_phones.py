@@ -4,8 +4,8 @@
     manent check examples/secure_phones.py
     manent run examples/secure_phones.py --set summation.modelled=true        the same sums without the cryptography
 
-Secure aggregation: the server learns the total of each round and nothing of its terms, even if it lies. Shares of noise: together,
-those of the phones that are certain to answer hide what one phone adds to a total, so that no server need be trusted with that.
+Secure aggregation: the server learns the total of each round and nothing of its terms, even if it lies. Shares of noise:
+together, those of the phones that are certain to answer hide what one phone adds to a total, so no server is trusted with that.
 Needs: pip install 'manent[data]' for the digits.
 """
 

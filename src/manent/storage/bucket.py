@@ -16,6 +16,7 @@ from manent.storage.folder import elsewhere, nothing, other
 STRETCH = 8 << 20  # bytes of one request: a piece of an upload, a part of a blob
 _REQUESTS = 4  # at once
 _PARTS = 9_000  # of one blob; the services take 10,000
+_RETRIES = 5
 
 
 class Bucket:
@@ -167,7 +168,7 @@ def _options(url: str) -> dict[str, Any]:
         return {}
     # A request moves a stretch at most, for which two minutes do on a slow link.
     client = {"timeout": "120s", "connect_timeout": "10s", "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
-    return {"client_options": client, "retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}}
+    return {"client_options": client, "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=60)}}
 
 
 def _stretches(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """The ML-KEM ciphertexts are the sender's own: a server cannot put its own secrets in their place.
 
-ML-KEM opens any ciphertext without an error. If a server's own were taken for a neighbour's, the server would know that part of the
-masks, and whoever breaks X25519 later would take them off.
+ML-KEM opens any ciphertext without an error. If a server's own were taken for a neighbour's, the server would know that part of
+the masks, and whoever breaks X25519 later would take them off.
 """
 
 from __future__ import annotations

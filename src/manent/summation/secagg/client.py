@@ -79,8 +79,8 @@ class SecAggClient:
         records: its log, where it is rebuilt.
 
     `refusals` has the reason of everything that it did not go along with. The vector is given by `contribute`, at any time before
-    or after the server is ready for it. The log holds secrets: it is removed when the client has `finished`, but not the fact that it
-    took part: whoever removes the log keeps that, and builds no second client for the same study, sum and round.
+    or after the server is ready for it. The log holds secrets: it is removed when the client has `finished`. Whoever removes it
+    keeps in mind that the client took part, and builds no second one for the same study, sum and round.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ def pack(values: Array, bits: int) -> bytes:
     return words.T.tobytes()[: packed_size(len(values), bits)]
 
 
-def check_packed(data: bytes, size: int, bits: int) -> None:
+def check_packed(data: bytes | memoryview, size: int, bits: int) -> None:
     """Raises ProtocolAbort for another length, or padding that is not zero."""
     if len(data) != packed_size(size, bits):
         raise ProtocolAbort(f"An upload of {size} numbers of {bits} bits has {packed_size(size, bits)} bytes; found {len(data)}.")
@@ -83,16 +83,16 @@ class PackedSum:
         self._size, self._bits = size, bits
         self._lanes = np.zeros((8, -(-size // 8)), lane(bits))
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         """Raises ProtocolAbort where `check_packed` does."""
         check_packed(data, self._size, self._bits)
         groups = self._lanes.shape[1]
         safe = max(0, (len(data) - _BEYOND) // self._bits)
         if safe:
             self._add(data, 0, safe)
-        self._add(data[safe * self._bits :] + bytes(_BEYOND + self._bits), safe, groups - safe)
+        self._add(bytes(data[safe * self._bits :]) + bytes(_BEYOND + self._bits), safe, groups - safe)
 
-    def _add(self, data: bytes, first: int, count: int) -> None:
+    def _add(self, data: bytes | memoryview, first: int, count: int) -> None:
         """Add groups of eight numbers, from data that goes on for _BEYOND bytes after the last."""
         for j, row in enumerate(self._lanes[:, first : first + count]):
             offset, shift = divmod(j * self._bits, 8)
@@ -108,8 +108,10 @@ class PackedSum:
         return self._lanes.T.reshape(-1)[: self._size]
 
 
-def unpack(data: bytes, size: int, bits: int) -> Array:
+def unpack(data: bytes | memoryview, size: int, bits: int) -> Array:
     """The lanes [size] of packed numbers. Raises ProtocolAbort where `check_packed` does."""
     packed = PackedSum(size, bits)
     packed.add(data)
-    return packed.total() & lane(bits).type((1 << bits) - 1)
+    values = packed.total()
+    values &= lane(bits).type((1 << bits) - 1)
+    return values

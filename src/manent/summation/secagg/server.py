@@ -249,7 +249,7 @@ class SecAggServer:
         self._adverts[position], self._advert_bodies[position] = advert, body
         self._keys.update(advert.keys)
 
-    def _add(self, position: int, packed: bytes) -> None:
+    def _add(self, position: int, packed: memoryview) -> None:
         self._running.add(packed)
         self._uploaded.add(position)
 

@@ -243,11 +243,11 @@ def masked_with(context: bytes, positions: Collection[int], count: int) -> bytes
     return digest("manent masked with", context, bitmap(frozenset(positions), count))
 
 
-def split_upload(body: bytes) -> tuple[bytes, bytes]:
-    """The packed vector, and whom it shares masks with. Raises ProtocolAbort for too few bytes."""
+def split_upload(body: bytes) -> tuple[memoryview, bytes]:
+    """The packed vector, not copied, and whom it shares masks with. Raises ProtocolAbort for too few bytes."""
     if len(body) < 32:
         raise ProtocolAbort(f"An upload ends with 32 bytes; found {len(body)} in all.")
-    return body[:-32], body[-32:]
+    return memoryview(body)[:-32], body[-32:]
 
 
 def bitmap(positions: Sequence[int] | frozenset[int], count: int) -> bytes:
