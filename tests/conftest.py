@@ -22,4 +22,6 @@ def postgres_server():
 @pytest.fixture
 def postgres_url(postgres_server):
     """The URL of an empty database on it."""
-    return postgres_server.database()
+    url = postgres_server.database()
+    yield url
+    postgres_server.drop(url)

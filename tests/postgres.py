@@ -60,6 +60,13 @@ class Server:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is connected."""
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {url.partition('@/')[2].partition('?')[0]} WITH (FORCE)")
+
 
 def programs() -> Path:
     """The folder of initdb and pg_ctl: that named in MANENT_POSTGRES, the system's newest, or the wheel's. Raises Absent."""

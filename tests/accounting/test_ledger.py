@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import manent as mn
 from manent import accounting as ac
-from manent.accounting import chain
 from manent.core.study import canonical
 from manent.crypto import InsecureTestRNG, SystemRandom
 from manent.storage import MemoryStore, open_store
@@ -212,7 +211,7 @@ def test_a_row_says_what_ran():
     ledger = opened(store, clock=lambda: now)
     ledger.reserve("heart", ROUNDS, **KNOWN, code="manent 9")
     with store.snapshot() as s:
-        first, row = map(json.loads, s.rows(chain.LOG))
+        first, row = map(json.loads, s.rows("ledger"))
     assert row["previous"] == sha256(canonical(first)).hexdigest()
     assert row["time"] == "2030-01-02T03:04:05.000+00:00"
     assert row["event"] == {"type": "Repeated", "version": 1, "count": 10, "event": row["event"]["event"]}

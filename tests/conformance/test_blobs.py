@@ -42,7 +42,7 @@ def service():
 
 @pytest.fixture
 def place(request, tmp_path, monkeypatch):
-    """What Blobs is given, and a way to list what lies there."""
+    """What Blobs is given."""
     kind = request.param
     if kind != "bucket":
         return tmp_path / "blobs" if kind == "folder" else "memory://"
@@ -131,7 +131,19 @@ def test_what_is_not_there_says_so(place):
 
 @everywhere
 @pytest.mark.parametrize(
-    "digest", ["", "../" * 20 + "etc/passwd", "a" * 63, "A" * 64, "a" * 63 + "/", "a" * 64 + "\n", "/" + "a" * 63, "uploads", None, b"a" * 64]
+    "digest",
+    [
+        "",
+        "../" * 20 + "etc/passwd",
+        "a" * 63,
+        "A" * 64,
+        "a" * 63 + "/",
+        "a" * 64 + "\n",
+        "/" + "a" * 63,
+        "uploads",
+        None,
+        b"a" * 64,
+    ],
 )
 def test_only_a_digest_is_a_name(place, digest):
     blobs = Blobs(place)
@@ -147,7 +159,7 @@ def test_only_a_digest_is_a_name(place, digest):
 
 
 @everywhere
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=3, unique=True))
 def test_an_upload_may_have_any_name(place, names):
     blobs = Blobs(place)
@@ -263,8 +275,8 @@ def test_an_upload_outlives_processes_that_are_killed(place):
     for seed in range(3):
         process = elsewhere(
             place,
-            f"""
-import random, time
+            """
+import random
 data = random.Random(1).randbytes(20_000_003)
 at = parts.length('upload')
 print(at, flush=True)

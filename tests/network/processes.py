@@ -66,23 +66,24 @@ class Federation:
         own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=own)
 
-    def serve(self, *options: str) -> None:
-        """Start the server, or start it again."""
-        where = ("--folder", self.folder / "srv", "--port", str(self.port))
-        self._start("server", "serve", self.study, *where, "--grace-seconds", "60", *options)
+    def serve(self, *options: str, name: str = "server", port: int | None = None) -> None:
+        """Start the server, or start it again; or another process of it, at a port of its own."""
+        where = ("--folder", self.folder / "srv", "--port", str(port or self.port))
+        self._start(name, "serve", self.study, *where, "--grace-seconds", "60", *options)
 
     @property
-    def token(self) -> str:
-        """The invitation, once there is one."""
-        path = self.folder / "srv" / "invitation.txt"
-        until(lambda: path.exists() and path.read_text().endswith("\n"), 30, self.logs)
-        return path.read_text().strip()
+    def tokens(self) -> list[str]:
+        """The invitations, one for each address; the first server's first."""
+        first = self.folder / "srv" / "invitation.txt"
+        until(lambda: first.exists() and first.read_text().endswith("\n"), 30, self.logs)
+        others = sorted((self.folder / "srv").glob("invitation-*.txt"))
+        return [path.read_text().strip() for path in (first, *others)]
 
-    def join(self, index: int) -> None:
+    def join(self, index: int, server: int = 0) -> None:
         """Start a site, or start it again."""
         name = f"site{index}"
         where = ("--data", f"load{index}.py:load", "--folder", self.folder / name, "--name", name)
-        self._start(name, "join", self.token, *where, "--plain")
+        self._start(name, "join", self.tokens[server], *where, "--plain")
 
     def kill(self, name: str) -> None:
         """kill -9."""

@@ -12,7 +12,11 @@ import manent as mn
 from manent.core.errors import InvalidInput
 from manent.core.parties import SERVER, Envelope
 from manent.core.study import canonical
+from manent.network.audit import AuditLog
+from manent.network.bundle import Bundle
+from manent.network.protocol import pack
 from manent.network.server.app import application
+from manent.network.server.submitting import decide
 from manent.network.server.sweeping import Sweeper
 from manent.network.signing import sign_request
 from tests.network.world import URL, World, study_of
@@ -162,3 +166,43 @@ def test_blobs_that_nobody_names_are_swept(world):
     with pytest.raises(InvalidInput, match="no blob"):
         world.service.blobs.size(orphan)
     assert world.run(hash).phase == "finished"
+
+
+def test_people_submit_and_see_what_they_may(world, ask):
+    people = world.service.people
+    tokens = {role: people.create(role, role) for role in ("viewer", "researcher", "administrator")}
+    tokens["other"] = people.create("other", "researcher")
+
+    def call(who, method, path, body=b""):
+        headers = {} if who is None else {"Authorization": f"Bearer {tokens[who]}"}
+        return ask.client.request(method, path, content=body, headers=headers)
+
+    bundle = Bundle.of(study_of(rounds=1), world.data.schema, "data").sign(world.identities[0].signing_key)
+    body = pack([bundle.encode()])
+    assert [call(who, "POST", "/v1/studies?sites=8", body).status_code for who in (None, "viewer")] == [403, 403]
+    hash = call("researcher", "POST", "/v1/studies?sites=8", body).json()["hash"]
+    assert hash == bundle.study_hash
+    world.tick()
+    for identity in world.identities:
+        decide(world.rounds, hash, identity.public_hex, True, "")
+    world.tick(3)
+    world.run(hash)
+    seen = {who: call(who, "GET", f"/v1/studies/{hash}").status_code for who in (None, *tokens)}
+    assert seen == {None: 403, "viewer": 200, "researcher": 200, "administrator": 200, "other": 403}
+    models = {who: call(who, "GET", f"/v1/studies/{hash}/result").status_code for who in tokens}
+    assert models == {"viewer": 403, "researcher": 200, "administrator": 200, "other": 403}
+    assert len(call("viewer", "GET", f"/v1/studies/{hash}/history").json()["history"]) == 1
+    assert "only the total" not in call("viewer", "GET", f"/v1/studies/{hash}/statement").json()["text"]
+    assert call("other", "GET", "/v1/studies").json() == {"studies": []}
+    assert call("researcher", "POST", "/v1/studies?sites=8", b"nonsense").status_code in (400, 409)
+    people.revoke("researcher")
+    assert call("researcher", "GET", f"/v1/studies/{hash}").status_code == 403
+
+
+def test_the_audit_log_has_what_happened(world, ask):
+    hash = world.begin(study_of(rounds=1))
+    world.run(hash)
+    ask(None, "GET", "/v1/tasks")
+    log = AuditLog(world.store)
+    assert log.verify() >= 8 + 1 + 8 + 1 + 1
+    assert {row["action"] for row in log.rows()} == {"join", "roster", "submit", "decide", "release", "refused"}

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 
 import numpy as np
 import pytest
 
 import manent as mn
 from manent.app.studyfile import load_study
-from tests.network.processes import Federation, until
+from manent.network.identity import Identity
+from manent.network.receipts import stored, verify
+from manent.storage import open_store
+from tests.network.processes import Federation, free_port, until
+
+
+def check_receipts(federation: Federation, sums: int) -> None:
+    """Each site has one receipt for each sum, signed and chained."""
+    for index in range(federation.sites):
+        folder = federation.folder / f"site{index}"
+        until(lambda folder=folder: len(stored(open_store(folder / "site.db"))[0]) == sums, 20, federation.logs)
+        rows, last = stored(open_store(folder / "site.db"))
+        found = verify(rows, Identity.load(folder / "identity.key").signing_key.public, last)
+        assert {receipt.outcome for receipt in found} == {"released"}
+        assert {receipt.survivors for receipt in found} == {federation.sites}
 
 
 def simulated(federation: Federation) -> mn.Run:
@@ -59,12 +74,28 @@ def test_killed_servers_and_sites_lose_nothing(tmp_path):
                 federation.join(int(name[-1]))
         assert kills >= 3
         check_equal(federation, federation.result(90))
+        check_receipts(federation, sums=4 + 2)
+
+
+@pytest.mark.slow
+def test_two_processes_serve_one_study(tmp_path):
+    """Half of the sites know one process, half the other; one process is killed on the way, and its sites wait for it."""
+    with Federation(tmp_path, "mn.SecAgg(minimum_cohort=3, dropped=0.2)", rounds=2) as federation:
+        second = free_port()
+        federation.serve()
+        assert federation.tokens
+        federation.serve(name="second", port=second)
+        until(lambda: len(federation.tokens) == 2, 30, federation.logs)
+        for index in range(federation.sites):
+            federation.join(index, server=index % 2)
+        until(lambda: federation.over or progress(federation) >= 10, 60, federation.logs)
+        federation.kill("second")
+        federation.serve(name="second", port=second)
+        check_equal(federation, federation.result(60))
 
 
 def progress(federation: Federation) -> int:
     """How many rows the server has kept of its parties."""
-    import sqlite3
-
     path = federation.folder / "srv" / "server.db"
     if not path.exists():
         return 0

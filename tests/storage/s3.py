@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape, unescape
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass
@@ -34,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def do_PUT(self):  # noqa: N802
+    def do_PUT(self):
         objects, uploads = self._asked()
         tag = f'"{hashlib.md5(self.body).hexdigest()}"'
         if "uploadId" in self.query:
@@ -46,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
             objects[self.key] = self.body
         return self._answer(200, ETag=tag)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         objects, uploads = self._asked()
         if "uploads" in self.query:
             name = f"upload{next(self.server.numbers)}"
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
                 f'<ETag>"whole"</ETag></CompleteMultipartUploadResult>'.encode(),
             )
 
-    def do_DELETE(self):  # noqa: N802
+    def do_DELETE(self):
         objects, uploads = self._asked()
         if "uploadId" in self.query:
             uploads.pop(self.query["uploadId"], None)
@@ -79,10 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
             objects.pop(self.key, None)
         self._answer(204)
 
-    def do_HEAD(self):  # noqa: N802
+    def do_HEAD(self):
         self.do_GET()
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         objects, _ = self._asked()
         if "list-type" in self.query:
             prefix = self.query.get("prefix", "")

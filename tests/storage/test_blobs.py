@@ -153,9 +153,34 @@ def test_a_late_append_does_not_reach_a_blob(tmp_path):
     blobs.verify(ABC)
 
 
+def test_an_append_that_waits_while_the_upload_is_finished_does_not_reach_the_blob(tmp_path, monkeypatch):
+    blobs = Blobs(tmp_path)
+    parts, replace, refused = Parts(blobs), os.replace, []
+    parts.append("upload", 0, [b"abc"])
+
+    def send():
+        try:
+            parts.append("upload", 3, [b"def"])
+        except mn.InvalidInput as error:
+            refused.append(str(error))
+
+    late = threading.Thread(target=send)
+
+    def rename(old, new):
+        late.start()
+        late.join(0.2)  # it has opened the file by its old name
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", rename)
+    parts.finish("upload", ABC)
+    late.join()
+    assert len(refused) == 1
+    blobs.verify(ABC)
+
+
 def test_without_obstore_a_bucket_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(mn.MissingExtra, match=r"manent\[network\]"):
+    with pytest.raises(mn.MissingExtra, match=r"manent\[server\]"):
         Blobs("s3://bucket")
 
 

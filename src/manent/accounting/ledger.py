@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from manent.accounting import chain
 from manent.accounting.books import Held, State, Totals, check_composes, step
 from manent.accounting.budget import Budget, PrivacyUnit, check_unit
 from manent.accounting.counter import Counter
 from manent.accounting.events import Event, NeighboringRelation, check_relation, counted, plain
+from manent.core.chain import Chain
 from manent.core.errors import BudgetSpent, InvalidInput, ProtocolAbort, Refused
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
@@ -28,6 +28,7 @@ from manent.core.store import Snapshot, Store, Transaction
 _DATA_SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
 _TOTALS, _HELD = "ledger/data/", "ledger/reservation/"
 _VERSION = 1
+_CHAIN = Chain("ledger", "The ledger", "Restore it from a sound copy; until then it grants nothing.")
 
 
 @dataclass(frozen=True)
@@ -253,21 +254,21 @@ class Ledger:
         held: dict[str, Held] = {}
         rows = 0
         with self._reading() as view:
-            for row in chain.checked_rows(view):
+            for row in _CHAIN.rows(view):
                 try:
                     data_set, reservation = row["data_set"], row.get("reservation", "")
                     totals[data_set], after = step(row, totals.get(data_set), held.get(reservation))
                     if after is not None:
                         held[reservation] = after
                 except (InvalidInput, Refused, KeyError, TypeError) as error:
-                    raise chain.broken(f"row {rows} cannot follow those before it ({error})") from None
+                    raise _CHAIN.altered(f"row {rows} cannot follow those before it ({error})") from None
                 rows += 1
             expected = {_TOTALS + name: known.document() for name, known in totals.items()}
             expected |= {_HELD + name: known.document() for name, known in held.items()}
-            found = {key: view.get(key) for key in view.keys("ledger/") if key != chain.HEAD}
+            found = {key: view.get(key) for key in view.keys("ledger/") if key != _CHAIN.head_key}
             wrong = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
             if wrong:
-                raise chain.broken(f"{wrong[0]} does not follow from the rows")
+                raise _CHAIN.altered(f"{wrong[0]} does not follow from the rows")
         return rows
 
     def _note(self, reservation: Reservation, content: dict[str, Any]) -> None:
@@ -279,7 +280,7 @@ class Ledger:
         data_set, reservation = row["data_set"], row.get("reservation", "")
         totals, held = step(row, _totals(transaction, data_set), _held(transaction, reservation))
         now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
-        chain.add(transaction, {"version": _VERSION, "time": now, **row})
+        _CHAIN.add(transaction, {"version": _VERSION, "time": now, **row})
         transaction.put(_TOTALS + data_set, totals.document())
         if held is not None:
             transaction.put(_HELD + reservation, held.document())
@@ -290,7 +291,7 @@ class Ledger:
         with self._store.transaction() as transaction:
             self._check_age(transaction)
             yield transaction
-            count, _ = chain.head(transaction)
+            count, _ = _CHAIN.head(transaction)
         # Only after the commit: a crash in between leaves the counter behind the ledger, never ahead of it.
         if self._counter is not None:
             self._counter.advance(count)
@@ -304,7 +305,7 @@ class Ledger:
     def _check_age(self, view: Snapshot) -> None:
         # The counter first: it never runs ahead of the rows that another process commits meanwhile.
         known = 0 if self._counter is None else self._counter.read()
-        count, _ = chain.head(view)
+        count, _ = _CHAIN.head(view)
         if known > count:
             raise ProtocolAbort(
                 f"The ledger has {count} rows and had {known}: it was restored from an old copy, without what was spent since. "

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from manent.app import join, privacy, roster, serve, site, storm
+from manent.app import audit, join, people, privacy, receipts, roster, serve, site, storm
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
 
 INTERRUPTED = 130
@@ -216,8 +216,11 @@ def hospitals(
         typer.launch(str(report))
 
 
+audit.add_to(app)
 join.add_to(app)
+people.add_to(app)
 privacy.add_to(app)
+receipts.add_to(app)
 roster.add_to(app)
 serve.add_to(app)
 site.add_to(app)

@@ -88,7 +88,7 @@ def noise(
 
 
 def budget(
-    ledger: Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger's SQLite file.")],
+    ledger: Annotated[str, typer.Argument(metavar="LEDGER", help="The ledger's SQLite file, or the URL of its database.")],
     study: Annotated[Path | None, typer.Option(metavar="STUDY.py", help="Also tell what this study would cost.")] = None,
     give: Annotated[
         str | None, typer.Option("--open", metavar="DATA_SET", help="Give a data set its budget, once; a new file is created.")
@@ -105,9 +105,9 @@ def budget(
     manent budget ledger.db --study my_study.py[/]
     """
     from manent.accounting import Budget, Ledger
-    from manent.storage import open_store
+    from manent.storage import is_url, open_store
 
-    if give is None and not ledger.is_file():
+    if give is None and not is_url(ledger) and not Path(ledger).is_file():
         raise InvalidInput(f"There is no ledger at {ledger}; create one with --open DATA_SET --epsilon E --delta D.")
     book = Ledger(open_store(ledger))
     if give is not None:

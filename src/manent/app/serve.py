@@ -32,6 +32,7 @@ def serve(
     work_seconds: Annotated[float, typer.Option(help="That sites have to compute and upload.")] = 3600.0,
     phase_seconds: Annotated[float, typer.Option(help="For every other step of a sum.")] = 120.0,
     grace_seconds: Annotated[float, typer.Option(help="That sites have to come back after a restart of the server.")] = 30.0,
+    database: Annotated[str | None, typer.Option(help="URL of a PostgreSQL database. (default: SQLite in the folder)")] = None,
     once: Annotated[bool, typer.Option("--once", help="Leave when every study is over.")] = False,
 ) -> None:
     """Serve studies to sites over HTTPS. Kill it at any moment; started again, it goes on.
@@ -52,7 +53,7 @@ def serve(
     needed = sites or max((len(file.data) for _, file in loaded), default=1)
     address = Address(host, port, (url or f"https://{host}:{port}").rstrip("/"))
     settings = Settings(work=work_seconds, phase=phase_seconds, grace=grace_seconds)
-    prepared = prepare(folder, address, needed, settings)
+    prepared = prepare(folder, address, needed, settings, database=database)
     for path, file in loaded:
         name = re.sub(r"[^A-Za-z0-9._:@-]+", "-", data_set).strip("-")
         bundle = Bundle.of(file.study, file.data.schema, name, _code(file.study, path))

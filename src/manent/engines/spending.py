@@ -20,7 +20,7 @@ RESERVATION = "reservation.json"
 
 
 def open_ledger(ledger: Ledger | str | Path | None) -> Ledger | None:
-    """A ledger; or the one in a SQLite file."""
+    """A ledger; or the one in a SQLite file or a database."""
     return Ledger(open_store(ledger)) if isinstance(ledger, str | Path) else ledger
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manent.models.torch_trace import traced
+
 _aten = torch.ops.aten
 _nll, _nll_slope = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -210,7 +212,7 @@ def stack_of(network: nn.Module, loss: object) -> Stack | None:
     """The network as a stack, sharing its weights; None where it is not plainly one."""
     if not isinstance(loss, str) or loss not in SLOPES:
         return None
-    layers = _chain(network)
+    layers = _chain(network) or _traced(network)
     if not layers or not isinstance(layers[-1], nn.Linear) or (loss != "cross_entropy" and layers[-1].out_features != 1):
         return None
     stages: list[Stage] = []
@@ -262,6 +264,14 @@ def _chain(network: nn.Module) -> list[nn.Module] | None:
         weights = [id(p) for layer in layers for p in layer.parameters()]
         return layers if len(set(weights)) == len(weights) else None
     return [network] if _known(network) else None
+
+
+def _traced(network: nn.Module) -> list[nn.Module] | None:
+    """Likewise for a module with a `forward` of its own."""
+    if hooked(network):
+        return None
+    layers = traced(network) or []
+    return layers if layers and all(_known(layer) and not hooked(layer) for layer in layers) else None
 
 
 def _known(layer: nn.Module) -> bool:

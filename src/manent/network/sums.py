@@ -40,7 +40,8 @@ def hidden(plan: Plan) -> bool:
 
 def check_network(plan: Plan) -> None:
     """Raises Refused for a study that is not run over a network."""
-    hidden(plan)
+    if hidden(plan) and getattr(plan.summation, "beacon", "server") == "public":
+        raise Refused("A public beacon is not looked up yet; use SecAgg(beacon='server'), whose statement says what that means.")
     if plan.study.cohort.min_separation is not None:
         raise Refused("A cohort with min_separation is not drawn over a network; leave it out, or use simulate.")
 

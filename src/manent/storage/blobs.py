@@ -71,11 +71,11 @@ class Place(Protocol):
 class Blobs:
     """Blobs in a folder, or in a bucket of an S3-compatible service.
 
-    A blob has its name once it is whole, has been found to have that digest, and is durable: a file and the folder's entry for it
-    are on the disk; a bucket has acknowledged it. A process that dies before leaves nothing that is seen (in a bucket the parts of
-    an upload may stay, unseen, until the service's own rule for incomplete uploads removes them). Equal content is one blob:
-    whoever removes it knows that nobody else needs it. Memory does not grow with the blobs; what goes to a bucket is
-    kept in the system's temporary folder until it is there.
+    A blob has its name once it is whole, was found to have that digest, and is durable: a file and the folder's entry for it are
+    on the disk; a bucket has acknowledged it. A process that dies before leaves nothing that is seen (in a bucket, hidden parts
+    may stay until the service's own rule for incomplete uploads removes them). Equal content is one blob: whoever removes it
+    knows that nobody else needs it. Memory does not grow with the blobs; what goes to a bucket lies in the system's temporary
+    folder until it is there.
 
     Args:
         path_or_url: a folder, made where there is none; "file:///folder"; "s3://bucket/prefix", with the keys and the address of

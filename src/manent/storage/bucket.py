@@ -29,12 +29,14 @@ class Bucket:
         try:
             import obstore
         except ModuleNotFoundError:
-            raise MissingExtra("obstore", "network", "Keeping blobs in a bucket") from None
+            raise MissingExtra("obstore", "server", "Keeping blobs in a bucket") from None
         self._obstore, self.url = obstore, url
         try:
             self._store: Any = obstore.store.from_url(url, **_options(url))
         except (obstore.exceptions.BaseError, ValueError) as error:
-            raise InvalidInput(f"Cannot keep blobs in {url}: {_first(error)}. See the bucket's name and AWS_ENDPOINT_URL.") from None
+            raise InvalidInput(
+                f"Cannot keep blobs in {url}: {_first(error)}. See the bucket's name and AWS_ENDPOINT_URL."
+            ) from None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -105,7 +107,9 @@ class Bucket:
     def _upload(self, upload: str) -> list[tuple[str, int, int]]:
         """Name, offset and bytes of each piece, as far as they follow each other."""
         with self._explained():
-            pieces = sorted((str(e["path"]), int(e["size"])) for e in self._obstore.list(self._store, f"uploads/{upload}/").collect())
+            pieces = sorted(
+                (str(e["path"]), int(e["size"])) for e in self._obstore.list(self._store, f"uploads/{upload}/").collect()
+            )
         found, stands = [], 0
         for name, size in pieces:
             if int(name.rpartition("/")[2]) != stands:

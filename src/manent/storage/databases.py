@@ -105,7 +105,7 @@ class Sqlite:
 
     def meaning(self, error: exc.DBAPIError) -> ManentError:
         found: Any = error.orig
-        if isinstance(found, sqlite3.DataError):
+        if isinstance(error, exc.DataError):
             return InvalidInput(f"The store {self.name} cannot hold this: {found}. Keep what is so large as a blob.")
         if not isinstance(found, sqlite3.OperationalError):
             return InvalidInput(f"{self.name} is not a sound store: {found}. Name another file, or restore it.")
@@ -134,7 +134,7 @@ class Postgres:
                 self.url, isolation_level="AUTOCOMMIT", max_overflow=10, pool_timeout=self.timeout, hide_parameters=True
             )
         except ModuleNotFoundError:
-            raise MissingExtra("psycopg", "network", "A store in PostgreSQL") from None
+            raise MissingExtra("psycopg", "server", "A store in PostgreSQL") from None
         event.listen(engine, "connect", self._prepare)
         return engine
 
@@ -162,7 +162,7 @@ class Postgres:
         reason = str(error.orig).strip().split("\n")[0]
         if state == "55P03":
             return locked(self.name, self.timeout)
-        if state.startswith("22"):
+        if isinstance(error, exc.DataError):
             return InvalidInput(f"The store {self.name} cannot hold this: {reason}.")
         return ProtocolAbort(f"The store {self.name} failed: {reason}. Nothing of this transaction was kept.")
 

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
+from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -92,7 +93,7 @@ class Folder:
     def read(self, digest: str, start: int, stop: int, chunk: int) -> Iterator[bytes]:
         """See `blobs.Place`. The file is open when this returns: it is read to its end even if it is removed."""
         with self._explained():
-            file = (self.path / digest).open("rb")
+            file = (self.path / digest).open("rb", buffering=0)
         return self._pieces(file, start, stop, chunk)
 
     def _pieces(self, file: BinaryIO, start: int, stop: int, chunk: int) -> Iterator[bytes]:
@@ -123,12 +124,13 @@ class Folder:
             return 0
 
     def append(self, upload: str, offset: int, chunks: Iterable[bytes]) -> int:
-        """See `blobs.Place`. The lock is held a chunk long, so that a client whose old connection hangs can go on in a new one."""
+        """See `blobs.Place`."""
         path = self._uploads / upload
         stands = self.length(upload)
         if stands != offset:
             raise elsewhere(stands, offset)
         for chunk in chunks:
+            # Held for one chunk: a client whose connection hangs can go on in another, and the old one is refused.
             with self._held(path, make=offset == 0) as file:
                 stands = 0 if file is None else os.fstat(file.fileno()).st_size
                 if file is None or stands != offset:
@@ -150,7 +152,7 @@ class Folder:
             if file is None:
                 raise nothing()
             with self._explained():
-                found = file_digest(file, "sha256").hexdigest()
+                found = file_digest(cast(BufferedRandom, file), "sha256").hexdigest()
                 if found == digest:
                     os.fsync(file.fileno())
                     os.replace(path, self.path / digest)

@@ -34,9 +34,7 @@ _APPEND = (
     sa.insert(LOGS)
     .from_select(
         ["log", "sequence", "row"],
-        sa.select(
-            sa.bindparam("log", type_=sa.Text), _NEXT, sa.bindparam("row", type_=sa.LargeBinary)
-        ).where(_OF_LOG),
+        sa.select(sa.bindparam("log", type_=sa.Text), _NEXT, sa.bindparam("row", type_=sa.LargeBinary)).where(_OF_LOG),
     )
     .returning(LOGS.c.sequence)
 )
@@ -163,6 +161,10 @@ class SqlStore:
         view = _View(self, connection)
         try:
             yield view
+            if view.failed:
+                raise ProtocolAbort(
+                    "A step of this transaction failed, so that nothing of it was kept; see the error of that step."
+                )
             with self._explained(committing=True):
                 connection.exec_driver_sql("COMMIT")
         except BaseException:
@@ -228,13 +230,19 @@ def _database(url: str | sa.URL, timeout: float) -> Database:
 class _View:
     def __init__(self, store: SqlStore, connection: sa.Connection) -> None:
         self._store, self._connection = store, connection
-        self.open = True
+        self.open, self.failed = True, False
 
     def _run(self, statement: sa.Executable, values: Mapping[str, str | int | bytes]) -> sa.CursorResult[Any]:
         if not self.open:
             raise InvalidInput("This transaction has ended; begin another.")
+        if self.failed:
+            raise ProtocolAbort("A step of this transaction failed; end it, and begin another.")
+        # PostgreSQL answers the commit of a transaction in which something failed by undoing it, without an error.
+        self.failed = True
         with self._store._explained():
-            return self._connection.execute(statement, values)
+            result = self._connection.execute(statement, values)
+        self.failed = False
+        return result
 
     def rows(self, log: str, start: int = 0) -> Sequence[bytes]:
         return tuple(self._run(_ROWS, {"log": log, "start": max(start, 0)}).scalars())

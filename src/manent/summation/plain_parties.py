@@ -380,6 +380,11 @@ class PlainClient:
         """Whether its vector is still to be given."""
         return self._vector is None and self.uploaded_in is None
 
+    @property
+    def survivors(self) -> None:
+        """See `SecAggClient`: a client in the clear cannot tell who else is in the sum."""
+        return None
+
     def receive(self, envelope: Envelope) -> Step:
         """See `Party`."""
         try:

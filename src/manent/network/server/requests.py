@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from manent.network.server.service import Service
 from manent.network.signing import Verifier, received
 from manent.storage.blobs import Blobs
 
+PATIENCE = 120.0
+"""Seconds in which a body arrives; at 4 MiB, 35 kB/s."""
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _STATUS: tuple[tuple[type[ManentError], int], ...] = (
     (NotAuthorized, 403),
@@ -43,11 +46,15 @@ class Asked:
 async def body_of(request: Request, most: int) -> bytes:
     """The body. Raises InvalidInput for a larger one, before more of it is read."""
     found, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise InvalidInput(f"A body of at most {most:,} bytes is taken here; upload what is larger in parts.")
-        found.append(chunk)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    raise InvalidInput(f"A body of at most {most:,} bytes is taken here; upload what is larger in parts.")
+                found.append(chunk)
+    except TimeoutError:
+        raise InvalidInput(f"The body took more than {PATIENCE:g} s; send smaller parts.") from None
     return b"".join(found)
 
 
@@ -57,6 +64,7 @@ async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...],
     method, url, headers = received(request.scope, origins)
     body = await body_of(request, most)
     key = await run_in_threadpool(verifier.verify, method, url, headers, sha256(body).digest())
+    request.state.actor = f"site:{key}"
     return Asked(key, body)
 
 

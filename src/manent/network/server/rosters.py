@@ -10,6 +10,7 @@ from hashlib import sha256
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
+from manent.network.audit import note
 from manent.network.identity import Identity, check_name, from_hex
 from manent.network.join import JoinToken
 from manent.network.roster import Entry, SignedRoster
@@ -18,6 +19,7 @@ from manent.summation.secagg import Roster
 
 NEWEST = "roster/newest"
 YEAR = 365 * 86400
+MOST_NAMED = 100  # sites that the audit log names of one change
 
 
 def _key(number: int) -> str:
@@ -33,7 +35,7 @@ class Rosters:
 
     def __init__(self, store: Store, identity: Identity, consortium: bytes | None) -> None:
         self._store, self._identity, self._consortium = store, identity, consortium
-        self._known: dict[int, tuple[SignedRoster, Roster]] = {}
+        self._known: dict[int, tuple[SignedRoster, Roster, Mapping[str, str]]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -47,25 +49,26 @@ class Rosters:
 
     def signed(self, view: Snapshot, number: int) -> SignedRoster:
         """A roster as it was signed. Raises InvalidInput for a number that there is none of."""
-        return self._both(view, number)[0]
+        return self._all(view, number)[0]
 
     def roster(self, view: Snapshot, number: int) -> Roster:
         """A roster as sums use it."""
-        return self._both(view, number)[1]
+        return self._all(view, number)[1]
 
     def members(self, view: Snapshot) -> Mapping[str, str]:
         """Names by public key, of the newest roster."""
         number = self.newest(view)
-        return self.signed(view, number).names if number else {}
+        return self._all(view, number)[2] if number else {}
 
-    def _both(self, view: Snapshot, number: int) -> tuple[SignedRoster, Roster]:
+    def _all(self, view: Snapshot, number: int) -> tuple[SignedRoster, Roster, Mapping[str, str]]:
         with self._lock:
             if number not in self._known:
                 document = view.get(_key(number))
                 if document is None:
                     raise InvalidInput(f"There is no roster {number}.")
                 signed = SignedRoster.read(document)
-                self._known[number] = signed, Roster.of(number, [bytes.fromhex(entry.public) for entry in signed.entries])
+                roster = Roster.of(number, [bytes.fromhex(entry.public) for entry in signed.entries])
+                self._known[number] = signed, roster, dict(signed.names)
             return self._known[number]
 
     def publish(self, signed: SignedRoster, now: float) -> None:
@@ -74,9 +77,14 @@ class Rosters:
             newest = self.newest(transaction)
             signed.verify(self.signer, now, newest)
             if signed.number > newest:
-                self._put(transaction, signed)
+                self._put(transaction, signed, now)
 
-    def _put(self, transaction: Transaction, signed: SignedRoster) -> None:
+    def _put(self, transaction: Transaction, signed: SignedRoster, now: float) -> None:
+        before, after = set(self.members(transaction).items()), set(signed.names.items())
+        added, removed = ([name for _, name in sorted(found)[:MOST_NAMED]] for found in (after - before, before - after))
+        by = "server" if self._consortium is None else "consortium"
+        change = {"signer": signed.signer, "sites": len(after), "added": added, "removed": removed}
+        note(transaction, now, by, "roster", str(signed.number), change)
         transaction.put(_key(signed.number), signed.encode())
         transaction.put(NEWEST, str(signed.number).encode())
         beat(transaction)
@@ -104,13 +112,14 @@ class Rosters:
             if not asked:
                 self._use(transaction, secret)
                 transaction.put(f"joining/{public}", name.encode())
+                note(transaction, now, f"site:{public}", "join", name)
             if self._consortium is not None:
                 return False
             number = self.newest(transaction)
             entries = self.signed(transaction, number).entries if number else ()
             entries = (*entries, Entry(name, public, int(now)))
             expires = int(now) + 10 * YEAR
-            self._put(transaction, SignedRoster.sign(self._identity.signing_key, number + 1, int(now), expires, entries))
+            self._put(transaction, SignedRoster.sign(self._identity.signing_key, number + 1, int(now), expires, entries), now)
             return True
 
     def _use(self, transaction: Transaction, secret: str) -> None:

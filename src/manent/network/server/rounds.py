@@ -10,12 +10,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from manent.core.errors import InvalidInput, NotAuthorized, Refused
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
 from manent.core.parties import Step
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
 from manent.crypto import SystemRandom
+from manent.network.audit import note
 from manent.network.server import documents
 from manent.network.server.closing import Ending, closed_frame, ended, nobody
 from manent.network.server.documents import StudyRecord, SumRecord, SumState, history_log, put, study_of, sum_of
@@ -85,6 +86,8 @@ class Rounds:
                 self._advance(study)
             except (Refused, InvalidInput) as error:
                 self.fail(study, str(error))
+            except ManentError as error:  # of the store or the disk; it may pass
+                log.error("a step of a study failed: %s", error, extra={"study": study.hash})
 
     def _advance(self, study: StudyRecord) -> None:
         if study.phase == "gathering":
@@ -96,8 +99,8 @@ class Rounds:
         elif study.phase == "running":
             self.open_sum(study)
 
-    def fail(self, study: StudyRecord, reason: str) -> None:
-        """End a study that cannot go on; not where another process has taken it further."""
+    def fail(self, study: StudyRecord, reason: str, by: str = "server") -> None:
+        """End a study that cannot go on, or that somebody stops; not where another process has taken it further."""
         with self.store.transaction() as transaction:
             if study_of(transaction, study.hash) != study:
                 return
@@ -106,6 +109,7 @@ class Rounds:
                 closed = closed_frame(self.call(transaction, record), False).hex()
                 put(transaction, replace(record, state="abandoned", reason=reason, closed=closed))
             put(transaction, replace(study, phase="failed", open="", reason=reason, since=self.clock()))
+            note(transaction, self.clock(), by, "fail" if by == "server" else "stop", study.hash, {"reason": reason})
         log.warning("study failed: %s", reason, extra={"study": study.hash, "reason": reason})
 
     def _gather(self, study: StudyRecord) -> None:
@@ -194,8 +198,8 @@ class Rounds:
             if record is None or record.state != "open":
                 return
             held = self._held(view, record)
-            with held.lock:
-                self.parties.catch_up(view, record, held)
+        with held.lock, self.store.snapshot() as view:
+            self.parties.catch_up(view, record, held)
         if not held.party.finished and self._overdue(record):
             self.act(id, lambda party, record: party.deadline() if self._overdue(record) else Step())
         if held.party.finished:
@@ -233,8 +237,8 @@ class Rounds:
             finally:
                 if not sound:
                     self.parties.forget(id)  # it did what was not stored
-        for note in held.party.notes[notes:]:
-            log.info("not taken in", extra={"sum": id, "reason": note})
+        for reason in held.party.notes[notes:]:
+            log.info("not taken in", extra={"sum": id, "reason": reason})
         return found
 
     def record(self, view: Snapshot, id: str) -> SumRecord:
@@ -273,9 +277,9 @@ class Rounds:
             if record.state != "open":
                 return bytes.fromhex(record.closed)
             held = self._held(view, record)
-            with held.lock:
-                self.parties.catch_up(view, record, held)
-                return None if held.party.finished else held.party.message(name)
+        with held.lock, self.store.snapshot() as view:
+            self.parties.catch_up(view, record, held)
+            return None if held.party.finished else held.party.message(name)
 
     # The end of a sum.
 
@@ -316,6 +320,9 @@ class Rounds:
             first = study_of(transaction, study.hash) == study
             if first:
                 transaction.append(history_log(study.hash), canonical(row))
+                sum = {"round": study.round, "index": study.index, "answers": ending.row["answers"], "reason": ending.reason}
+                action = "release" if ending.released else "abandon"
+                note(transaction, self.clock(), "server", action, study.hash, sum)
                 put(transaction, after)
             if first and record is not None:
                 closed = closed_frame(self.call(transaction, record), ending.released)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
+from manent.network.audit import AuditLog, Refusals
 from manent.network.identity import Identity
+from manent.network.people import People
 from manent.network.server import documents
 from manent.network.server.rosters import Rosters
 from manent.network.server.rounds import Rounds, Settings
@@ -41,6 +43,8 @@ class Service:
     rosters: Rosters
     rounds: Rounds
     origins: tuple[str, ...]
+    people: People
+    refusals: Refusals
     clock: Callable[[], float] = time.time
     pulse: Pulse = field(default_factory=Pulse)
     failed: str = ""
@@ -64,7 +68,8 @@ class Service:
         blobs = Blobs(folder / "blobs")
         rosters = Rosters(store, identity, consortium)
         rounds = Rounds(store, blobs, rosters, clock, settings, random)
-        return cls(store, blobs, Parts(blobs), identity, rosters, rounds, origins, clock)
+        known = People(store, clock), Refusals(AuditLog(store, clock))
+        return cls(store, blobs, Parts(blobs), identity, rosters, rounds, origins, *known, clock)
 
     def verifier(self) -> Verifier:
         """Takes requests that members of the newest roster have signed."""

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
@@ -54,11 +55,17 @@ class Prepared:
 
 
 def prepare(
-    folder: Path, address: Address, invited: int, settings: Settings | None = None, consortium: bytes | None = None
+    folder: Path,
+    address: Address,
+    invited: int,
+    settings: Settings | None = None,
+    consortium: bytes | None = None,
+    database: str | None = None,
 ) -> Prepared:
-    """The server in a folder, new or as it was left.
+    """The server in a folder, new or as it was left. Several processes may serve one folder, each at its own address.
 
     Args:
+        database: URL of a store elsewhere; None keeps it in the folder.
         invited: how many sites may join with the invitation.
         consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself.
     """
@@ -67,7 +74,7 @@ def prepare(
     identity = Identity.load(path) if path.exists() else Identity.create(path, "server")
     host = address.url.removeprefix("https://").split("/")[0].rsplit(":", 1)[0].strip("[]")
     certificate, key, pin = self_signed(folder / "tls", [host])
-    store = open_store(folder / STORE)
+    store = open_store(database or folder / STORE)
     service = Service.build(store, folder, identity, (address.url,), settings, consortium)
     token = _token(folder, address.url, pin, consortium)
     service.rosters.invite(token, invited)
@@ -75,13 +82,15 @@ def prepare(
 
 
 def _token(folder: Path, url: str, pin: str, consortium: bytes | None) -> JoinToken:
-    """The invitation that was given out before, where it still holds; else a new one."""
-    path = folder / TOKEN
-    if path.exists():
-        found = JoinToken.decode(path.read_text())
-        if (found.url, found.pin, found.consortium_public) == (url, pin, consortium):
+    """The invitation to this address that was given out before, where it still holds; else a new one."""
+    for path in (folder / TOKEN, folder / f"invitation-{sha256(url.encode()).hexdigest()[:8]}.txt"):
+        found = JoinToken.decode(path.read_text()) if path.exists() else None
+        if found is not None and found.url != url:
+            continue  # of another process on this folder
+        if found is not None and (found.pin, found.consortium_public) == (pin, consortium):
             return found
-        path.unlink()
+        path.unlink(missing_ok=True)
+        break
     fresh = JoinToken.create(url, pin, None if consortium is None else consortium.hex())
     create_file(path, fresh.encode().encode() + b"\n")
     return fresh

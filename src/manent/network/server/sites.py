@@ -59,26 +59,36 @@ def routes(service: Service) -> APIRouter:
 
         return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
 
-    @router.get("/studies/{hash}/bundle")
-    async def bundle(request: Request, hash: str) -> Response:
-        await asked(request)
-        return blob(request, service, known_study(service, hash).bundle)
+    return router
 
-    @router.post("/studies/{hash}/decision")
+
+def study_routes(service: Service) -> APIRouter:
+    """The routes of one study."""
+    router, verifier = APIRouter(prefix="/v1/studies/{hash}"), service.verifier()
+
+    async def asked(request: Request, hash: str) -> tuple[Asked, StudyRecord]:
+        found = await signed(request, verifier, service.origins)
+        return found, await run_in_threadpool(known_study, service, hash)
+
+    @router.get("/bundle")
+    async def bundle(request: Request, hash: str) -> Response:
+        _, study = await asked(request, hash)
+        return blob(request, service, study.bundle)
+
+    @router.post("/decision")
     async def decision(request: Request, hash: str) -> Response:
-        found = await asked(request)
+        found, study = await asked(request, hash)
         values = table(found.body)
         accepted, reason = values.get("accepted"), values.get("reason", "")
         if not isinstance(accepted, bool) or not isinstance(reason, str):
             raise InvalidInput("A decision has accepted, true or false, and a reason, text.")
-        await run_in_threadpool(decide, service.rounds, hash, found.key, accepted, reason)
+        await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason)
         service.look()
         return answer({})
 
-    @router.get("/studies/{hash}/model")
+    @router.get("/model")
     async def model(request: Request, hash: str) -> Response:
-        await asked(request)
-        study = known_study(service, hash)
+        _, study = await asked(request, hash)
         if not study.result:
             raise InvalidInput("This study has not finished; there is no result yet.")
         return blob(request, service, study.result)
@@ -177,11 +187,17 @@ def _told(view: Snapshot, study: StudyRecord, key: str) -> dict[str, Any]:
 
 
 def sum_of_site(service: Service, id: str, key: str) -> dict[str, Any]:
-    """What a site is told of a sum beside the messages of its party."""
+    """What a site is told of a sum beside the messages of its party.
+
+    How many are in the sum is left out where noise hides it.
+    """
     with service.store.snapshot() as view:
         record = service.rounds.record(view, id)
+        study = study_of(view, record.study)
     told = ("id", "study", "name", "round", "index", "attempt", "call", "roster", "assignment", "state", "reason")
-    return {**{name: getattr(record, name) for name in told}, "included": key in record.included}
+    public = study is not None and service.rounds.plans.plan(study).divisor is None
+    counted = {"survivors": len(record.included)} if public else {}
+    return {**{name: getattr(record, name) for name in told}, "included": key in record.included, **counted}
 
 
 def known_study(service: Service, hash: str) -> StudyRecord:
@@ -196,6 +212,7 @@ def table(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises InvalidInput for anything else."""
     try:
         found = json.loads(body)
+        canonical(found)  # no text that cannot be encoded, and no NaN
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

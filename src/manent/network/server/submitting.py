@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from manent.core.errors import InvalidInput, NotAuthorized
+from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
 from manent.core.study import canonical
+from manent.network.audit import note
 from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, rebuild
 from manent.network.server import documents
@@ -42,8 +43,26 @@ def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, init
             number = len(transaction.keys("study/"))
             now = rounds.clock()
             put(transaction, StudyRecord(study.hash, study.name, number, digest, by, seed, needed, now, initial=first))
+            note(transaction, now, by, "submit", study.hash, {"name": study.name, "bundle": bundle.hash, "sites": needed})
             log.info("study queued", extra={"study": study.hash, "by": by})
     return study.hash
+
+
+def stop(rounds: Rounds, hash: str, by: str) -> None:
+    """End a study before its time. Raises InvalidInput for one that is over."""
+    for _ in range(100):
+        with rounds.store.snapshot() as view:
+            study = study_of(view, hash)
+        if study is None or study.over:
+            if study is not None and study.reason == _stopped(by):
+                return
+            raise InvalidInput(f"Study {hash[:16]} is over; there is nothing to stop.")
+        rounds.fail(study, _stopped(by), by)  # which does nothing where the study has gone on meanwhile
+    raise ProtocolAbort(f"Study {hash[:16]} went on each time that it was to be stopped; ask again.")
+
+
+def _stopped(by: str) -> str:
+    return f"Stopped by {by.removeprefix('person:')}."
 
 
 def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) -> None:
@@ -55,5 +74,7 @@ def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) 
         if study.phase == "gathering":
             raise NotAuthorized("This study is not planned yet; a site decides about a plan.")
         transaction.put(decision_key(hash, public), canonical({"accepted": accepted, "reason": reason[:MOST_REASON]}))
+        about = {"accepted": accepted, "reason": reason[:MOST_REASON]}
+        note(transaction, rounds.clock(), f"site:{public}", "decide", hash, about)
         documents.beat(transaction)
     log.info("decision", extra={"study": hash, "site": public, "accepted": accepted, "reason": reason[:MOST_REASON]})

@@ -17,13 +17,14 @@ from manent.crypto import SystemRandom
 from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
 from manent.network.identity import replace_file
-from manent.network.policy import Facts, Policy, approved, conditions, decide, load_now, on_mains
+from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import OwnProcess, Trainer
 from manent.network.site.work import SumWork
+from manent.network.sums import check_network
 from manent.privacy.check import Plan, resolve
 from manent.summation.secagg import Roster
 
@@ -117,7 +118,7 @@ class Agent:
         names = tuple(self._signed(roster).names.values())
         decision = decide(self.policy, bundle, names, self.facts())
         if decision.allowed and decision.plan is not None:
-            self._trainer(bundle, decision.plan)  # loads the data, and raises where they do not fit
+            decision = self._fitting(bundle, decision, decision.plan)
         reason = " ".join(decision.reasons)
         # A study that waits for a person, or for the night, is not refused yet.
         unread = self.policy.code.rule == "reviewed" and bundle.hash not in approved(self.state.folder / APPROVALS)
@@ -129,6 +130,17 @@ class Agent:
             self.state.put_study(known)
             return known
         return before
+
+    def _fitting(self, bundle: Bundle, decision: Decision, plan: Plan) -> Decision:
+        """The decision, or a refusal where the site's data do not fit, or the study is none for a network."""
+        try:
+            check_network(plan)
+            self._trainer(bundle, plan)
+        except ManentError as error:
+            log.error("the study does not fit", extra={"study": bundle.study_hash, "reason": str(error)})
+            demands, change = "a study that this site can run on its data", "The site's operator is told more."
+            return replace(decision, refusals=(Refusal("study", demands, "one that it cannot", change),))
+        return decision
 
     def _bundle(self, hash: str) -> Bundle:
         """A study's bundle, fetched once. Raises ProtocolAbort where the server gives another."""

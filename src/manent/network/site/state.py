@@ -17,6 +17,7 @@ from manent.core.study import canonical
 from manent.core.vectors import Vector
 from manent.network.bundle import MOST_BYTES, Bundle
 from manent.network.identity import Identity, read_file
+from manent.network.receipts import Receipt, Receipts
 from manent.network.roster import SignedRoster
 from manent.storage import open_store
 from manent.storage.blobs import Blobs
@@ -75,7 +76,9 @@ class Task:
 
     Attributes:
         model: digest of what it was really sent.
+        count: how many are asked.
         after: digest of the last message of the server that was taken in.
+        upload: digest of the message with the site's term, and the attempt in which it was sent; "" and 0 before.
     """
 
     id: str
@@ -87,6 +90,8 @@ class Task:
     count: int
     model: str
     after: str = ""
+    upload: str = ""
+    attempt: int = 0
 
 
 class SiteState:
@@ -99,6 +104,7 @@ class SiteState:
         self.identity = Identity.load(self.folder / IDENTITY)
         self.store: Store = open_store(self.folder / STORE)
         self.blobs = Blobs(self.folder / "blobs")
+        self.receipts = Receipts(self.store, self.identity)
 
     @classmethod
     def create(cls, folder: str | Path, name: str) -> SiteState:
@@ -228,9 +234,11 @@ class SiteState:
             digest = view.get(f"memory/{study}")
         return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
 
-    def finish(self, task: Task, included: bool, study: Known) -> None:
-        """A sum is over: its memory counts or does not, and its secrets are forgotten."""
+    def finish(self, task: Task, included: bool, study: Known, receipt: Receipt | None = None) -> None:
+        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left."""
         with self.store.transaction() as transaction:
+            if receipt is not None:
+                self.receipts.add(transaction, receipt)
             gone = self._forget(transaction, task.id)
             staged, before = transaction.get(f"staged/{task.id}"), transaction.get(f"memory/{task.study}")
             if staged is not None:

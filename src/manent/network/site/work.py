@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.crypto.gradients import ExactDraws
+from manent.network.receipts import Outcome, Promise, Receipt
 from manent.network.site.connection import Connection
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
@@ -66,7 +68,8 @@ class SumWork:
     def _begin(self, id: str, name: str, call: str, roster: int, assignment: str) -> Task:
         """Look at a new sum, and fetch what it is about. Raises ProtocolAbort where it cannot be one of the study's."""
         study, round, index = id.rsplit("-", 2)
-        task = Task(id, study, name, int(round), int(index), roster, 0, assignment)
+        count = read_call(self.plan, bytes.fromhex(call)).terms.clients
+        task = Task(id, study, name, int(round), int(index), roster, count, assignment)
         spec = self.plan.sums.get(name)
         if spec is None or study != self.known.hash or not 1 <= task.round <= self.plan.study.rounds or task.round % spec.every:
             raise ProtocolAbort(f"Sum {id} ({name!r}) is none of the study's.")
@@ -92,7 +95,7 @@ class SumWork:
         """Follow the protocol to its end, each step kept before it is sent."""
         # After a restart: the last word again, which the server answers with what is needed now.
         queue = self._send(task, party.deadline()) if self.state.records(task.id) else []
-        while not (party.finished and self._over(task)):
+        while not (party.finished and self._over(task, party)):
             wanted = not party.finished and party.needs_vector and party.stage in ("called", "delivered")
             if not queue:
                 found = self.connection.message(task.id, task.after, 0.0 if wanted else WAIT)
@@ -101,7 +104,8 @@ class SumWork:
                 task, party, replies = self._hear(task, party, queue.pop(0))
                 queue += replies
             elif wanted:  # and the server is still waiting for it
-                queue += self._contribute(task, party)
+                task, replies = self._contribute(task, party)
+                queue += replies
 
     def _hear(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty, list[bytes]]:
         """Take in a message; what the server says to the answer."""
@@ -125,22 +129,32 @@ class SumWork:
         task = self.state.restart(replace(task, roster=number))
         return task, self._party(task, body)
 
-    def _over(self, task: Task) -> bool:
+    def _over(self, task: Task, party: ClientParty) -> bool:
         """Whether the sum is over; then what was staged for it counts, or does not."""
         about = self.connection.table("GET", f"/v1/sums/{task.id}")
         if about["state"] == "open":
             return False
         included = about["state"] == "released" and about["included"] is True
         known = self.state.study(task.study) or self.known
-        self.state.finish(task, included, replace(known, round=task.round, index=task.index))
+        known = replace(known, round=task.round, index=task.index)
+        self.state.finish(task, included, known, self._receipt(task, about, included, party) if task.upload else None)
         (self.state.folder / "assignments" / task.model).unlink(missing_ok=True)
         log.info("sum over", extra={"sum": task.id, "state": about["state"], "included": included})
         return True
 
+    def _receipt(self, task: Task, about: dict[str, Any], included: bool, party: ClientParty) -> Receipt:
+        """What the site sent to a sum that is over."""
+        outcome: Outcome = "released" if included else "left out" if about["state"] == "released" else "abandoned"
+        told = about.get("survivors") if party.survivors is None else party.survivors
+        survivors = told if about["state"] == "released" else None
+        of = (task.study, task.name, task.round, task.index, task.attempt, task.upload, outcome, task.count)
+        counted = survivors if isinstance(survivors, int) else None
+        return Receipt(*of, counted, type(self.plan.summation).__name__, Promise.of(self.plan.statement))
+
     def _send(self, task: Task, step: Step) -> list[bytes]:
         return [reply for envelope in step.send for reply in self.connection.post(task.id, envelope.body)]
 
-    def _contribute(self, task: Task, party: ClientParty) -> list[bytes]:
+    def _contribute(self, task: Task, party: ClientParty) -> tuple[Task, list[bytes]]:
         """Train, and give the vector; a client that cannot says so to the server, without a reason, and leaves."""
         try:
             vector, memory = self._compute(task)
@@ -153,8 +167,10 @@ class SumWork:
             self.connection.post(task.id, leave)
             raise
         step = party.contribute(vector)
+        sent = sha256(step.send[-1].body).hexdigest() if step.send else ""
+        task = replace(task, upload=sent, attempt=party.uploaded_in or 0)
         self.state.keep(task, step.keep, memory)
-        return self._send(task, step)
+        return task, self._send(task, step)
 
     def _compute(self, task: Task) -> tuple[Array, Vector | None]:
         """The vector as it is summed; the budget is set aside first."""

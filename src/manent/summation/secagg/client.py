@@ -106,6 +106,11 @@ class SecAggClient:
         """Whether its vector is still to be given."""
         return self._vector is None and self.uploaded_in is None
 
+    @property
+    def survivors(self) -> int | None:
+        """How many are in the sum that this client agreed to open; None before that."""
+        return None if self._now is None or not self._now.survivors else len(self._now.alive)
+
     def receive(self, envelope: Envelope) -> Step:
         """See `Party`. A message that breaks the protocol ends the attempt for this client; the server is told why."""
         try:

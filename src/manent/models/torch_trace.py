@@ -1,0 +1,95 @@
+"""The order of a module's layers, where its `forward` puts them in a straight line: found by tracing it symbolically.
+
+Tracing sees what is done to the input, not what else a `forward` looks at. So a chain counts only where it is the same in training
+and in evaluation, uses every parameter once, in the order in which the module lists them, and has nothing in it but known layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+_FLATTEN = {"start_dim": 1, "end_dim": -1}
+_POOL = ("kernel_size", "stride", "padding", "dilation")
+
+
+def traced(module: nn.Module) -> list[nn.Module] | None:
+    """The layers in order, or None where the module is no straight line of layers."""
+    training, chains = module.training, []
+    try:
+        for mode in (True, False):
+            module.train(mode)
+            chains.append(_chain(module))
+    finally:
+        module.train(training)
+    first, second = chains
+    if first is None or second is None or list(map(_identity, first)) != list(map(_identity, second)):
+        return None
+    used = [id(parameter) for layer in first for parameter in layer.parameters()]
+    return first if used == [id(parameter) for parameter in module.parameters()] else None
+
+
+def _chain(module: nn.Module) -> list[nn.Module] | None:
+    try:
+        graph = fx.Tracer().trace(module)
+    except Exception:  # noqa: BLE001 - whatever a forward does that tracing cannot follow
+        return None
+    layers: list[nn.Module] = []
+    before: fx.Node | None = None
+    for node in graph.nodes:
+        if node.op == "placeholder" and before is None:
+            before = node
+        elif node.op == "output":
+            return layers if node.args == (before,) else None
+        else:
+            layer = _layer(module, node)
+            if layer is None or before is None or not node.args or node.args[0] is not before or len(before.users) != 1:
+                return None
+            layers.append(layer)
+            before = node
+    return None
+
+
+def _layer(module: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The layer that a node stands for. A functional one becomes a module."""
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target)) if len(node.args) == 1 and not node.kwargs else None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    make = _FUNCTIONS.get(node.target)
+    return None if make is None else make(node.args[1:], node.kwargs)
+
+
+def _relu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module | None:
+    return nn.ReLU() if not args and set(kwargs) <= {"inplace"} else None
+
+
+def _flatten(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module | None:
+    given = {"start_dim": 0, "end_dim": -1, **dict(zip(_FLATTEN, args, strict=False)), **kwargs}
+    return nn.Flatten() if given == _FLATTEN else None
+
+
+def _max_pool(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module | None:
+    given = {**dict(zip(_POOL, args, strict=False)), **kwargs}
+    given = {name: value for name, value in given.items() if value is not False and value is not None}
+    plain = len(args) <= len(_POOL) and set(given) <= set(_POOL) and all(isinstance(v, int | tuple) for v in given.values())
+    return nn.MaxPool2d(**given) if plain and "kernel_size" in given else None
+
+
+_FUNCTIONS: dict[Any, Callable[[tuple[Any, ...], Mapping[str, Any]], nn.Module | None]] = {
+    functional.relu: _relu,
+    torch.relu: _relu,
+    "relu": _relu,
+    torch.flatten: _flatten,
+    "flatten": _flatten,
+    functional.max_pool2d: _max_pool,
+}
+
+
+def _identity(layer: nn.Module) -> object:
+    """The same for the same layer; for layers without weights, by what they do."""
+    return id(layer) if list(layer.parameters()) else (type(layer), repr(layer))

@@ -1,0 +1,119 @@
+"""What people ask of the server, by bearer token: to submit studies, and how they stand; each study by who may see it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from manent.core.errors import InvalidInput, NotAuthorized
+from manent.network import protocol
+from manent.network.bundle import MOST_BYTES, Bundle
+from manent.network.people import Action, Person, may
+from manent.network.server import documents
+from manent.network.server.documents import StudyRecord, history_log, study_of
+from manent.network.server.requests import answer, blob, body_of
+from manent.network.server.service import Service
+from manent.network.server.submitting import stop, submit
+
+MOST_SITES = 1_000_000
+_TOLD = ("hash", "name", "phase", "clients", "needed", "round", "index", "released", "reason", "by", "seed")
+
+
+async def person(request: Request, service: Service) -> Person:
+    """Whose token the request has. Raises NotAuthorized for none, or one that does not hold."""
+    protocol.check_version(request.headers.get(protocol.HEADER))
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer":
+        raise NotAuthorized("This needs a token: Authorization: Bearer manent-token-...")
+    found = await run_in_threadpool(service.people.check, token.strip())
+    request.state.actor = found.actor
+    return found
+
+
+async def study_for(request: Request, service: Service, hash: str, action: Action) -> StudyRecord:
+    """A study that the person may look at in this way. Whoever may not see it is not told whether it exists."""
+    who = await person(request, service)
+    with service.store.snapshot() as view:
+        found = study_of(view, hash)
+    if found is None or not may(who, "see", found.by):
+        raise NotAuthorized(f"There is no study {hash[:64]!r} that {who.name} may see.")
+    if not may(who, action, found.by):
+        raise NotAuthorized(f"{who.name} may not do that as a {who.role}.")
+    return found
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes of people."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/studies")
+    async def studies(request: Request) -> Response:
+        who = await person(request, service)
+        with service.store.snapshot() as view:
+            found = [told(study) for study in documents.studies(view) if may(who, "see", study.by)]
+        return answer({"studies": found})
+
+    @router.post("/studies")
+    async def post(request: Request, sites: int, seed: int = 0) -> Response:
+        who = await person(request, service)
+        if not may(who, "submit"):
+            raise NotAuthorized(f"{who.name} may not submit studies as a {who.role}.")
+        parts = protocol.unpack(await body_of(request, 2 * MOST_BYTES + (256 << 20)))
+        if len(parts) not in (1, 2) or not 1 <= sites <= MOST_SITES or not 0 <= seed < 2**63:
+            raise InvalidInput("A submission is a bundle, and perhaps the first vector; with sites and a seed.")
+        initial = parts[1] if len(parts) == 2 else b""
+        bundle = await run_in_threadpool(Bundle.read, parts[0])
+        hash = await run_in_threadpool(submit, service.rounds, bundle, who.actor, seed, sites, initial)
+        service.look()
+        return answer({"hash": hash}, 201)
+
+    return router
+
+
+def study_routes(service: Service) -> APIRouter:
+    """The routes of people, of one study."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/studies/{hash}")
+    async def study(request: Request, hash: str) -> Response:
+        found = await study_for(request, service, hash, "see")
+        with service.store.snapshot() as view:
+            members = service.rosters.members(view)
+            decided = documents.decisions(view, hash)
+        by_name = {members.get(key, key): {"accepted": yes, "reason": why} for key, (yes, why) in decided.items()}
+        return answer({**told(found), "decisions": by_name})
+
+    @router.post("/studies/{hash}/stop")
+    async def end(request: Request, hash: str) -> Response:
+        found = await study_for(request, service, hash, "stop")
+        await run_in_threadpool(stop, service.rounds, found.hash, request.state.actor)
+        service.look()
+        return answer({})
+
+    @router.get("/studies/{hash}/history")
+    async def history(request: Request, hash: str) -> Response:
+        await study_for(request, service, hash, "see")
+        with service.store.snapshot() as view:
+            return answer({"history": [json.loads(row) for row in view.rows(history_log(hash))]})
+
+    @router.get("/studies/{hash}/statement")
+    async def statement(request: Request, hash: str) -> Response:
+        found = await study_for(request, service, hash, "see")
+        plan = await run_in_threadpool(service.rounds.plans.plan, found)
+        return answer({"statement": plan.statement.plain(), "text": str(plan.statement)})
+
+    @router.get("/studies/{hash}/result")
+    async def result(request: Request, hash: str) -> Response:
+        found = await study_for(request, service, hash, "model")
+        if not found.result:
+            raise InvalidInput("This study has not finished; there is no result yet.")
+        return blob(request, service, found.result)
+
+    return router
+
+
+def told(study: StudyRecord) -> dict[str, Any]:
+    return {name: getattr(study, name) for name in _TOLD}
