@@ -5,7 +5,7 @@
 A server and four sites run as processes over TLS on this machine. Three kinds of study go on at once: training on heart disease
 with secure aggregation and no noise, whose model has to be the undisturbed one's to the last bit; training with noise on every
 step, of which each site's ledger keeps account; and a query after each restart of the server, whose answer is known: how many
-patients the four hospitals have, 199 + 172 + 30 + 85. No two sets of hospitals have the same number together, so the answer says
+patients the four hospitals have, 303 + 261 + 46 + 130. No two sets of hospitals have the same number together, so the answer says
 who is in the sum, and how often.
 
 The killing is done from outside, between 0 and `--pause` seconds after the process that was killed last is at work again (or, in
@@ -247,7 +247,7 @@ def answer(federation: Federation) -> np.ndarray:
     import manent as mn
 
     data = mn.data.heart_disease()
-    sizes = [len(client.train) for client in data]
+    sizes = [len(client.train) + (0 if client.test is None else len(client.test)) for client in data]
     assert len({sum(n for n, bit in zip(sizes, f"{k:04b}", strict=True) if bit == "1") for k in range(16)}) == 16
     run = mn.simulate(mn.Study(mn.Histogram("cp")), data, workers=0)
     found: np.ndarray = run.result["counts"]

@@ -138,7 +138,6 @@ NOT_PLAIN = {
     "frozen": frozen,
     "dropout": lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 3)),
     "softmax": lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)),
-    "subclass": lambda: type("Mine", (nn.Sequential,), {})(nn.Linear(4, 3)),
 }
 
 

@@ -104,3 +104,11 @@ def test_a_convolutional_forward_is_a_straight_line() -> None:
         "Ceiling", (Digits,), {"forward": lambda s, x: s.two(functional.max_pool2d(s.one(x), 2, ceil_mode=True).flatten(1))}
     )
     assert traced(ceiling()) is None
+
+
+def test_a_subclass_of_sequential_is_judged_by_what_it_does() -> None:
+    layers = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)
+    same = type("Same", (nn.Sequential,), {})(*layers)
+    doubled = type("Doubled", (nn.Sequential,), {"forward": lambda self, x: 2 * nn.Sequential.forward(self, x)})(*layers)
+    assert stack_of(same, "cross_entropy") is not None
+    assert stack_of(doubled, "cross_entropy") is None
