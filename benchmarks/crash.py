@@ -74,7 +74,10 @@ import manent as mn
 def load():
     return mn.data.heart_disease().clients[{index}]
 """
-BUDGET = '\nbudget = {{ epsilon = 50.0, delta = 1e-3, privacy_unit = "example", neighboring_relation = "add_or_remove" }}'
+GUARDED = """
+[data.guarded]
+budget = {{ epsilon = 50.0, delta = 1e-3, privacy_unit = "example", neighboring_relation = "add_or_remove" }}
+"""
 
 
 class Federation:
@@ -94,8 +97,10 @@ class Federation:
         self.queries += 1
         query = self.folder / f"query{self.queries}.py"
         query.write_text(HEAD + QUERY.format(number=self.queries))
-        where = ("--folder", "srv", "--port", str(self.port), "--grace-seconds", "60")
-        self.processes.start("server", "serve", "training.py", "private.py", query.name, *where)
+        self.processes.start("server", "serve", "training.py", query.name, *self._where())
+
+    def _where(self) -> tuple[str, ...]:
+        return ("--folder", "srv", "--port", str(self.port), "--grace-seconds", "60")
 
     def join(self, name: str) -> None:
         """Start a site, or start it again; its rules, with a budget, are there before it."""
@@ -103,15 +108,17 @@ class Federation:
         if not folder.exists():
             folder.mkdir(mode=0o700)
             server = Identity.load(self.folder / "srv" / "identity.key").public_hex
-            policy = QUICK.replace('[data."{data}"]', '[data."{data}"]' + BUDGET)
-            (folder / "policy.toml").write_text(policy.format(server=server, allowed='"SecAgg"', data="data"))
+            policy = (QUICK + GUARDED).format(server=server, allowed='"SecAgg"', data="data")
+            (folder / "policy.toml").write_text(policy)
         load = f"load{SITES.index(name)}.py:load"
         self.processes.start(name, "join", token, "--data", load, "--folder", name, "--name", name)
 
     def start(self) -> None:
+        # The private study is on another data set, with a budget; it is queued first, and the server started again with the rest.
+        self.processes.start("server", "serve", "private.py", "--data-set", "guarded", *self._where())
+        self.processes.wait(lambda: "manent join" in (self.folder / "server.log").read_text(), 90, "The server's invitation")
+        self.processes.kill("server")
         self.serve()
-        invitation = self.folder / "srv" / "invitation.txt"
-        self.processes.wait(lambda: invitation.exists() and invitation.read_text().endswith("\n"), 60, "The server's invitation")
         for name in SITES:
             self.join(name)
 

@@ -157,7 +157,7 @@ def makes_namespaces() -> bool:
 
 def becomes_root() -> bool:
     os.setuid(0)
-    return os.access(PLACES["key"], os.R_OK)
+    return reads(PLACES["key"])
 
 
 def outlives_the_keeper() -> bool:
@@ -301,6 +301,10 @@ def _forges(vector: object, **more: object) -> None:
 
 
 def forges_the_shape() -> None:
+    _forges(np.zeros(2, np.float32))
+
+
+def forges_more_numbers() -> None:
     _forges(np.zeros(99, np.float32))
 
 
@@ -359,7 +363,7 @@ def says_objects() -> None:
 
 DEEDS = [
     behaves, raises, leaves, exits, faults, kills_everything, sleeps, spins, allocates, floods_the_output, floods_the_pipe,
-    starts_many_threads, spins_on, leaves_a_process, patches_the_clip, forges_the_shape, forges_two_dimensions,
+    starts_many_threads, spins_on, leaves_a_process, patches_the_clip, forges_the_shape, forges_more_numbers, forges_two_dimensions,
     forges_whole_numbers, forges_half_numbers, forges_nan, forges_a_memory, forges_more_arrays, says_a_long_head,
     says_a_large_array, says_deep_nesting, says_objects,
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The order of a module's layers, where its `forward` puts them in a straight line: found by tracing it symbolically.
 
-Tracing sees what is done to the input, not what else a `forward` looks at. So a chain counts only where it is the same in training
-and in evaluation, uses every parameter once, in the order in which the module lists them, and has nothing in it but known layers.
+Tracing sees what is done to the input, not what else a `forward` looks at. So a chain counts only where it is the same in
+training and in evaluation, uses every parameter once, in the order in which the module lists them, and has only known layers.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ On Linux (x86-64 and AArch64; as root, or where users may make user namespaces; 
 - *reaches* no network, not this machine's either, no other process, and no socket;
 - *starts* no process, and no more than `threads` threads; nothing is left when it ends, and it ends with the site;
 - *takes* `memory_bytes` beside the data, and `file_bytes`; between answers it is stopped;
-- has an empty environment, no descriptor but its pipes and the data, no capabilities, and, where the site runs as root, a user id
+- has an empty environment (but for settings of how numbers are computed), no descriptor but its pipes and the data, no capabilities, and, where the site runs as root, a user id
   of nobody else (not so where namespaces are refused and the interpreter is root's alone: then the number of threads is bounded
   by memory).
 
@@ -405,7 +405,7 @@ def _process(
         memory=limits.memory_bytes + data.bytes, files=limits.open_files, file_bytes=limits.file_bytes, threads=limits.threads,
         commands=theirs_in, answers=theirs_out, life=theirs_life, data=data.descriptor,
     )  # fmt: skip
-    scratch = f"{folder}/scratch"
+    scratch, numbers = f"{folder}/scratch", {name: os.environ[name] for name in confine.NUMBERS if name in os.environ}
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(Path(confine.__file__)), json.dumps(asdict(order))],
@@ -413,7 +413,7 @@ def _process(
             stdout=printed,
             stderr=printed,
             cwd=folder / "code",
-            env={"HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"},
+            env={**numbers, "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"},
             pass_fds=(theirs_in, theirs_out, theirs_life, data.descriptor),
             start_new_session=True,
         )

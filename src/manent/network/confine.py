@@ -29,7 +29,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 MEANS = ("namespaces", "landlock", "seccomp")
-ENVIRONMENT = ("HOME", "TMPDIR", "LANG")
+NUMBERS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "MKL_NUM_THREADS", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES")
+"""Of the site's environment, how numbers are computed: with the same, they are the same to the last bit."""
+ENVIRONMENT = ("HOME", "TMPDIR", "LANG", *NUMBERS)
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 FIRST_USER, USERS = 61184, 4336  # ids that no account has: those of systemd's dynamic users
