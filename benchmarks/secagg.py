@@ -9,7 +9,8 @@ The clients are real and run first, in worker processes; the server then gets th
 `client_ms` is processor time of one client, the median over all, by step: "open" opens the neighbours' shares and agrees on the
 masks' keys, "mask" adds masks and packs. `server_s` is the wall time of all that the server does, the fastest of several runs;
 `floor_s` is what its masks take by cipher and NumPy alone, and the key agreements, in one thread of the same process.
-`ratio_to_floor` is server_s over floor_s, where the time of the last step, in which masks come off, counts once for each thread.
+`ratio_to_floor` is server_s over floor_s, where the time of the last step, in which masks come off, counts once for each thread;
+`cpu_ratio_to_floor` is the same of processor time, which other processes disturb less.
 `peak_memory_mb` is the server's above what it held before the round. `round_s` is the round on this machine: all the clients'
 halves and the server's.
 `--folder` keeps the clients' messages, and takes them from there when they are there; `--record` stops when they are.
@@ -48,6 +49,8 @@ def measured(job: Job, dropout: float, chosen: argparse.Namespace, folder: Path)
     command += ["--threads", str(chosen.threads), "--runs", str(chosen.runs)]
     print(f"server of {folder.name}, {dropout:.0%} dropped", file=sys.stderr, flush=True)
     played = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    if not played["exact"]:
+        raise SystemExit(f"No sum, or a wrong one, came of {folder}. Recorded by another version? Then remove it.")
     facts, terms = json.loads((folder / "facts.json").read_text())[f"{dropout:g}"], job.terms()
     clear = 2 * job.size
     return {
@@ -129,7 +132,8 @@ def rounds(jobs: list[Job], chosen: argparse.Namespace, folder: Path) -> list[di
     for values in found:
         values["published_s"] = BONAWITZ.get((values["clients"], values["dropout"])) if is_complete(values) else None
     rows = [(*row(values), values["published_s"] or "") for values in found]
-    show("The server, in one thread unless told otherwise", (*COLUMNS, "Bonawitz s (recalled)"), rows)
+    if rows:
+        show("The server, in one thread unless told otherwise", (*COLUMNS, "Bonawitz s (recalled)"), rows)
     return found
 
 

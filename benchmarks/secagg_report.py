@@ -44,12 +44,12 @@ def report(found: dict[str, Any]) -> str:
 
 
 COUNTS = ("n", "d", "suite", "k", "t", "dropped", "threads")
-ROUND = (*COUNTS, "server, s", "CPU, s", "floor, s", "ratio", "memory, MB", "client, ms", "round, s")
+ROUND = (*COUNTS, "server, s", "CPU, s", "floor, s", "ratio", "by CPU", "memory, MB", "client, ms", "round, s")
 
 
 def round_row(values: dict[str, Any]) -> tuple[object, ...]:
     about = (f"{values['clients']:,}", f"{values['dim']:,}", values["suite"], values["degree"], values["threshold"])
-    times = [f"{values[key]:.2f}" for key in ("server_s", "server_cpu_s", "floor_s", "ratio_to_floor")]
+    times = [f"{values[key]:.2f}" for key in ("server_s", "server_cpu_s", "floor_s", "ratio_to_floor", "cpu_ratio_to_floor")]
     memory, client = f"{values['peak_memory_mb']:.0f}", f"{sum(values['client_ms'].values()):.0f}"
     return (*about, f"{values['dropout']:.0%}", values["threads"], *times, memory, client, f"{values['round_s']:.0f}")
 

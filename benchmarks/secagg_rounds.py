@@ -336,6 +336,7 @@ def play(folder: Path, dropout: float, threads: int, runs: int) -> dict[str, Any
         "server_by_phase_s": best.wall,
         **floor,
         "ratio_to_floor": best.cost(threads) / floor["floor_s"],
+        "cpu_ratio_to_floor": min(sum(tally.cpu.values()) for tally in tallies) / floor["floor_s"],
         "peak_memory_mb": memory / 1e6,
         "bytes_up": per_client(best.up),
         "bytes_down": per_client(best.down),
