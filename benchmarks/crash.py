@@ -13,8 +13,9 @@ one of four cases, while it is still starting). It ends with `--kills`, or after
 
 `lost`: messages with a site's term that the site had sent (by its signed receipts) and that are in no released sum.
 `double`: terms that are in a sum more than once: by the receipts, by the server's lists, and by the answers of the queries.
-`abandoned`: sums that were given up. `ledger_equal`: what each site has spent is what it spends undisturbed. `resume_s`: from the
-start of a server in the place of a killed one to the first thing that it stores; median, and the longest.
+`abandoned`: sums that were given up; `failed`: studies, with the reason. `ledger_equal`: what each site has spent is what it
+spends undisturbed. `resume_s`: from the start of a server in the place of a killed one to the first thing that it stores; median,
+and the longest.
 """
 
 from __future__ import annotations
@@ -53,20 +54,18 @@ everyone = mn.Cohort(minimum=4)
 """
 TRAINING = """
 local = mn.LocalSGD(lr=0.01, steps=5, batch_size=4)
-study = mn.Study(
-    mn.FedAvg(mn.LogisticModel(13), local, evaluation=mn.Evaluation(every=3)), {rounds}, everyone, summation=secure, name="training"
-)
+fedavg = mn.FedAvg(mn.LogisticModel(13), local, evaluation=mn.Evaluation(every=3))
+study = mn.Study(fedavg, {rounds}, everyone, summation=secure, name="training")
 """
 PRIVATE = """
 private = mn.DPSGD(clip_norm=1.0, noise_multiplier=1.0, examples=100)
 local = mn.LocalSGD(lr=0.01, steps=5, batch_size=4, privacy=private)
 budget = mn.Budget(epsilon=8.0, delta=1e-3, privacy_unit="example", neighboring_relation="add_or_remove")
-study = mn.Study(
-    mn.FedAvg(mn.LogisticModel(13), local, weighting="equal"), {rounds}, everyone, summation=secure, budget=budget, name="private"
-)
+fedavg = mn.FedAvg(mn.LogisticModel(13, initial="uniform"), local, weighting="equal")
+study = mn.Study(fedavg, {rounds}, everyone, summation=secure, budget=budget, name="private")
 """
 QUERY = """
-study = mn.Study(mn.Histogram("cp"), cohort=everyone, summation=secure, name="query {number}")
+study = mn.Study(mn.Histogram("{column}"), cohort=everyone, summation=secure, name="query {number}")
 """
 LOAD = """
 import manent as mn
@@ -78,6 +77,12 @@ GUARDED = """
 [data.guarded]
 budget = {{ epsilon = 50.0, delta = 1e-3, privacy_unit = "example", neighboring_relation = "add_or_remove" }}
 """
+COLUMNS = ("cp", "restecg", "num", "sex", "exang", "fbs")
+
+
+def column(number: int) -> str:
+    """What a query counts."""
+    return COLUMNS[number % len(COLUMNS)]
 
 
 class Federation:
@@ -96,7 +101,7 @@ class Federation:
         """Start the server, or start it again; with one more query."""
         self.queries += 1
         query = self.folder / f"query{self.queries}.py"
-        query.write_text(HEAD + QUERY.format(number=self.queries))
+        query.write_text(HEAD + QUERY.format(number=self.queries, column=column(self.queries)))
         self.processes.start("server", "serve", "training.py", query.name, *self._where())
 
     def _where(self) -> tuple[str, ...]:
@@ -138,6 +143,12 @@ class Federation:
         """Folders of the studies that are over, by name."""
         found = (self.folder / "srv" / "results").glob("*/study.json")
         return {json.loads(path.read_text())["name"]: path.parent for path in found}
+
+    @property
+    def failed(self) -> list[str]:
+        """Studies that failed, and why."""
+        facts = [json.loads((path / "study.json").read_text()) for path in self.results.values()]
+        return [f"{one['name']}: {one['reason']}" for one in facts if one["phase"] != "finished"]
 
     @property
     def names(self) -> set[str]:
@@ -185,14 +196,22 @@ def disturb(federation: Federation, kills: int, seconds: float, pause: float, ch
             early += 1
             time.sleep(chance.uniform(0.0, 2.0))
         else:
-            at_work = (lambda: federation.kept() > before) if name == "server" else (lambda: federation.taken(name) > seen)
-            federation.processes.wait(at_work, 90, f"{name}, started again,")
-            if name == "server":
-                resumed.append(time.monotonic() - began)
+            while not (federation.kept() > before if name == "server" else federation.taken(name) > seen):
+                federation.processes.check()
+                if "training" in federation.results or time.monotonic() - began > 120:
+                    break
+                time.sleep(0.02)
+            else:
+                if name == "server":
+                    resumed.append(time.monotonic() - began)
             time.sleep(chance.uniform(0.0, pause))
         count = sum(killed.values())
         if count % 10 == 0:
-            print(f"{count} kills, {end - time.monotonic():.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{count} kills, {len(federation.results)} studies over, {end - time.monotonic():.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
     servers = killed["server"]
     return {
         "kills": sum(killed.values()),
@@ -238,27 +257,26 @@ def counted(federation: Federation) -> tuple[int, int, int]:
         if record is not None and record.state == "released":
             double += len(record.included) - len(set(record.included))
             lost += len(SITES) - len(set(record.included))  # all four are asked, and none may be missing
-    expected = answer(federation)
-    abandoned = 0
+    abandoned, answers = 0, answered()
     for name, folder in federation.results.items():
         abandoned += sum("abandoned" in row for row in rows(folder / "history.jsonl"))
-        if name.startswith("query"):
-            found = load_file(folder / "result.safetensors")["counts"]
+        if name.startswith("query") and (folder / "result.safetensors").exists():
+            found, expected = load_file(folder / "result.safetensors")["counts"], answers[column(int(name.split()[1]))]
             lost += int(np.any(found < expected))
             double += int(np.any(found > expected))
     return lost, double, abandoned
 
 
-def answer(federation: Federation) -> np.ndarray:
-    """The queries' answer, counted here."""
+def answered() -> dict[str, np.ndarray]:
+    """The queries' answers, counted in one process."""
     import manent as mn
 
     data = mn.data.heart_disease()
     sizes = [len(client.train) + (0 if client.test is None else len(client.test)) for client in data]
-    assert len({sum(n for n, bit in zip(sizes, f"{k:04b}", strict=True) if bit == "1") for k in range(16)}) == 16
-    run = mn.simulate(mn.Study(mn.Histogram("cp")), data, workers=0)
-    found: np.ndarray = run.result["counts"]
-    assert found.sum() == sum(sizes)
+    sets = range(2 ** len(sizes))
+    assert len({sum(n for place, n in enumerate(sizes) if of >> place & 1) for of in sets}) == len(sets)
+    found = {name: mn.simulate(mn.Study(mn.Histogram(name)), data, workers=0).result["counts"] for name in COLUMNS}
+    assert {counts.sum() for counts in found.values()} == {sum(sizes)}
     return found
 
 
@@ -304,6 +322,7 @@ def measured(folder: Path, rounds: int, chosen: argparse.Namespace) -> dict[str,
         "lost": lost,
         "double": double,
         "abandoned": abandoned,
+        "failed": calm.failed + rough.failed,
         "ledger_equal": ledgers(calm) == ledgers(rough) and all(ledgers(calm).values()),
         "model_equal": models[0].tobytes() == models[1].tobytes(),
         "history_equal": without_time(first) == without_time(second),

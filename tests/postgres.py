@@ -31,9 +31,12 @@ class Server:
         self._run("initdb", "-D", folder / "data", "-A", "trust", "-U", "manent", "-E", "UTF8", "--no-sync")
         self.start()
 
-    def _run(self, program: str, *arguments: object) -> None:
+    def _command(self, program: str, *arguments: object) -> list[str]:
         prefix = ["runuser", "-u", _user(), "--"] if os.geteuid() == 0 else []
-        command = [*prefix, str(self.programs / program), *map(str, arguments)]
+        return [*prefix, str(self.programs / program), *map(str, arguments)]
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = self._command(program, *arguments)
         # A file, not a pipe: the server that pg_ctl leaves behind would keep a pipe open.
         with (self.folder / "said").open("w+") as said:
             code = subprocess.run(command, stdout=said, stderr=said, cwd=self.folder, timeout=60, check=False).returncode
@@ -45,8 +48,21 @@ class Server:
         options = f"{SETTINGS} -k {self.folder}"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "data" / "log", "-o", options, "-w", "start")
 
-    def stop(self, mode: str = "immediate") -> None:
-        self._run("pg_ctl", "-D", self.folder / "data", "-m", mode, "-w", "stop")
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+
+    def watched(self) -> subprocess.Popen[bytes]:
+        """A process that stops the server and removes its folder when its input ends: also when the tests are killed."""
+        stop = self._command("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+        script = 'folder=$1; shift; read -r _; "$@"; rm -rf "$folder"'
+        return subprocess.Popen(
+            ["sh", "-c", script, "sh", str(self.folder), *stop],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://manent@/{database}?host={self.folder}"
@@ -104,10 +120,11 @@ def running() -> Iterator[Server]:
                 found = folder / found.relative_to(package.parent)
             shutil.chown(folder, _user())
         server = Server(folder, found)
+        watching = server.watched()
         try:
             yield server
         finally:
-            server.stop()
+            watching.communicate()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -20,6 +20,7 @@ import manent as mn  # noqa: E402
 from manent.core.study import canonical, plain  # noqa: E402
 from manent.core.training import LocalTraining  # noqa: E402
 from manent.models import JaxModel, SoftmaxModel  # noqa: E402
+from manent.models.jax_devices import DEVICES  # noqa: E402
 from manent.models.jax_training import SMALL, aligned, padded  # noqa: E402
 
 jnp = jax.numpy
@@ -200,6 +201,36 @@ def test_a_program_runs_in_the_thread_that_asks() -> None:
     """
     found = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert float(found.stdout) > 0.8
+
+
+def test_programs_that_run_at_the_same_time_have_devices_of_their_own() -> None:
+    with DEVICES.one() as first, DEVICES.one() as second:
+        assert DEVICES[first].client is not DEVICES[second].client
+    with DEVICES.one() as again:
+        assert again == first
+
+
+def test_functions_may_close_over_arrays_of_one_device(data: mn.Federation) -> None:
+    shift = jnp.arange(3.0)
+    model = JaxModel(softmax_init, lambda p, x: softmax_apply(p, x) + shift, "cross_entropy", classes=3)
+    study = mn.Study(mn.FedAvg(model, mn.LocalSGD(lr=0.1, epochs=1, batch_size=5)), 2)
+    alone, together = (mn.simulate(study, data, workers=workers) for workers in (0, 3))
+    assert alone.state["model"].tobytes() == together.state["model"].tobytes()
+    start = model.init(np.random.default_rng(0))
+    meeting, found = threading.Barrier(3), []
+
+    def score() -> None:
+        with DEVICES.one():
+            meeting.wait()
+            found.append(model.scores(start, data.clients[0].train.x))
+
+    threads = [threading.Thread(target=score) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert all(np.array_equal(found[0], other) for other in found)
 
 
 def test_nothing_is_forked_and_no_thread_stays(data: mn.Federation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,53 @@ def reads_passwords() -> bool:
     return reads("/etc/passwd")
 
 
+def changes_the_keys_mode() -> bool:
+    os.chmod(PLACES["key"], 0o600)
+    return True
+
+
+def changes_the_keys_times() -> bool:
+    os.utime(PLACES["key"])
+    return True
+
+
+def gives_the_key_an_attribute() -> bool:
+    os.setxattr(PLACES["key"], "user.seen", b"1")
+    return True
+
+
+def cuts_the_key() -> bool:
+    os.truncate(PLACES["key"], os.path.getsize(PLACES["key"]))
+    return True
+
+
+def renames_the_key() -> bool:
+    os.rename(PLACES["key"], PLACES["key"])
+    return True
+
+
+def removes_the_ledger() -> bool:
+    os.link(PLACES["ledger"], f"{PLACES['ledger']}.link")
+    os.unlink(f"{PLACES['ledger']}.link")
+    return True
+
+
+def watches_the_ledger() -> bool:
+    libc = ctypes.CDLL(None)
+    found = libc.inotify_init()
+    return found >= 0 and int(libc.inotify_add_watch(found, PLACES["ledger"].encode(), 2)) >= 0
+
+
+def slows_the_site() -> bool:
+    os.sched_setaffinity(int(PLACES["parent"]), os.sched_getaffinity(int(PLACES["parent"])))
+    return True
+
+
+def limits_the_site() -> bool:
+    resource.prlimit(int(PLACES["parent"]), resource.RLIMIT_CORE, (0, 0))
+    return True
+
+
 def follows_a_link() -> bool:
     link = Path(tempfile.gettempdir()) / "link"
     link.unlink(missing_ok=True)
@@ -133,7 +180,7 @@ def becomes_another_program() -> bool:
 def signals_its_parent() -> bool:
     for number in {int(PLACES["parent"]), os.getppid()} - {0, os.getpid()}:
         os.kill(number, 0)
-    return not os.getppid() == 0
+    return os.getppid() != 0
 
 
 def signals_by_a_descriptor() -> bool:
@@ -200,7 +247,9 @@ def takes_shared_memory() -> bool:
 
 ATTEMPTS = [
     reads_the_key, reads_the_ledger, reads_the_loader, reads_the_parents_environment, reads_the_parents_memory,
-    lists_the_sites_folder, reads_passwords, follows_a_link, finds_a_secret_in_the_environment, finds_a_descriptor,
+    lists_the_sites_folder, reads_passwords, changes_the_keys_mode, changes_the_keys_times, gives_the_key_an_attribute,
+    cuts_the_key, renames_the_key, removes_the_ledger, watches_the_ledger, slows_the_site, limits_the_site, follows_a_link,
+    finds_a_secret_in_the_environment, finds_a_descriptor,
     alters_the_data, reaches_the_server, sends_a_datagram, reaches_a_unix_socket, reaches_an_abstract_socket, forks,
     runs_a_program, becomes_another_program, signals_its_parent, signals_by_a_descriptor, traces_its_parent, makes_namespaces,
     becomes_root, outlives_the_keeper, takes_memory_without_a_name, raises_its_limits, writes_beside_the_code,
@@ -363,9 +412,9 @@ def says_objects() -> None:
 
 DEEDS = [
     behaves, raises, leaves, exits, faults, kills_everything, sleeps, spins, allocates, floods_the_output, floods_the_pipe,
-    starts_many_threads, spins_on, leaves_a_process, patches_the_clip, forges_the_shape, forges_more_numbers, forges_two_dimensions,
-    forges_whole_numbers, forges_half_numbers, forges_nan, forges_a_memory, forges_more_arrays, says_a_long_head,
-    says_a_large_array, says_deep_nesting, says_objects,
+    starts_many_threads, spins_on, leaves_a_process, patches_the_clip, forges_the_shape, forges_more_numbers,
+    forges_two_dimensions, forges_whole_numbers, forges_half_numbers, forges_nan, forges_a_memory, forges_more_arrays,
+    says_a_long_head, says_a_large_array, says_deep_nesting, says_objects,
 ]  # fmt: skip
 
 
@@ -395,7 +444,7 @@ class Net:
             return int(attempt())
         except (OSError, ValueError, MemoryError):
             return 0
-        except Exception:
+        except Exception:  # noqa: BLE001
             return 2
 
     def plain(self) -> dict:

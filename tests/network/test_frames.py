@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -17,9 +18,13 @@ from manent.network import frames
 
 NUMBERS = st.sampled_from(["<f4", "<f8", ">f8", "<i8", "<i4", "|u1", "|b1", "<f2"])
 ARRAYS = st.dictionaries(
-    st.text(max_size=5), NUMBERS.flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))), max_size=3
+    st.text(max_size=5),
+    NUMBERS.flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))),
+    max_size=3,
 )
-PLAIN = st.dictionaries(st.text(max_size=5).filter(lambda name: name != "arrays"), st.integers() | st.text() | st.none(), max_size=3)
+PLAIN = st.dictionaries(
+    st.text(max_size=5).filter(lambda name: name != "arrays"), st.integers() | st.text() | st.none(), max_size=3
+)
 
 
 def through(data: bytes, most: int = 10_000) -> frames.Frame | None:
@@ -58,10 +63,8 @@ def test_a_frame_that_is_cut_or_changed_is_a_frame_or_refused(head, arrays, draw
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_refused(data):
-    try:
+    with contextlib.suppress(InvalidInput):
         through(data)
-    except InvalidInput:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ class Findings:
         scores: by way and centre, float64[seeds, patients]: the model's score of each test patient.
         runs: of each federated way, the run with the first seed.
         statement: who sees what in the main way.
+        once: whether the federated ways were trained once only, over a network.
     """
 
     data: Federation
@@ -90,6 +91,7 @@ class Findings:
     scores: Mapping[tuple[str, str], Numbers]
     runs: Mapping[str, Run]
     statement: Statement
+    once: bool = False
 
     @property
     def centres(self) -> tuple[str, ...]:
@@ -169,11 +171,15 @@ def _interval(values: Numbers) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def find(seeds: Sequence[int], folder: Path | None, console: Console) -> Findings:
-    """Train every way once a seed. The federated runs of the first seed are kept in folders of their own."""
+def find(seeds: Sequence[int], folder: Path | None, console: Console, together_as: Mapping[str, Run] | None = None) -> Findings:
+    """Train every way once a seed. The federated runs of the first seed are kept in folders of their own.
+
+    Args:
+        together_as: the federated runs, where they were made elsewhere, once each; None simulates them.
+    """
     data, common = heart_disease(), heart_disease("pooled")
     scores: dict[tuple[str, str], list[Numbers]] = {}
-    runs: dict[str, Run] = {}
+    runs: dict[str, Run] = dict(together_as or {})
 
     def note(way: str, run: Run, centres: Federation) -> None:
         for centre in centres:
@@ -182,19 +188,21 @@ def find(seeds: Sequence[int], folder: Path | None, console: Console) -> Finding
             scored = MODEL.evaluate(run.model.vector, centre.test)
             scores.setdefault((way, centre.name), []).append(np.asarray(scored.scores, np.float64))
 
+    for name, run in runs.items():
+        note(name, run, data)
     for seed in track(seeds, "training", console=console, transient=True, disable=not console.is_terminal):
         for centre in data:
             note(f"only {centre.name}", _trained(CENTRAL, data.subset([centre.name]), seed), data)
         note(POOLED, _trained(CENTRAL, together(data), seed), data)
         note(f"{POOLED}, one scale", _trained(CENTRAL, together(common), seed), common)
-        for name, algorithm in FEDERATED.items():
+        for name, algorithm in FEDERATED.items() if together_as is None else ():
             kept = folder / name.lower() if folder is not None and seed == seeds[0] else None
             run = simulate(Study(algorithm, ROUNDS, name=name), data, seed=seed, workers=0, folder=kept, watcher=Silent())
             runs.setdefault(name, run)
             note(name, run, data)
     labels = {c.name: np.asarray(c.test.y, np.int64) for c in data if c.test is not None}
     stacked = {key: np.stack(rows) for key, rows in scores.items()}
-    return Findings(data, tuple(seeds), labels, stacked, runs, runs[MAIN].statement)
+    return Findings(data, tuple(seeds), labels, stacked, runs, runs[MAIN].statement, together_as is not None)
 
 
 def _trained(algorithm: GradientAlgorithm, data: Federation, seed: int) -> Run:
@@ -271,17 +279,26 @@ def correctness(findings: Findings, way: str = MAIN) -> str:
     return text
 
 
-def demonstrate(folder: Path | None, seeds: int, console: Console) -> Path:
-    """Train, compare, and write report.html and results.json. Returns the report's path."""
+def demonstrate(
+    folder: Path | None, seeds: int, console: Console, network: bool = False, private: bool = False, rounds: int = ROUNDS
+) -> Path:
+    """Train, compare, and write report.html and results.json. Returns the report's path.
+
+    Args:
+        network: learn together between processes over TLS, once, instead of in a simulation.
+        private: over the network, with noise for each patient.
+        rounds: over the network.
+    """
     from manent.app.report import write_report
 
     began = time.monotonic()
     where = folder or default_folder("hospitals")
-    if (where / "report.html").exists():
+    if (where / "report.html").exists() or (where / "federation").exists():
         raise InvalidInput(f"{where} already holds a report; give another --folder.")
     where.mkdir(parents=True, exist_ok=True)
-    console.print(f"Four hospitals, 740 patients, one question: who has coronary disease? Training {seeds} times in each way.\n")
-    findings = find(tuple(range(FIRST_SEED, FIRST_SEED + seeds)), where, console)
+    console.print(f"Four hospitals, 740 patients, one question: who has coronary disease? {_times(seeds, network)}\n")
+    together_as = _over_the_network(where.absolute() / "federation", rounds, private, console) if network else None
+    findings = find(tuple(range(FIRST_SEED, FIRST_SEED + seeds)), where, console, together_as)
     (where / "results.json").write_text(json.dumps(findings.plain(), indent=1))
     report = write_report(findings, where, time.monotonic() - began)
     console.print(side_by_side(findings))
@@ -290,6 +307,21 @@ def demonstrate(folder: Path | None, seeds: int, console: Console) -> Path:
         console.print(f"{sentence}\n" if sentence else "", end="\n" if sentence else "")
     console.print(f"The report, with plots: [cyan]{report}[/]  ({time.monotonic() - began:.0f} s)")
     return report
+
+
+def _times(seeds: int, network: bool) -> str:
+    alone = f"Training {seeds} times in each way."
+    return f"{alone[:-1]}; together once, over a network." if network else alone
+
+
+def _over_the_network(folder: Path, rounds: int, private: bool, console: Console) -> Mapping[str, Run]:
+    from manent.app import demo_network
+
+    runs = demo_network.train(folder, rounds, private, console)
+    for line in demo_network.budgets(folder):
+        console.print(line)
+    console.print(f"All processes have stopped. What each kept: [cyan]{folder}[/]\n")
+    return runs
 
 
 def side_by_side(findings: Findings) -> Table:

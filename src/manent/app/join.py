@@ -12,8 +12,8 @@ import typer
 
 from manent.app.studyfile import load_names
 from manent.core.errors import InvalidInput, MissingExtra
-from manent.core.examples import Client, Examples
-from manent.data.federation import Federation
+from manent.core.examples import Client
+from manent.network.handover import as_client
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,16 +65,3 @@ def loader(text: str) -> Callable[[str], Client]:
         return as_client(function())
 
     return load
-
-
-def as_client(found: object) -> Client:
-    """One client's data. Raises InvalidInput for anything else."""
-    if isinstance(found, Federation) and len(found) == 1:
-        found = found.clients[0]
-    if isinstance(found, Client):
-        return found
-    if isinstance(found, Examples):
-        return Client("site", found)
-    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Examples) for part in found):
-        return Client("site", *found)
-    raise InvalidInput(f"A loader returns a Client, Examples, or a pair of them (train, test); found a {type(found).__name__}.")

@@ -202,16 +202,26 @@ def describe(
 def hospitals(
     folder: Annotated[Path | None, typer.Option(help="Where to write. (default: runs/hospitals-DATE-TIME)")] = None,
     seeds: Annotated[int, typer.Option(min=2, max=50, help="How often everything is trained anew.")] = 5,
+    network: Annotated[bool, typer.Option("--network", help="Learn together between five processes over TLS.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --network: noise for each patient.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="With --network: rounds of learning together.")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
     """Heart disease at four hospitals: each alone, all data together, and federated. Under a minute; writes a report.
 
     [dim]manent demo hospitals
-    manent demo hospitals --seeds 10 --open[/]
+    manent demo hospitals --seeds 10 --open
+    manent demo hospitals --network --private[/]
     """
-    from manent.app.hospitals import demonstrate
+    from manent.app.hospitals import ROUNDS, demonstrate
 
-    report = demonstrate(folder, seeds, Console(highlight=False))
+    if not network and (private or rounds is not None):
+        raise InvalidInput("--private and --rounds go with --network; add it, or leave them out.")
+    try:
+        report = demonstrate(folder, seeds, Console(highlight=False), network, private, rounds or ROUNDS)
+    except KeyboardInterrupt:
+        _say("Stopped; nothing of it is running any more.")
+        raise typer.Exit(INTERRUPTED) from None
     if show:
         typer.launch(str(report))
 

@@ -70,9 +70,12 @@ def _pictures(findings: Findings, folder: Path) -> dict[str, str]:
         "side_by_side": lambda: pictures.side_by_side(findings),
         "travels": lambda: pictures.travels(findings),
         "training": lambda: plot_runs(
-            {name: (run.history, run.probe) for name, run in findings.runs.items()}, metrics=("auc", "loss")
+            {name: (run.history, run.probe) for name, run in findings.runs.items()},
+            metrics=("auc", "accuracy", "loss") if findings.once else ("auc", "loss"),
         ),
     }
+    if not any(run.probe or "loss" in row for run in findings.runs.values() for row in run.history):
+        del makers["training"]  # with noise for each patient nothing but the model is released
     drawn = {}
     try:
         for name, make in makers.items():
@@ -157,18 +160,20 @@ def _centres(findings: Findings, drawn: Drawn) -> str:
 
 
 def _compared(findings: Findings) -> str:
+    once = " Together once, between processes." if findings.once else ""
     return f"""
 <h2>What was compared</h2>
 <ul>
 <li><b>Alone</b>: each centre trains on its own patients.</li>
 <li><b>All data in one place</b>: what could be had if the patients' rows were put together. Here for comparison only.</li>
-<li><b>Together</b>: in {ROUNDS} rounds, each centre improves the shared model on its own patients and sends the change, not
-the patients. FedAvg averages the changes; FedAdam takes the average with a step that adapts.</li>
+<li><b>Together</b>: in {findings.statement.rounds} rounds, each centre improves the shared model on its own patients and sends
+the change, not the patients. FedAvg averages the changes; FedAdam takes the average with a step that adapts.</li>
 </ul>
 <p>The model is logistic regression throughout, on features that each centre puts on its own scale. Everything was trained
-{len(findings.seeds)} times from different starts, and tested on patients that no training saw. <b>AUC</b> is the chance that an
-ill patient is scored above a healthy one: 0.5 is a coin, 1 is perfect, whatever the base rate. <b>Accuracy</b> is the share of
-right answers; calling everyone by the commoner diagnosis reaches the base rate for free.</p>"""
+{len(findings.seeds)} times from different starts, and tested on patients that no training saw.{once}</p>
+<p><b>AUC</b> is the chance that an ill patient is scored above a healthy one: 0.5 is a coin, 1 is perfect, whatever the base
+rate. <b>Accuracy</b> is the share of right answers; calling everyone by the commoner diagnosis reaches the base rate for
+free.</p>"""
 
 
 def _results(findings: Findings, drawn: Drawn) -> str:
@@ -245,13 +250,26 @@ def _training(findings: Findings, drawn: Drawn) -> str:
 
 def _seen(findings: Findings) -> str:
     statement = findings.statement
-    return f"""
-<h2>Who saw what</h2>
-<p>No patient's row left its centre. In each of {statement.rounds} rounds the server saw <b>each centre's own
+    server = next(observer for observer in statement.observers if observer.name == "server")
+    if findings.once:
+        seen = f"""In each of {statement.rounds} rounds the server, a process of its own, saw <b>{escape(server.sees)}</b>, by
+secure aggregation ({escape(statement.summation)}): not what one centre sent. With four centres that hides little: three of them
+and the server together can work out what the fourth sent."""
+    else:
+        seen = f"""In each of {statement.rounds} rounds the server saw <b>each centre's own
 {statement.sums[0].size} numbers</b>, the change that its patients made to the model, and who sent it. This is not anonymity: from
 such changes, facts about patients can often be worked out. Nothing here hides one centre's numbers from the server (secure
-aggregation would), and nothing bounds what the finished model gives away about one patient (differential privacy would). So
-this run shows learning without pooling, and no more.</p>
+aggregation would)."""
+    bound = (
+        "Nothing bounds what the finished model gives away about one patient (differential privacy would)."
+        if server.epsilon is None
+        else f"""What the model, and all that was seen on the way to it, give away about one patient is bounded: epsilon
+{server.epsilon:.3g}, delta {server.delta:g}, for each of the {len(findings.runs)} models that were trained together."""
+    )
+    where = "All ran on one machine; this run shows how it is done, and no more." if findings.once else ""
+    return f"""
+<h2>Who saw what</h2>
+<p>No patient's row left its centre. {seen} {bound} {where or "So this run shows learning without pooling, and no more."}</p>
 <details><summary>The statement of the study, in full</summary><pre>{escape(str(statement))}</pre></details>"""
 
 
@@ -268,9 +286,24 @@ leaves.</li>
 <li>Each centre scales features by its own patients, which hides how ill its population is. With all data in one place
 <i>and on one scale</i>, accuracy over all test patients is {scaled:.0%} instead of {pooled:.0%} ({MAIN}: {shared:.0%}); a part
 of the difference may be the missing cholesterol, which gives the centre away.</li>
-<li>The recipe (steps, rounds, learning rates) is the published one, which its authors chose on these data; nothing was tuned
-here.</li>
+<li>{_recipe(findings)}</li>
 </ul>"""
+
+
+def _recipe(findings: Findings) -> str:
+    if findings.statement.protection is not None:
+        return """Alone and in one place, the recipe (steps, rounds, learning rates) is the published one, which its authors chose
+on these data. Together, there is noise on every step, and steps are fewer and larger."""
+    return """The recipe (steps, rounds, learning rates) is the published one, which its authors chose on these data; nothing was
+tuned here."""
+
+
+def _options(findings: Findings) -> str:
+    if not findings.once:
+        return ""
+    rounds = findings.statement.rounds
+    private = " --private" if findings.statement.protection is not None else ""
+    return f" --network{private}" + (f" --rounds {rounds}" if rounds != ROUNDS else "")
 
 
 def _footer(findings: Findings, seconds: float) -> str:
@@ -280,6 +313,6 @@ def _footer(findings: Findings, seconds: float) -> str:
 <footer>
 <p>Data: Janosi, Steinbrunn, Pfisterer and Detrano (1989), Heart Disease, UCI Machine Learning Repository,
 doi:10.24432/C52P4X, CC BY 4.0; prepared as Fed-Heart-Disease in FLamby (du Terrail et al. 2022), whose recipe is followed.</p>
-<p>Made by <code>manent demo hospitals --seeds {len(findings.seeds)}</code> in {seconds:.0f} s (seeds {findings.seeds[0]} to
-{findings.seeds[-1]}; Python {facts["python"]}, {versions}). All numbers: results.json.</p>
+<p>Made by <code>manent demo hospitals{_options(findings)} --seeds {len(findings.seeds)}</code> in {seconds:.0f} s
+(seeds {findings.seeds[0]} to {findings.seeds[-1]}; Python {facts["python"]}, {versions}). All numbers: results.json.</p>
 </footer>"""

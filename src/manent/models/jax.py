@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import os
 import re
-import threading
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -31,41 +28,10 @@ try:
 except ImportError:  # pragma: no cover
     raise MissingExtra("jax", "jax", "JaxModel") from None
 
+from manent.models.jax_devices import DEVICES
 from manent.models.jax_training import Recipe, Tree, aligned, capacity, flat, numbers, padded, schedule, training_program
 
-
-def _start() -> None:
-    """Start JAX with one CPU device of one thread, that computes in the thread which asks.
-
-    So a simulation's threads each train a client on a processor of their own. JAX's own pool would put several threads to each
-    small product of matrices, which then wait for one another: half as long again on idle processors, many times on busy ones.
-    """
-    try:
-        jax.config.update("jax_num_cpu_devices", 1)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        warnings.warn(
-            "JAX was started before manent.JaxModel was imported, so its products of matrices share one pool of threads. Results "
-            "are the same, but simulations take longer: import JaxModel before JAX computes anything.",
-            stacklevel=2,
-        )
-        return
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
-    before = {name: os.environ.get(name) for name in ("PJRT_NPROC", "NPROC")}
-    os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        _cpu()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@functools.cache
-def _cpu() -> Any:
-    """The device that everything here runs on."""
-    return jax.local_devices(backend="cpu")[0]
-
-
-_start()
+DEVICES.first  # noqa: B018 - starts JAX
 
 ROWS = 256  # rows a pass where no more than a sum over rows is wanted
 FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # of a function that is traced
@@ -151,7 +117,7 @@ class JaxModel:
 
     def init(self, rng: np.random.Generator) -> Vector:
         """First weights. Raises InvalidInput where they are not finite."""
-        with jax.default_device(_cpu()):
+        with jax.default_device(DEVICES.first):
             tree = jax.jit(self.draw)(jax.random.key(int(rng.integers(2**32)), impl="threefry2x32"))
         names = (entry.name for entry in self.layout.blocks[0].entries)
         return self.layout.flatten(dict(zip(names, jax.tree.leaves(tree), strict=True)))
@@ -243,7 +209,7 @@ class JaxModel:
     def tree(self, vector: Vector) -> Tree:
         """The parameters as `init` gives them, with the values of a vector. Raises InvalidInput for a vector of another size."""
         self.layout.check_size(vector)
-        with jax.default_device(_cpu()):
+        with jax.default_device(DEVICES.first):
             return self._tree(jnp.asarray(vector))
 
     def plain(self) -> dict[str, Any]:
@@ -362,25 +328,23 @@ class JaxModel:
 
 
 class _Programs:
-    """Compiled programs, by what they compute and the shapes they take. Several threads may run them at the same time."""
+    """Compiled programs, by what they compute, the shapes they take, and where. Several threads may run them at the same time."""
 
     def __init__(self) -> None:
         self.compiled: dict[Hashable, Callable[..., Any]] = {}
-        self._lock = threading.Lock()
 
     def run(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function gives for numpy arrays. Raises InvalidInput where it cannot be traced."""
         arguments = jax.tree.map(aligned, arguments)
-        key = name, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
-        if key not in self.compiled:
-            with self._lock:
-                if key not in self.compiled:
-                    self.compiled[key] = _compile(function, arguments)
-        return self.compiled[key](*arguments)
+        with DEVICES.one() as number:
+            key = name, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments)), number
+            if key not in self.compiled:
+                self.compiled[key] = _compile(function, arguments, DEVICES[number])
+            return jax.block_until_ready(self.compiled[key](*arguments))  # type: ignore[no-untyped-call]
 
 
-def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    with jax.default_device(_cpu()):
+def _compile(function: Callable[..., Any], arguments: tuple[Any, ...], device: Any) -> Callable[..., Any]:
+    with jax.default_device(device):
         try:
             lowered = jax.jit(function).lower(*arguments)
         except FAULTS as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from manent.core.examples import Examples
@@ -43,17 +43,30 @@ def _batches(x: Tensor, y: Tensor, batches: Sequence[Batch]) -> Iterator[tuple[T
     """The rows of each batch, in order. Small ones are gathered several at a time, at most GATHERED bytes."""
     start = 0
     while start < len(batches):
-        batch = batches[start]
-        if isinstance(batch, slice):
+        group = _alike(batches, start, x)
+        start += max(len(group), 1)
+        if not group:
+            batch = batches[start - 1]
             yield x[batch], y[batch]
-            start += 1
             continue
-        together = max(1, GATHERED // max(1, len(batch) * x[0].nbytes))
-        group = [batch, *itertools.takewhile(lambda b: not isinstance(b, slice), batches[start + 1 : start + together])]
-        rows = torch.from_numpy(np.concatenate(group)).to(x.device)
-        sizes = [len(each) for each in group]
-        yield from zip(x.index_select(0, rows).split(sizes), y.index_select(0, rows).split(sizes), strict=True)
-        start += len(group)
+        rows, sizes = torch.from_numpy(np.concatenate(group)).to(x.device), [len(batch) for batch in group]
+        inputs, targets = x.index_select(0, rows), y.index_select(0, rows)
+        yield from zip(inputs.split_with_sizes(sizes), targets.split_with_sizes(sizes), strict=True)
+
+
+def _alike(batches: Sequence[Batch], start: int, x: Tensor) -> list[NDArray[np.int64]]:
+    """The batches from `start` that are lists of rows, as many as are gathered together; none where the first is a slice."""
+    group: list[NDArray[np.int64]] = []
+    left = GATHERED
+    for number in range(start, len(batches)):
+        batch = batches[number]
+        if isinstance(batch, slice):
+            break
+        left -= len(batch) * x[:1].nbytes
+        if group and left < 0:
+            break
+        group.append(batch)
+    return group
 
 
 class _Folded:

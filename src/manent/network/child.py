@@ -2,16 +2,16 @@
 
 On Linux (x86-64 and AArch64; as root, or where users may make user namespaces; else with Landlock) the process:
 
-- *reads* the interpreter, its packages, the system's libraries and the study's code, and no other file: no key, no ledger, no file
-  of the loader's. Where namespaces are refused, so that Landlock alone keeps it, it may still learn of files that they exist, and
-  of what size they are;
+- *reads* the interpreter, its packages, the system's libraries and the study's code, and no other file: no key, no ledger,
+  nothing of the loader's. Where namespaces are refused, so that Landlock alone keeps it, it may still learn of files that they
+  exist, and of what size they are;
 - *writes* `file_bytes` into a folder in memory that ends with it; without namespaces, nothing;
 - *reaches* no network, not this machine's either, no other process, and no socket;
 - *starts* no process, and no more than `threads` threads; nothing is left when it ends, and it ends with the site;
 - *takes* `memory_bytes` beside the data, and `file_bytes`; between answers it is stopped;
-- has an empty environment (but for settings of how numbers are computed), no descriptor but its pipes and the data, no capabilities, and, where the site runs as root, a user id
-  of nobody else (not so where namespaces are refused and the interpreter is root's alone: then the number of threads is bounded
-  by memory).
+- has an empty environment (but for settings of how numbers are computed), no descriptor but its pipes and the data, no GPU, no
+  capabilities, and, where the site runs as root, a user id of nobody else (not so where namespaces are refused and the
+  interpreter is root's alone: then the number of threads is bounded by memory).
 
 Each time that it starts, all this is tried from inside before the study's code is loaded; what was found is `Child.isolation`.
 With isolation "required" nothing of the study runs where one attempt succeeds. Elsewhere (macOS, other processors) it is a fresh
@@ -46,7 +46,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class Isolation:
         return f"{'; '.join(self.leaks.values()) or 'shut in'}, by {means}{lacks}"
 
 
-class _Ended(Exception):  # noqa: N818
+class _Ended(Exception):
     """The process did not answer as it should."""
 
 
@@ -123,6 +123,13 @@ class _Running:
     life: int
     folder: Path
     said: bytearray = field(default_factory=bytearray)
+    speaking: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, word: bytes) -> None:
+        """A word to the keeper: stop, continue, or kill. Where it is dead, that shows at the next exchange."""
+        with self.speaking, contextlib.suppress(BrokenPipeError):
+            if self.life >= 0:
+                os.write(self.life, word)
 
     def exchange(self, request: Iterable[memoryview], most: int, seconds: float, head: int = ANSWER_HEAD) -> frames.Frame:
         """Send a request, and read one frame, while listening to what is printed. Raises _Ended, or InvalidInput for no frame."""
@@ -180,9 +187,10 @@ class _Running:
 
     def end(self) -> str:
         """Kill all of it, and say how it ended."""
-        if self.life >= 0:
-            os.close(self.life)
-            self.life = -1
+        with self.speaking:
+            life, self.life = self.life, -1
+        if life >= 0:
+            os.close(life)
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
@@ -201,8 +209,8 @@ class _Running:
 class Child:
     """Computes a study's contributions with the study's own code, in a process of its own; a `Trainer`.
 
-    It starts with `start`, or as a context, or when it is first asked; started again where it had to be ended. For one thread at
-    a time.
+    It starts with `start`, or as a context, or when it is first asked; started again where it had to be ended. One
+    answer at a time.
 
     Args:
         code: the bundle's files by name.
@@ -210,7 +218,7 @@ class Child:
         isolation: "required", or "preferred" where the system may not have it.
         hidden: the site's folder with its key and ledger, and whatever else must not be seen: attempts are made to read files of
             these.
-        means: which of `confine.MEANS` may be used.
+        means: which of `confine.MEANS` are used where the system has them.
     """
 
     def __init__(
@@ -240,27 +248,30 @@ class Child:
             if self._running is None:
                 self._start()
 
-    def _start(self) -> None:
+    def _start(self) -> _Running:
         running, self.isolation = _started(self.code, self.data, self.limits, self.hidden, self.means)
         self._running = running
         try:
-            if self.required and not self.isolation.complete:
-                raise Refused(
-                    f"The study's own code cannot be isolated here: {self.isolation}. Use a model without code, or a Linux system "
-                    f"with user namespaces; or set code.isolation = 'preferred'."
-                )
-            request = frames.encode({"study": self.plan.study.plain()}, {})
-            found = self._ask(request, 0, STARTING + self.limits.seconds)
-        except _Ended as error:
-            self._end()
-            raise InvalidInput(f"The study's own code could not be loaded: {error}.") from None
+            self._load(running, self.isolation)
         except BaseException:
             self._end()
             raise
-        if "error" in found.head:
-            self._end()
-            raise InvalidInput(f"The study's own code could not be loaded: {_clean(found.head['error'])}")
-        self._pause()
+        running.tell(b"s")
+        return running
+
+    def _load(self, running: _Running, isolation: Isolation) -> None:
+        if self.required and not isolation.complete:
+            raise Refused(
+                f"The study's own code cannot be isolated here: {isolation}. Use a model without code, or a Linux system "
+                f"with user namespaces; or set code.isolation = 'preferred'."
+            )
+        request = frames.encode({"study": self.plan.study.plain()}, {})
+        try:
+            told = self._ask(running, request, 0, STARTING + self.limits.seconds).head.get("error")
+        except (_Ended, InvalidInput) as error:
+            told = error
+        if told is not None:
+            raise InvalidInput(f"The study's own code could not be loaded: {_clean(told)}")
 
     def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
         """The client's contribution, of the plan's size and type.
@@ -269,46 +280,38 @@ class Child:
         Raises ClientFailed where the code fails, does not answer in time, or answers anything else; and as `start`.
         """
         with self._one:
-            if self._running is None:
-                self._start()
             try:
-                return self._answer(assignment, memory, context)
+                return self._answer(self._running or self._start(), assignment, memory, context)
             except (_Ended, InvalidInput) as error:
                 raise ClientFailed(context.client, context.round, assignment.sum, str(error)) from None
 
-    def _answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
+    def _answer(self, running: _Running, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
         about = {"client": context.client, "round": context.round, "seed": context.seed, "work": context.work}
         head = {**about, "sum": assignment.sum, "draws": context.draws is not None}
         arrays: dict[str, Array] = {f"array.{name}": array for name, array in assignment.arrays.items()}
         if memory is not None:
             arrays["memory"] = memory
         size = self.plan.sums[assignment.sum].layout.size
-        found = self._ask(frames.encode(head, arrays), 8 * size + 4 * self.plan.own, self.limits.seconds)
+        found = self._ask(running, frames.encode(head, arrays), 8 * size + 4 * self.plan.own, self.limits.seconds)
         if "error" in found.head:
-            self._pause()
+            running.tell(b"s")
             raise InvalidInput(_clean(found.head["error"]))
         try:
             contribution = _contribution(found, size, self.plan.own)
         except InvalidInput:
             self._end()
             raise
-        self._pause()
+        running.tell(b"s")
         return contribution
 
-    def _ask(self, request: list[memoryview], most: int, seconds: float) -> frames.Frame:
+    def _ask(self, running: _Running, request: list[memoryview], most: int, seconds: float) -> frames.Frame:
         """One exchange. What ends out of order ends the process."""
-        running = self._running
-        assert running is not None
         try:
-            _tell(running, b"c")
+            running.tell(b"c")
             return running.exchange(request, most, seconds)
         except (_Ended, InvalidInput):
             self._end()
             raise
-
-    def _pause(self) -> None:
-        if self._running is not None:
-            _tell(self._running, b"s")
 
     def _end(self) -> None:
         if self._running is not None:
@@ -316,7 +319,9 @@ class Child:
             self._running = None
 
     def close(self) -> None:
-        """End the process, and all that is its."""
+        """End the process, and all that is its, even if it is just being asked: then that fails."""
+        if self._running is not None:
+            self._running.tell(b"k")
         with self._one:
             self._end()
 
@@ -361,7 +366,8 @@ def _started(
         try:
             head = running.exchange((), 0, STARTING, frames.MOST_HEAD).head
         except (_Ended, InvalidInput) as error:
-            raise InvalidInput(f"The process of a study's code could not be started: {error}. {running.end()}") from None
+            running.end()
+            raise InvalidInput(f"The process of a study's code could not be started: {error}") from None
     leaks = {str(key): str(value) for key, value in head["leaks"].items()}
     return running, Isolation(tuple(head["means"]), dict(head["lacks"]), leaks)
 
@@ -422,12 +428,6 @@ def _process(
             os.close(descriptor)
     os.set_blocking(commands, False)
     return _Running(process, commands, answers, output, life, folder)
-
-
-def _tell(running: _Running, word: bytes) -> None:
-    """A word to the keeper; where it is dead, that shows at the next exchange."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(running.life, word)
 
 
 def _contribution(found: frames.Frame, size: int, own: int) -> Contribution:

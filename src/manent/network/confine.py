@@ -5,14 +5,16 @@ the site ends or wants it; then it kills the other. That one, the *inner* proces
 is, writes a frame that says so, and goes on as `manent.network.inside`. It has one thread until then: what is set for a thread is
 set for all that it starts later.
 
-Three means, each used where the system has it. Files are kept by the first or the second, the network by the first or the third,
-new processes by the third:
+Four means, each used where the system has it. Files are kept by the first, or by the second with the third; the network by the
+first or the third; new processes by the third:
 
 - namespaces (Linux; as root, or where users may make them): a file system that holds the interpreter, the system's libraries and
   the study's code, read-only, and a small folder in memory; a network without devices; no other process to be seen.
 - Landlock (Linux 5.13 and later): the same files, TCP refused from 6.7, signals and abstract sockets from 6.12.
-- seccomp (Linux on x86-64 and AArch64): system calls for sockets, new processes and programs, other processes, namespaces, mounts,
-  keys, io_uring, and memory that no limit counts are refused.
+- seccomp (Linux on x86-64 and AArch64): system calls for sockets, new processes and programs, other processes, namespaces,
+  mounts, keys, io_uring, memory that no limit counts, and for what Landlock does not know of files (their modes and times; to be
+  told of their use) are refused.
+- a user id of its own, where the site is root, and the interpreter can be read by all.
 """
 
 from __future__ import annotations
@@ -20,19 +22,37 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import signal
 import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
-MEANS = ("namespaces", "landlock", "seccomp")
-NUMBERS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "MKL_NUM_THREADS", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES")
+MEANS = ("namespaces", "landlock", "seccomp", "user")
+NUMBERS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+    "MKL_NUM_THREADS",
+    "MKL_CBWR",
+    "NPY_DISABLE_CPU_FEATURES",
+)
 """Of the site's environment, how numbers are computed: with the same, they are the same to the last bit."""
 ENVIRONMENT = ("HOME", "TMPDIR", "LANG", *NUMBERS)
-LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime")
+LIBRARIES = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+)
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 FIRST_USER, USERS = 61184, 4336  # ids that no account has: those of systemd's dynamic users
 _NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mounts, names, IPC, processes, network
@@ -40,8 +60,8 @@ _USER = 0x10000000
 _PRIVATE, _RECURSIVE, _BIND = 1 << 18, 1 << 14, 1 << 12
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXECUTION = 1, 2, 4, 8
 
-# System calls by number on x86-64 and AArch64; None where there is none.
-_REFUSED: dict[str, tuple[int | None, int]] = {
+# System calls by number on x86-64 and AArch64; -1 where there is none.
+_REFUSED = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242), "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221), "execveat": (322, 281),
     "kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
@@ -56,7 +76,13 @@ _REFUSED: dict[str, tuple[int | None, int]] = {
     "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "personality": (135, 92), "acct": (163, 89), "reboot": (169, 142),
     "swapon": (167, 224), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274), "truncate": (76, 45), "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452), "chown": (92, -1), "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54),
+    "utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1), "utimensat": (280, 88), "setxattr": (188, 5),
+    "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16), "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
+    "inotify_init": (253, -1), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27), "fanotify_init": (300, 262),
 }  # fmt: skip
 _UNKNOWN = {"clone3": (435, 435), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)}
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -117,7 +143,10 @@ class Report:
 
 # The system's calls.
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+@cache
+def _library() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _checked(name: str, result: int) -> int:
@@ -130,13 +159,13 @@ def _checked(name: str, result: int) -> int:
 def _control(option: int, *values: int) -> int:
     """prctl."""
     arguments = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
-    return _checked("prctl", _libc.prctl(option, *arguments))
+    return _checked("prctl", _library().prctl(option, *arguments))
 
 
 def _system(number: int, *values: object) -> int:
     """A system call without a function of its own."""
     arguments = [ctypes.c_long(value) if isinstance(value, int) else value for value in values]
-    return _checked(f"system call {number}", _libc.syscall(ctypes.c_long(number), *arguments))
+    return _checked(f"system call {number}", _library().syscall(ctypes.c_long(number), *arguments))
 
 
 def _machine() -> tuple[int, int]:
@@ -160,7 +189,7 @@ def _readable(order: Order) -> list[str]:
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     arguments = [text.encode() for text in (source, target, kind)]
-    _checked(f"mount {target}", _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode()))
+    _checked(f"mount {target}", _library().mount(*arguments, ctypes.c_ulong(flags), options.encode()))
 
 
 def _fix(target: str, attributes: int, recursive: bool = True) -> None:
@@ -174,7 +203,7 @@ def _separate(order: Order, report: Report) -> str:
     column, _ = _machine()
     user, group = os.getuid(), os.getgid()
     for flags in (_NAMESPACES, _NAMESPACES | _USER) if user == 0 else (_NAMESPACES | _USER,):
-        result = _libc.unshare(flags)
+        result = _library().unshare(flags)
         if result == 0:
             break
     _checked("unshare", result)
@@ -211,7 +240,7 @@ def _new_root(order: Order, user: int, pivot_root: int) -> None:
     _fix(root, _READ_ONLY, recursive=False)
     os.chdir(root)
     _system(pivot_root, b".", b".")
-    _checked("umount", _libc.umount2(b".", 2))
+    _checked("umount", _library().umount2(b".", 2))
     os.chdir("/")
 
 
@@ -234,8 +263,12 @@ def _take_user(order: Order, report: Report, mounts: bool) -> None:
     """As root: the id of nobody else, for the inner process; where what it is to read can be read by others."""
     if os.getuid() != 0 or report.own_users:
         return
-    paths = [] if mounts else _readable(order)
-    if not all(_open_to_all(path) for path in paths):
+    if "user" not in order.means:
+        report.lacks["user"] = "not asked for"
+        return
+    own = (os.path.realpath(path) for path in (__file__, os.__file__, ctypes.__file__))
+    if not all(os.stat(path).st_mode & 0o4 for path in own) or not (mounts or all(map(_open_to_all, _readable(order)))):
+        report.lacks["user"] = "the interpreter is root's alone"
         return
     user = FIRST_USER + os.getpid() % USERS
     try:
@@ -299,12 +332,13 @@ def _filter(column: int, architecture: int, process: int) -> bytes:
         program += [_step(_AT_LEAST, 0x40000000, 0, 1), refuse]
     for numbers, answer in (*((n, refuse) for n in _REFUSED.values()), *((n, not_there) for n in _UNKNOWN.values())):
         if numbers[column] != -1:
-            program += [_step(_EQUAL, numbers[column] or 0, 0, 1), answer]
+            program += [_step(_EQUAL, numbers[column], 0, 1), answer]
     # With conditions on an argument: (call, argument, test, value, whether it is allowed where the test holds)
     conditions = (
         ((56, 220), 0, _ANY_BIT, 0x10000, True),  # clone: threads
         ((234, 131), 0, _EQUAL, process, True),  # tgkill: to itself
         ((302, 261), 0, _EQUAL, 0, True),  # prlimit64: of itself
+        ((203, 122), 0, _EQUAL, 0, True),  # sched_setaffinity: of itself
         ((157, 167), 0, _EQUAL, 1, False),  # prctl: to outlive the keeper
         ((72, 25), 1, _EQUAL, 8, False),  # fcntl: signals to another process, F_SETOWN
         ((72, 25), 1, _EQUAL, 15, False),  # F_SETOWN_EX
@@ -351,13 +385,11 @@ def _keep(order: Order, process: int) -> None:
         os.close(descriptor)
     os.dup2(0, 1)
     os.dup2(0, 2)
-    while word := os.read(order.life, 1):
+    while (word := os.read(order.life, 1)) not in (b"", b"k"):
         os.kill(process, signal.SIGSTOP if word == b"s" else signal.SIGCONT)
-    for end in (lambda: os.killpg(process, signal.SIGKILL), lambda: os.kill(process, signal.SIGKILL)):
-        try:
-            end()
-        except OSError:
-            continue
+    for number in (-process, process):  # its group, if it has come to make one, and itself
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     os._exit(code if code >= 0 else 128 - code)
 
@@ -392,12 +424,15 @@ def _limit(order: Order) -> None:
         ("RLIMIT_AS", order.memory), ("RLIMIT_FSIZE", order.file_bytes), ("RLIMIT_NOFILE", order.files),
         ("RLIMIT_NPROC", order.threads), ("RLIMIT_CORE", 0), ("RLIMIT_MEMLOCK", 0), ("RLIMIT_MSGQUEUE", 0),
     )  # fmt: skip
+    import resource  # which Windows lacks
+
     for name, value in limits:
         number = getattr(resource, name, None)
         if number is not None:
             hard = resource.getrlimit(number)[1]
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(number, (most, most))
+            with suppress(ValueError, OSError):  # macOS takes not all of them
+                resource.setrlimit(number, (most, most))
 
 
 def _give_up() -> None:
@@ -420,6 +455,8 @@ def _leaks(order: Order, kept: Sequence[int]) -> Iterator[tuple[str, str]]:
             break
     if _can(lambda: os.close(os.open(f"{order.folder}/code/new", os.O_CREAT | os.O_WRONLY))):
         yield "written files", "the folder of the code can be written to"
+    if _can(lambda: os.chmod(f"{order.folder}/canary", 0o600)):
+        yield "modes", "modes of files can be changed"
     if any(_can(lambda to=to: _connect(order, to)) for to in ("tcp", "udp", "unix")):  # type: ignore[misc]
         yield "network", "this machine can be reached"
     if _can(_fork):

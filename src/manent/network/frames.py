@@ -14,7 +14,7 @@ import struct
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def encode(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> list[memoryv
     """
     listed, pieces = [], []
     for name, array in arrays.items():
-        flat = np.asarray(array)
+        flat: Array = np.asarray(array)
         if flat.dtype.byteorder == ">":
             flat = flat.astype(flat.dtype.newbyteorder("<"))
         kind = flat.dtype.newbyteorder("<").str
@@ -50,7 +50,7 @@ def encode(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> list[memoryv
             raise InvalidInput(f"Expected an array of numbers as {name!r}, found one of {shown(str(flat.dtype))}. Use numbers.")
         listed.append([name, kind, list(flat.shape)])
         if flat.size:
-            pieces.append(memoryview(np.ascontiguousarray(flat).reshape(-1).view(np.uint8)))
+            pieces.append(_bytes(np.ascontiguousarray(flat)))
     text = json.dumps({**head, "arrays": listed}).encode()
     if len(text) > MOST_HEAD:
         raise InvalidInput(f"The head of a frame has at most {MOST_HEAD:,} bytes; found {len(text):,}.")
@@ -80,8 +80,13 @@ def reading(most: int, head: int = MOST_HEAD) -> Generator[memoryview, None, Fra
     for name, kind, shape in listed:
         arrays[name] = np.empty(shape, kind)
         if arrays[name].size:
-            yield memoryview(arrays[name].reshape(-1).view(np.uint8))
+            yield _bytes(arrays[name])
     return Frame(table, arrays)
+
+
+def _bytes(array: Array) -> memoryview:
+    """The memory of an array in row-major order, to read and to fill."""
+    return memoryview(array.reshape(-1).view(np.uint8).data)
 
 
 def _table(text: bytes) -> dict[str, Any]:
@@ -100,11 +105,11 @@ def _listed(found: object, most: int) -> list[tuple[str, np.dtype[Any], tuple[in
     total = 0
     for entry in found if isinstance(found, list) else [None]:
         name, kind, shape = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
-        fits = isinstance(name, str) and isinstance(kind, str) and _TYPE.fullmatch(kind) and _is_shape(shape)
-        if not fits or any(name == known for known, _, _ in arrays):
+        known = any(name == earlier for earlier, _, _ in arrays)
+        if known or not (isinstance(name, str) and isinstance(kind, str) and _TYPE.fullmatch(kind) and _is_shape(shape)):
             raise InvalidInput(f"A frame lists [name, type, shape] of its arrays, each name once; found {shown(entry)}.")
         try:
-            dtype = np.dtype(kind)  # type: ignore[arg-type]
+            dtype: np.dtype[Any] = np.dtype(kind)
         except TypeError:
             raise InvalidInput(f"A frame holds arrays of numbers; found the type {shown(kind)}.") from None
         total += dtype.itemsize * prod(shape)
@@ -114,7 +119,7 @@ def _listed(found: object, most: int) -> list[tuple[str, np.dtype[Any], tuple[in
     return arrays
 
 
-def _is_shape(found: object) -> bool:
+def _is_shape(found: object) -> TypeGuard[list[int]]:
     return isinstance(found, list) and len(found) <= 32 and all(type(n) is int and 0 <= n < 1 << 40 for n in found)
 
 

@@ -40,14 +40,14 @@ def serve(commands: int, answers: int, data: int) -> None:
         client = handover.read(data)
         algorithm = _algorithm(first.head["study"], Path.cwd())
         algorithm.check(client)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is told
         frames.write(answers, {"error": _told(error)}, {})
         return
     frames.write(answers, {"model": type(getattr(algorithm, "model", None)).__name__}, {})
     while (frame := frames.read(commands)) is not None:
         try:
             head, arrays = _answer(algorithm, client, frame)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             head, arrays = {"error": _told(error)}, {}
         frames.write(answers, head, arrays)
 

@@ -126,7 +126,7 @@ class Postgres:
 
     def __init__(self, url: sa.URL, timeout: float) -> None:
         self.url, self.timeout = url.set(drivername="postgresql+psycopg"), timeout
-        self.name = url.render_as_string(hide_password=True)
+        self.name = shown(url)
 
     def engine(self) -> sa.Engine:
         try:
@@ -165,6 +165,11 @@ class Postgres:
         if isinstance(error, exc.DataError):
             return InvalidInput(f"The store {self.name} cannot hold this: {reason}.")
         return ProtocolAbort(f"The store {self.name} failed: {reason}. Nothing of this transaction was kept.")
+
+
+def shown(url: sa.URL) -> str:
+    """A URL for errors: without what may be a password."""
+    return url.set(query={key: value for key, value in url.query.items() if key == "host"}).render_as_string(hide_password=True)
 
 
 def locked(name: str, timeout: float) -> ProtocolAbort:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from manent.core.errors import InvalidInput, ManentError, ProtocolAbort
 from manent.core.store import Snapshot, Transaction
-from manent.storage.databases import Database, Postgres, Sqlite, locked
+from manent.storage.databases import Database, Postgres, Sqlite, locked, shown
 from manent.storage.schema import DOCUMENTS, HEAD, LOGS, upgrade, version
 
 _NEXT = sa.func.coalesce(sa.func.max(LOGS.c.sequence) + 1, 0)
@@ -223,8 +223,7 @@ def _database(url: str | sa.URL, timeout: float) -> Database:
         return Postgres(found, timeout)
     if backend == "sqlite" and found.database and not found.host:
         return Sqlite(Path(found.database), timeout)
-    named = found.render_as_string(hide_password=True)
-    raise InvalidInput(f"Expected sqlite:///path or postgresql://user@host/database; found {named!r}.")
+    raise InvalidInput(f"Expected sqlite:///path or postgresql://user@host/database; found {shown(found)!r}.")
 
 
 class _View:

@@ -115,10 +115,10 @@ def uploaded_difference(attempt, changed):
     if envelope.body[4] != Kind.UPLOAD or other.body[: wire.HEAD] != envelope.body[: wire.HEAD]:
         return 0
     try:
-        new = ring.unpack(other.body[wire.HEAD :], attempt.terms.size, attempt.terms.bits)
+        new = ring.unpack(wire.split_upload(other.body[wire.HEAD :])[0], attempt.terms.size, attempt.terms.bits)
     except ProtocolAbort:
         return 0
-    old = ring.unpack(envelope.body[wire.HEAD :], attempt.terms.size, attempt.terms.bits)
+    old = ring.unpack(wire.split_upload(envelope.body[wire.HEAD :])[0], attempt.terms.size, attempt.terms.bits)
     return new.astype(object) - old.astype(object)
 
 

@@ -22,7 +22,7 @@ from manent.network.roster import SignedRoster
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
-from manent.network.site.training import OwnProcess, Trainer
+from manent.network.site.training import Children, OwnProcess, Trainer
 from manent.network.site.work import SumWork
 from manent.network.sums import check_network
 from manent.privacy.check import Plan, resolve
@@ -46,6 +46,7 @@ class Agent:
         self._working: dict[str, threading.Thread] = {}
         self._plans: dict[str, Plan] = {}
         self._clients: dict[str, Client] = {}
+        self._children = Children(policy, state.folder)
         self._stop = threading.Event()
         self._seen = ""
 
@@ -99,6 +100,7 @@ class Agent:
             if known is not None and not known.over:
                 self.account.finish(known)
                 self.state.put_study(replace(known, over=True))
+                self._children.end(known.bundle)
                 log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
             return
         if known is None or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
@@ -157,7 +159,7 @@ class Agent:
     def facts(self) -> Facts:
         """What only this site knows now."""
         seen = approved(self.state.folder / APPROVALS)
-        return Facts(datetime.now(), False, self.account.ledger, seen, load_now(), on_mains())
+        return Facts(datetime.now(), self._children.isolated, self.account.ledger, seen, load_now(), on_mains())
 
     def plan(self, known: Known) -> Plan:
         """The site's own plan of a study that it has accepted."""
@@ -169,7 +171,7 @@ class Agent:
 
     def _trainer(self, bundle: Bundle, plan: Plan) -> Trainer:
         if isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
-            raise ProtocolAbort("This site cannot run a study's own code yet.")
+            return self._children.trainer(bundle, plan, self._client(bundle.data))
         return OwnProcess(plan, self._client(bundle.data))
 
     def _client(self, data: str) -> Client:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +15,10 @@ from manent.core.examples import Client
 from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
+from manent.network.bundle import Bundle
+from manent.network.child import Child, Limits, isolation_here
+from manent.network.handover import Data
+from manent.network.policy import Policy
 from manent.privacy.check import Plan
 
 log = logging.getLogger("manent.site")
@@ -36,6 +42,62 @@ class OwnProcess:
     def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
         (found,) = self._plan.study.algorithm.answer(assignment, [self._client], [memory], [context])
         return found
+
+
+class Children:
+    """Studies with code of their own, each in a process, within a site's policy.
+
+    Args:
+        folder: the site's, which that code must not see.
+    """
+
+    def __init__(self, policy: Policy, folder: Path) -> None:
+        self._policy, self._folder = policy, folder
+        self._found: dict[str, Child] = {}
+        self._lock = threading.Lock()
+        self._isolated: bool | None = None
+
+    @property
+    def isolated(self) -> bool:
+        """Whether this system can isolate code, as was tried once."""
+        if self._isolated is None:
+            try:
+                found = isolation_here((self._folder,))
+                self._isolated, reason = found.complete, str(found)
+            except ManentError as error:
+                self._isolated, reason = False, str(error)
+            log.log(logging.INFO if self._isolated else logging.WARNING, "isolation", extra={"reason": reason})
+        return self._isolated
+
+    def trainer(self, bundle: Bundle, plan: Plan, client: Client) -> Trainer:
+        """The process of a bundle's code, started; it reads a copy of the client's data. Raises as `Child.start`."""
+        with self._lock:
+            found = self._found.get(bundle.hash)
+            if found is None or found.plan is not plan:
+                self._end(bundle.hash)
+                rule = self._policy.limits
+                limits = Limits(memory_bytes=int(rule.memory_mb * 1e6), seconds=rule.seconds)
+                found = Child(bundle.code, plan, Data.of(client), limits, self._policy.code.isolation, (self._folder,))
+                self._found[bundle.hash] = found
+        found.start()
+        return found
+
+    def end(self, bundle: str) -> None:
+        """End the process of a bundle, by its hash, if there is one."""
+        with self._lock:
+            self._end(bundle)
+
+    def _end(self, bundle: str) -> None:
+        found = self._found.pop(bundle, None)
+        if found is not None:
+            found.close()
+            found.data.close()
+
+    def close(self) -> None:
+        """End all."""
+        with self._lock:
+            for bundle in list(self._found):
+                self._end(bundle)
 
 
 def contribution(

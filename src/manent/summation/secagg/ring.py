@@ -105,7 +105,7 @@ class PackedSum:
 
     def total(self) -> Array:
         """Lanes [d], modulo 2**bits up to the lane's width; a copy."""
-        return self._lanes.T.reshape(-1)[: self._size]
+        return self._lanes.T.flatten()[: self._size]
 
 
 def unpack(data: bytes | memoryview, size: int, bits: int) -> Array:
