@@ -169,6 +169,14 @@ def test_studies_queue(tmp_path):
     assert world.run(hashes[1]).phase == "finished"
 
 
+def test_studies_in_equal_states_do_not_lose_each_others_blobs(tmp_path):
+    """Blobs are named by their content: two models that begin at zero are one blob, and one study must not remove it for both."""
+    world = World(tmp_path, 3)
+    hashes = [world.begin(study_of(rounds=2, name=name)) for name in ("one", "other")]
+    assert len({world.study(hash).state for hash in hashes}) == 1
+    assert [world.run(hash).phase for hash in hashes] == ["finished", "finished"]
+
+
 def test_of_two_processes_one_releases(tmp_path):
     """Both draw noise for the same sum; one draw is stored, and the other is gone."""
     world = World(tmp_path, 4, store=open_store(tmp_path / "server.db"))

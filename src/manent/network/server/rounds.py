@@ -24,6 +24,7 @@ from manent.network.server.parties import Held, Parties
 from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
+from manent.network.server.sweeping import named
 from manent.network.sums import AnyCall, ServerParty, decode_arrays, draw_asked, encode_arrays, make_call, read_call
 from manent.privacy.check import Plan
 from manent.storage.blobs import Blobs
@@ -345,15 +346,19 @@ class Rounds:
             with self.store.snapshot() as view:
                 uploads = self.parties.uploads(view, record)
             self.parties.forget(record.id)
-            for blob in uploads:
-                self.blobs.remove(blob)
+            self._remove(*uploads)
         if study.state != digest:
-            self.blobs.remove(study.state)
+            self._remove(study.state)
 
     def _throw_away(self, hash: str, digest: str) -> None:
         with self.store.snapshot() as view:
             now = study_of(view, hash)
         if now is not None and now.state != digest:
+            self._remove(digest)
+
+    def _remove(self, *digests: str) -> None:
+        """Remove blobs that nobody names: two studies in equal states name one and the same."""
+        for digest in set(digests) - named(self.store, self.parties) - {""}:
             self.blobs.remove(digest)
 
     def plan_and_state(self, study: StudyRecord) -> tuple[Plan, State]:
