@@ -167,19 +167,20 @@ class SiteState:
         return None if document is None else SignedRoster.read(document)
 
     def take_roster(self, signed: SignedRoster, signer: bytes, now: float) -> Roster:
-        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key.
+        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key:
+        then the newest, which has not expired, vouches for it.
 
         Raises NotAuthorized for any other.
         """
         newest = self.newest_roster
-        if signed.number >= newest:
-            known = self.signed_roster(newest) if signed.number == newest and newest else None
-            root = None if known is None else _roster(known).root
+        latest = self.signed_roster(newest) if newest else None
+        if latest is None or signed.number >= newest:
+            root = None if latest is None else _roster(latest).root
             found = signed.verify(signer, now, newest, root)
         else:
-            found = signed.verify(signer, now)
-            latest = self.signed_roster(newest)
-            gone = set(signed.names.items()) - set({} if latest is None else latest.names.items())
+            latest.verify(signer, now)
+            found = signed.verify(signer, min(now, signed.expires - 1))
+            gone = set(signed.names.items()) - set(latest.names.items())
             if gone:
                 raise NotAuthorized(
                     f"Roster {signed.number} is older than {newest}, and names {sorted(gone)[0][1]}, who has left."
