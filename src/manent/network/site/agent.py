@@ -101,11 +101,7 @@ class Agent:
         """Decide about a study that is new, and tell the server; note that one is over."""
         hash, known = str(told["hash"]), self.state.study(str(told["hash"]))
         if told["phase"] in ("finished", "failed"):
-            if known is not None and not known.over:
-                self.account.finish(known)
-                self.state.put_study(replace(known, over=True))
-                self._children.end(known.bundle)
-                log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
+            self._over(hash, str(told["phase"]), str(told["reason"]))
             return
         if known is None or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
             known = self._decide(hash, int(str(told["roster"])), int(str(told["seed"])), known)
@@ -113,6 +109,18 @@ class Agent:
             values = {"accepted": known.accepted, "reason": known.reason}
             self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
             self.state.put_study(replace(known, told=True))
+
+    def _over(self, hash: str, phase: str, reason: str) -> None:
+        """Note, once, that a study is over; not while a sum of it is under way, which may still spend."""
+        if any(task.study == hash for task in self.state.tasks()):
+            return
+        known = self.state.study(hash)
+        if known is None or known.over:
+            return
+        self.account.finish(known)
+        self.state.put_study(replace(known, over=True))
+        self._children.end(known.bundle)
+        log.info("study over", extra={"study": hash, "phase": phase, "reason": reason})
 
     def _may_differ(self, known: Known) -> bool:
         """Whether a refusal may have become another decision: by time, or because somebody has approved the bundle."""
@@ -246,7 +254,7 @@ class Agent:
             lambda: self._trainer(bundle, plan),
             self._client(bundle.data).name,
             self.roster,
-            self.account.reserve,
+            self.account,
             SystemRandom(),
         )
         thread = threading.Thread(target=self._guarded, args=(work, id), name=f"sum {id[-20:]}", daemon=True)

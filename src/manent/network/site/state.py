@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ class Known:
         roster: number of the one that it was planned for.
         later: whether it was refused for the moment alone.
         round, index: the last sum in which the site took part.
+        sent: to how many sums, which are over, it has sent its vector.
         reservation: in the site's ledger, or "".
+        steps: of what is reserved, how much one sum uses; 0 where nothing goes back by the sum.
         told: whether the server knows of the decision.
     """
 
@@ -64,7 +66,9 @@ class Known:
     seed: int
     round: int = 0
     index: int = 0
+    sent: int = 0
     reservation: str = ""
+    steps: int = 0
     told: bool = False
     later: bool = False
     over: bool = False
@@ -235,9 +239,22 @@ class SiteState:
             digest = view.get(f"memory/{study}")
         return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
 
-    def finish(self, task: Task, included: bool, study: Known, receipt: Receipt | None = None) -> None:
-        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left."""
+    def finish(
+        self,
+        task: Task,
+        included: bool,
+        study: Known,
+        receipt: Receipt | None = None,
+        spend: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left.
+
+        Args:
+            spend: records what the sum has spent, in the same transaction.
+        """
         with self.store.transaction() as transaction:
+            if spend is not None:
+                spend(transaction)
             if receipt is not None:
                 self.receipts.add(transaction, receipt)
             gone = self._forget(transaction, task.id)
