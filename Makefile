@@ -24,7 +24,7 @@ help:  ## print this list
 
 setup: $(STAMP)  ## create .venv with the pinned packages, and manent itself (editable)
 
-demo: $(STAMP)  ## train on four hospitals' patients, and write a report
+demo: $(STAMP)  ## a server and four hospitals on this machine train together; a report
 	$(BIN)/manent demo hospitals
 
 test: $(STAMP)  ## run the tests; ARGS="-k sums" chooses some

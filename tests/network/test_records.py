@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 
@@ -185,8 +186,8 @@ class Site:
                 return self.world.rounds.rosters.roster(view, number)
 
         trainer = OwnProcess(self.plan, client)
-        of = (self.state, self.wire, known, self.plan, lambda: trainer, client.name, roster, lambda known, plan: known)
-        return SumWork(*of, SystemRandom())
+        account = SimpleNamespace(reserve=lambda known, plan: known, commit=lambda *of: None)
+        return SumWork(self.state, self.wire, known, self.plan, lambda: trainer, client.name, roster, account, SystemRandom())
 
     def receipts(self):
         rows, last = stored(self.state.store)

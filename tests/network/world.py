@@ -13,6 +13,7 @@ from manent.core.parties import SERVER, Envelope
 from manent.core.protocols import Assignment, ClientContext
 from manent.core.store import Store
 from manent.crypto import SystemRandom
+from manent.crypto.gradients import ExactDraws
 from manent.network.bundle import Bundle
 from manent.network.identity import Identity
 from manent.network.join import JoinToken
@@ -125,7 +126,7 @@ class World:
         record, study = self.sum(hash), self.study(hash)
         plan, client = self.rounds.plans.plan(study), self.data.clients[site]
         arrays = decode_arrays(b"".join(self.service.blobs.read(record.assignment)))
-        context = ClientContext(client.name, record.round, study.seed)
+        context = ClientContext(client.name, record.round, study.seed, draws=ExactDraws(SystemRandom()))
         assignment = Assignment(record.name, arrays)
         return contribution(plan, OwnProcess(plan, client), assignment, None, context, SystemRandom())[0]
 

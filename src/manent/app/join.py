@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from manent.app.studyfile import load_names
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Client
 from manent.network.handover import as_client
+
+if TYPE_CHECKING:
+    from manent.network.site.state import SiteState
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,9 +50,18 @@ def join(
     on = join_patiently(state, JoinToken.decode(token))
     policy = quick_policy(state, data_set, plain)
     typer.echo(f"Site {state.identity.name} ({state.identity.public_hex[:16]}), rules in {folder / 'policy.toml'}.")
-    typer.echo("On the roster." if on else "Waiting for the consortium to put this site on its roster.")
+    typer.echo(stands(state, on))
     agent = Agent(state, policy, load)
     agent.run(agent.done if once else lambda: False)
+
+
+def stands(state: SiteState, on: bool) -> str:
+    """Whether a site is on the roster, and what the consortium needs where it is not."""
+    name, key = state.identity.name, state.identity.public_hex
+    if not on:
+        return f"Asked; the consortium has to sign a roster with this site on it:\n  manent roster add {name} {key}"
+    by = "the server itself: a quick start, in which it says who takes part" if state.server.quick_start else "the consortium"
+    return f"On the roster, which is signed by {by}."
 
 
 def loader(text: str) -> Callable[[str], Client]:

@@ -202,23 +202,28 @@ def describe(
 def hospitals(
     folder: Annotated[Path | None, typer.Option(help="Where to write. (default: runs/hospitals-DATE-TIME)")] = None,
     seeds: Annotated[int, typer.Option(min=2, max=50, help="How often everything is trained anew.")] = 5,
-    network: Annotated[bool, typer.Option("--network", help="Learn together between five processes over TLS.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="With --network: noise for each patient.")] = False,
-    rounds: Annotated[int | None, typer.Option(min=1, help="With --network: rounds of learning together.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Noise for each patient, on every step of learning together.")
+    ] = False,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Learn together within one process, without a network.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of learning together, over the network. (default: 15)")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
-    """Heart disease at four hospitals: each alone, all data together, and federated. Under a minute; writes a report.
+    """Heart disease at four hospitals: each alone, all data together, and federated; writes a report.
+
+    Starts a server and four hospitals on this machine, five processes that speak TLS; each hospital has its own key, database and
+    rules, and the server sees sums alone. All have stopped when it ends. About a minute.
 
     [dim]manent demo hospitals
-    manent demo hospitals --seeds 10 --open
-    manent demo hospitals --network --private[/]
+    manent demo hospitals --private --open
+    manent demo hospitals --simulate --seeds 10[/]
     """
     from manent.app.hospitals import ROUNDS, demonstrate
 
-    if not network and (private or rounds is not None):
-        raise InvalidInput("--private and --rounds go with --network; add it, or leave them out.")
+    if simulate and (private or rounds is not None):
+        raise InvalidInput("--private and --rounds are of the network; leave them out, or leave out --simulate.")
     try:
-        report = demonstrate(folder, seeds, Console(highlight=False), network, private, rounds or ROUNDS)
+        report = demonstrate(folder, seeds, Console(highlight=False), simulate, private, rounds or ROUNDS)
     except KeyboardInterrupt:
         _say("Stopped; nothing of it is running any more.")
         raise typer.Exit(INTERRUPTED) from None

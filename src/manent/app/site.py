@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manent.app.join import loader
+from manent.app.join import loader, stands
 from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def join(
     from manent.network.join import JoinToken
     from manent.network.site.joining import join_patiently
 
-    on = join_patiently(_open(folder), JoinToken.decode(token))
-    typer.echo("On the roster." if on else "Asked. The consortium has to put this site on its roster.")
+    state = _open(folder)
+    typer.echo(stands(state, join_patiently(state, JoinToken.decode(token))))
 
 
 @site_app.command()

@@ -102,8 +102,8 @@ def study_routes(service: Service) -> APIRouter:
     @router.get("/studies/{hash}/statement")
     async def statement(request: Request, hash: str) -> Response:
         found = await study_for(request, service, hash, "see")
-        plan = await run_in_threadpool(service.rounds.plans.plan, found)
-        return answer({"statement": plan.statement.plain(), "text": str(plan.statement)})
+        stated = await run_in_threadpool(service.statement, found)
+        return answer({"statement": stated.plain(), "text": str(stated)})
 
     @router.get("/studies/{hash}/result")
     async def result(request: Request, hash: str) -> Response:

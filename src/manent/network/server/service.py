@@ -15,12 +15,15 @@ from manent.core.store import Store
 from manent.network.audit import AuditLog, Refusals
 from manent.network.identity import Identity
 from manent.network.people import People
+from manent.network.roster import trusted
 from manent.network.server import documents
+from manent.network.server.documents import StudyRecord
 from manent.network.server.rosters import Rosters
 from manent.network.server.rounds import Rounds, Settings
 from manent.network.server.sweeping import Sweeper
 from manent.network.server.waiting import Pulse
 from manent.network.signing import Verifier
+from manent.privacy import Statement
 from manent.storage.blobs import Blobs, Parts
 
 log = logging.getLogger("manent.server")
@@ -63,9 +66,10 @@ class Service:
         consortium: bytes | None = None,
         clock: Callable[[], float] = time.time,
         random: PrivateRandom | None = None,
+        bucket: str | None = None,
     ) -> Service:
-        """A service whose blobs lie in a folder."""
-        blobs = Blobs(folder / "blobs")
+        """A service whose blobs lie in a folder; or in a bucket, by its URL."""
+        blobs = Blobs(bucket or folder / "blobs")
         rosters = Rosters(store, identity, consortium)
         rounds = Rounds(store, blobs, rosters, clock, settings, random)
         known = People(store, clock), Refusals(AuditLog(store, clock))
@@ -82,6 +86,12 @@ class Service:
     def _member(self, keyid: str) -> bytes | None:
         with self.store.snapshot() as view:
             return bytes.fromhex(keyid) if keyid in self.rosters.members(view) else None
+
+    def statement(self, study: StudyRecord) -> Statement:
+        """A study's statement, with what is trusted here about who takes part. Raises InvalidInput while it has none."""
+        signer = self.rosters.signer.hex()
+        granted = trusted(signer, signer == self.identity.public_hex)
+        return self.rounds.plans.plan(study).statement.deployed(granted)
 
     def look(self) -> None:
         """Something may have changed: look at it soon."""

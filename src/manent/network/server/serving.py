@@ -23,6 +23,7 @@ from manent.network.join import JoinToken
 from manent.network.server import documents
 from manent.network.server.app import application
 from manent.network.server.documents import StudyRecord, history_log
+from manent.network.server.rosters import settle
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import submit
@@ -61,13 +62,18 @@ def prepare(
     settings: Settings | None = None,
     consortium: bytes | None = None,
     database: str | None = None,
+    bucket: str | None = None,
 ) -> Prepared:
     """The server in a folder, new or as it was left. Several processes may serve one folder, each at its own address.
 
     Args:
         database: URL of a store elsewhere; None keeps it in the folder.
+        bucket: URL of an S3-compatible bucket for blobs; None keeps them in the folder.
         invited: how many sites may join with the invitation.
-        consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself.
+        consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself, and for a
+            server that began with one.
+
+    Raises InvalidInput for another consortium than the server began with.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / IDENTITY
@@ -75,7 +81,8 @@ def prepare(
     host = address.url.removeprefix("https://").split("/")[0].rsplit(":", 1)[0].strip("[]")
     certificate, key, pin = self_signed(folder / "tls", [host])
     store = open_store(database or folder / STORE)
-    service = Service.build(store, folder, identity, (address.url,), settings, consortium)
+    consortium = settle(store, consortium)
+    service = Service.build(store, folder, identity, (address.url,), settings, consortium, bucket=bucket)
     token = _token(folder, address.url, pin, consortium)
     service.rosters.invite(token, invited)
     return Prepared(service, token, address, certificate, key)
@@ -179,8 +186,7 @@ def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
     if study.result:
         (folder / "result.safetensors").write_bytes(b"".join(service.blobs.read(study.result)))
     if study.clients:
-        plan = service.rounds.plans.plan(study)
-        (folder / "statement.txt").write_text(f"{plan.statement}\n", encoding="utf-8")
+        (folder / "statement.txt").write_text(f"{service.statement(study)}\n", encoding="utf-8")
     facts = {"hash": study.hash, "name": study.name, "phase": study.phase, "reason": study.reason, "seed": study.seed}
     part = folder / "study.json.part"
     part.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")

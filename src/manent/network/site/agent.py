@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 
-from manent.core.errors import ManentError, ProtocolAbort
+from manent.core.errors import ManentError, NotAuthorized, ProtocolAbort
 from manent.core.examples import Client
 from manent.crypto import SystemRandom
 from manent.network.bundle import Bundle
@@ -29,6 +29,8 @@ from manent.privacy.check import Plan, resolve
 from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.site")
+ROSTER_WAIT = 2.0
+"""Seconds between two looks at the roster, by a site that is not on it yet."""
 
 
 class Agent:
@@ -55,6 +57,7 @@ class Agent:
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Ask for work and do it, until `stop`, or until `until` holds between two questions."""
+        self._await_roster(until)
         failures = 0
         while not self._stop.is_set() and not until():
             try:
@@ -85,6 +88,7 @@ class Agent:
         body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": 0.5 if waiting else self.wait, "seen": self._seen})
         if body is not None:
             self._tasks = json.loads(body)
+            self._take_newest(int(self._tasks["roster"]))
             self._seen = sha256(body).hexdigest()
         for told in self._tasks["studies"]:
             self._study(told)
@@ -97,11 +101,7 @@ class Agent:
         """Decide about a study that is new, and tell the server; note that one is over."""
         hash, known = str(told["hash"]), self.state.study(str(told["hash"]))
         if told["phase"] in ("finished", "failed"):
-            if known is not None and not known.over:
-                self.account.finish(known)
-                self.state.put_study(replace(known, over=True))
-                self._children.end(known.bundle)
-                log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
+            self._over(hash, str(told["phase"]), str(told["reason"]))
             return
         if known is None or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
             known = self._decide(hash, int(str(told["roster"])), int(str(told["seed"])), known)
@@ -109,6 +109,18 @@ class Agent:
             values = {"accepted": known.accepted, "reason": known.reason}
             self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
             self.state.put_study(replace(known, told=True))
+
+    def _over(self, hash: str, phase: str, reason: str) -> None:
+        """Note, once, that a study is over; not while a sum of it is under way, which may still spend."""
+        if any(task.study == hash for task in self.state.tasks()):
+            return
+        known = self.state.study(hash)
+        if known is None or known.over:
+            return
+        self.account.finish(known)
+        self.state.put_study(replace(known, over=True))
+        self._children.end(known.bundle)
+        log.info("study over", extra={"study": hash, "phase": phase, "reason": reason})
 
     def _may_differ(self, known: Known) -> bool:
         """Whether a refusal may have become another decision: by time, or because somebody has approved the bundle."""
@@ -181,6 +193,34 @@ class Agent:
 
     # Rosters.
 
+    def _await_roster(self, until: Callable[[], bool]) -> None:
+        """Wait until this site is on the roster: with a consortium, until that has signed the next."""
+        failures, told = 0, ""
+        while not self._stop.is_set() and not until():
+            try:
+                signed = SignedRoster.read(self.connection.ask("GET", "/v1/roster") or b"")
+                self.state.take_roster(signed, bytes.fromhex(self.server.signer), time.time())
+                if self.state.identity.public_hex in signed.names:
+                    return
+                reason, failures = f"roster {signed.number} does not name this site", 0
+            except Away as error:
+                reason, failures = str(error), failures + 1
+            except ManentError as error:
+                reason, failures = str(error), 0
+            if reason != told:
+                log.warning("waits for a roster with this site on it", extra={"reason": reason})
+                told = reason
+            self._stop.wait(pause(failures) if failures else ROSTER_WAIT)
+
+    def _take_newest(self, number: int) -> None:
+        """Fetch a roster that is newer than those seen, so that an older one is known as such. Raises NotAuthorized for a server
+        that has fallen behind."""
+        known = self.state.newest_roster
+        if number < known:
+            raise NotAuthorized(f"The server's newest roster is {number}; this site has seen {known}, and takes no older one.")
+        if number > known:
+            self._signed(number)
+
     def _signed(self, number: int) -> SignedRoster:
         found = self.state.signed_roster(number)
         if found is None:
@@ -214,7 +254,7 @@ class Agent:
             lambda: self._trainer(bundle, plan),
             self._client(bundle.data).name,
             self.roster,
-            self.account.reserve,
+            self.account,
             SystemRandom(),
         )
         thread = threading.Thread(target=self._guarded, args=(work, id), name=f"sum {id[-20:]}", daemon=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from manent.accounting import Ledger
+from manent.accounting import Event, Ledger, Repeated, without_sampling
+from manent.core.store import Transaction
 from manent.crypto import SystemRandom
 from manent.network.policy import Policy, charged
 from manent.network.site.state import Known, SiteState
@@ -12,7 +14,10 @@ from manent.privacy.check import Plan
 
 
 class Account:
-    """The ledger of a site's data sets, with the budgets that its policy gives them."""
+    """The ledger of a site's data sets, with the budgets that its policy gives them.
+
+    Whatever the site has sent counts as seen, whether the server says that it released the sum or abandoned it.
+    """
 
     def __init__(self, state: SiteState, policy: Policy) -> None:
         self._state, self._policy = state, policy
@@ -35,14 +40,38 @@ class Account:
             study=known.hash,
             random=SystemRandom(),
         )
-        known = replace(known, reservation=reservation.id)
+        known = replace(known, reservation=reservation.id, steps=_steps(event, plan))
         self._state.put_study(known)
         return known
 
-    def finish(self, known: Known) -> None:
-        """A study is over: what it cannot have released goes back, if no sum of it was begun."""
+    def commit(self, known: Known, sum: str) -> Callable[[Transaction], None]:
+        """Records, in the transaction that ends a released sum for the site, that what was set aside is spent."""
         if not known.reservation:
+            return lambda transaction: None
+        reservation, _ = self.ledger.find(known.reservation)
+        return lambda transaction: self.ledger.commit(reservation, sum, transaction)
+
+    def finish(self, known: Known) -> None:
+        """A study is over: what no sum has used goes back. Nothing does as long as a sum is under way."""
+        if not known.reservation or any(task.study == known.hash for task in self._state.tasks()):
             return
         reservation, state = self.ledger.find(known.reservation)
-        if self.ledger.running(reservation) and state == "reserved" and not known.round:
-            self.ledger.give_back(reservation, "no sum of the study was begun")
+        if not self.ledger.running(reservation):
+            return
+        if not known.sent and state == "reserved":
+            self.ledger.give_back(reservation, "nothing was sent to any sum of the study")
+        elif known.steps:
+            if state == "reserved":
+                self.ledger.commit(reservation, "sent to sums of which the server says that none was released")
+            self.ledger.finish(reservation, known.sent * known.steps)
+
+
+def _steps(event: Event, plan: Plan) -> int:
+    """How much of a repeated event one sum uses, where the sums that this site sent to are all that count of it.
+
+    An event that counts on the chance of being sampled is about all rounds, whoever was asked in them.
+    """
+    if plan.privacy is None or not isinstance(event, Repeated):
+        return 0
+    own = plan.privacy.unit == "example" or event == without_sampling(event)
+    return event.count // plan.privacy.releases if own else 0

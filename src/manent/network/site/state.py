@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ class Known:
         roster: number of the one that it was planned for.
         later: whether it was refused for the moment alone.
         round, index: the last sum in which the site took part.
+        sent: to how many sums, which are over, it has sent its vector.
         reservation: in the site's ledger, or "".
+        steps: of what is reserved, how much one sum uses; 0 where nothing goes back by the sum.
         told: whether the server knows of the decision.
     """
 
@@ -64,7 +66,9 @@ class Known:
     seed: int
     round: int = 0
     index: int = 0
+    sent: int = 0
     reservation: str = ""
+    steps: int = 0
     told: bool = False
     later: bool = False
     over: bool = False
@@ -167,19 +171,20 @@ class SiteState:
         return None if document is None else SignedRoster.read(document)
 
     def take_roster(self, signed: SignedRoster, signer: bytes, now: float) -> Roster:
-        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key.
+        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key:
+        then the newest, which has not expired, vouches for it.
 
         Raises NotAuthorized for any other.
         """
         newest = self.newest_roster
-        if signed.number >= newest:
-            known = self.signed_roster(newest) if signed.number == newest and newest else None
-            root = None if known is None else _roster(known).root
+        latest = self.signed_roster(newest) if newest else None
+        if latest is None or signed.number >= newest:
+            root = None if latest is None else _roster(latest).root
             found = signed.verify(signer, now, newest, root)
         else:
-            found = signed.verify(signer, now)
-            latest = self.signed_roster(newest)
-            gone = set(signed.names.items()) - set({} if latest is None else latest.names.items())
+            latest.verify(signer, now)
+            found = signed.verify(signer, min(now, signed.expires - 1))
+            gone = set(signed.names.items()) - set(latest.names.items())
             if gone:
                 raise NotAuthorized(
                     f"Roster {signed.number} is older than {newest}, and names {sorted(gone)[0][1]}, who has left."
@@ -234,9 +239,22 @@ class SiteState:
             digest = view.get(f"memory/{study}")
         return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
 
-    def finish(self, task: Task, included: bool, study: Known, receipt: Receipt | None = None) -> None:
-        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left."""
+    def finish(
+        self,
+        task: Task,
+        included: bool,
+        study: Known,
+        receipt: Receipt | None = None,
+        spend: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left.
+
+        Args:
+            spend: records what the sum has spent, in the same transaction.
+        """
         with self.store.transaction() as transaction:
+            if spend is not None:
+                spend(transaction)
             if receipt is not None:
                 self.receipts.add(transaction, receipt)
             gone = self._forget(transaction, task.id)

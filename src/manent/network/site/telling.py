@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from manent.crypto.gradients import ExactDraws
 from manent.network.bundle import Bundle, difference
 from manent.network.declared import Sites, rebuild, schema_of
 from manent.network.policy import approved
+from manent.network.roster import trusted
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import OwnProcess, contribution
@@ -67,11 +68,12 @@ def find(state: SiteState, prefix: str) -> Known:
 
 
 def own_plan(state: SiteState, known: Known) -> Plan:
-    """The site's own plan of a study."""
+    """The site's own plan of a study, its statement with what is trusted about who takes part."""
     bundle, roster = state.bundle(known.hash), state.signed_roster(known.roster)
     if roster is None:
         raise InvalidInput(f"The roster {known.roster} of this study has not been fetched.")
-    return resolve(rebuild(bundle.study), Sites(tuple(roster.names.values()), schema_of(bundle.schema)))
+    plan = resolve(rebuild(bundle.study), Sites(tuple(roster.names.values()), schema_of(bundle.schema)))
+    return replace(plan, statement=plan.statement.deployed(trusted(state.server.signer, state.server.quick_start)))
 
 
 def review(state: SiteState, known: Known) -> str:

@@ -19,6 +19,7 @@ from manent.core.vectors import Array, Vector
 from manent.crypto.gradients import ExactDraws
 from manent.network.receipts import Outcome, Promise, Receipt
 from manent.network.site.connection import Connection
+from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
 from manent.network.sums import ClientParty, client_party, decode_arrays, read_call
@@ -36,7 +37,7 @@ class SumWork:
 
     Args:
         client: the name by which the study's repeatable randomness knows the site's data.
-        reserve: sets aside what the study costs, before data are touched; raises BudgetSpent where the budget does not cover it.
+        account: where what the study costs is set aside before data are touched, and spent with the release.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class SumWork:
         trainer: Callable[[], Trainer],
         client: str,
         roster: Callable[[int], Roster],
-        reserve: Callable[[Known, Plan], Known],
+        account: Account,
         random: PrivateRandom,
     ) -> None:
         self.state, self.connection, self.known, self.plan = state, connection, known, plan
-        self.trainer, self.client, self.roster, self.reserve, self.random = trainer, client, roster, reserve, random
+        self.trainer, self.client, self.roster, self.account, self.random = trainer, client, roster, account, random
 
     def run(self, id: str) -> None:
         """Raises Away where the server cannot be reached: to be run again then."""
@@ -71,10 +72,18 @@ class SumWork:
         count = read_call(self.plan, bytes.fromhex(call)).terms.clients
         task = Task(id, study, name, int(round), int(index), roster, count, assignment)
         spec = self.plan.sums.get(name)
-        if spec is None or study != self.known.hash or not 1 <= task.round <= self.plan.study.rounds or task.round % spec.every:
+        if (
+            spec is None
+            or study != self.known.hash
+            or not 1 <= task.round <= self.plan.study.rounds
+            or task.round % spec.every
+            or task.index >= len(self.plan.sums)
+        ):
             raise ProtocolAbort(f"Sum {id} ({name!r}) is none of the study's.")
         if (task.round, task.index) <= (self.known.round, self.known.index):
             raise ProtocolAbort(f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; none is repeated.")
+        if self.plan.privacy is not None and self.known.sent >= self.plan.privacy.releases:
+            raise ProtocolAbort(f"The study accounts {self.plan.privacy.releases} releases, and so many sums were answered.")
         self._fetch(task)
         self.state.begin(task)
         return task
@@ -136,8 +145,9 @@ class SumWork:
             return False
         included = about["state"] == "released" and about["included"] is True
         known = self.state.study(task.study) or self.known
-        known = replace(known, round=task.round, index=task.index)
-        self.state.finish(task, included, known, self._receipt(task, about, included, party) if task.upload else None)
+        known = replace(known, round=task.round, index=task.index, sent=known.sent + bool(task.upload))
+        receipt = self._receipt(task, about, included, party) if task.upload else None
+        self.state.finish(task, included, known, receipt, self.account.commit(known, task.id) if included else None)
         (self.state.folder / "assignments" / task.model).unlink(missing_ok=True)
         log.info("sum over", extra={"sum": task.id, "state": about["state"], "included": included})
         return True
@@ -174,7 +184,7 @@ class SumWork:
 
     def _compute(self, task: Task) -> tuple[Array, Vector | None]:
         """The vector as it is summed; the budget is set aside first."""
-        self.known = self.reserve(self.known, self.plan)
+        self.known = self.account.reserve(self.known, self.plan)
         with _computing:
             assignment = Assignment(task.name, decode_arrays(self._fetch(task)))
             context = ClientContext(self.client, task.round, self.known.seed, draws=ExactDraws(self.random))
