@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from manent.summation.secagg import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
 INLINE = 1 << 16
+HEAD = 32  # bytes before what a client keeps
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,9 @@ class SiteState:
     def keep(self, task: Task, records: Sequence[bytes], memory: Vector | None = None) -> None:
         """Append to the log of a sum's party; with the memory that is to be kept if its term is in the sum."""
         rows = [b"\x00" + r if len(r) <= INLINE else b"\x01" + bytes.fromhex(self.blobs.put([r])) for r in records]
-        staged = None if memory is None else self.blobs.put([np.ascontiguousarray(memory, np.float32).tobytes()])
+        # Equal content is one blob: a head of its own keeps this one apart from an equal memory of another study.
+        head = sha256(task.id.encode()).digest()
+        staged = None if memory is None else self.blobs.put([head, np.ascontiguousarray(memory, np.float32).tobytes()])
         with self.store.transaction() as transaction:
             count = len(transaction.keys(f"party/{task.id}/"))
             for number, row in enumerate(rows, start=count):
@@ -232,7 +236,7 @@ class SiteState:
         """What the site's client has kept of a study; None before anything."""
         with self.store.snapshot() as view:
             digest = view.get(f"memory/{study}")
-        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
+        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32, offset=HEAD)
 
     def finish(self, task: Task, included: bool, study: Known, receipt: Receipt | None = None) -> None:
         """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left."""
