@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from hashlib import sha256
 from types import SimpleNamespace
@@ -187,7 +188,18 @@ class Site:
 
         trainer = OwnProcess(self.plan, client)
         account = SimpleNamespace(reserve=lambda known, plan: known, commit=lambda *of: None)
-        return SumWork(self.state, self.wire, known, self.plan, lambda: trainer, client.name, roster, account, SystemRandom())
+        return SumWork(
+            self.state,
+            self.wire,
+            known,
+            self.plan,
+            lambda: trainer,
+            client.name,
+            roster,
+            account,
+            SystemRandom(),
+            threading.Lock(),
+        )
 
     def receipts(self):
         rows, last = stored(self.state.store)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+import multiprocessing
 
 import numpy as np
 import pytest
 
 import manent as mn
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
+from manent.crypto import SystemRandom
 from manent.network.server import messages
 from manent.network.server.rounds import Settings
 from manent.network.server.submitting import decide
@@ -177,31 +178,76 @@ def test_studies_in_equal_states_do_not_lose_each_others_blobs(tmp_path):
     assert [world.run(hash).phase for hash in hashes] == ["finished", "finished"]
 
 
-def test_of_two_processes_one_releases(tmp_path):
-    """Both draw noise for the same sum; one draw is stored, and the other is gone."""
-    world = World(tmp_path, 4, store=open_store(tmp_path / "server.db"))
-    hash = world.begin(study_of(rounds=6, **PRIVATE))
-    for round in range(1, 7):
-        others = [world.process() for _ in range(3)]
+class Together:
+    """A source of noise that waits, at its first draw after `arm`, until as many processes have come so far."""
+
+    secure = True
+
+    def __init__(self, barrier):
+        self.barrier, self.source, self.armed = barrier, SystemRandom(), False
+
+    def _meet(self):
+        if self.armed:
+            self.armed = False
+            self.barrier.wait(60)
+
+    def bytes(self, count):
+        self._meet()
+        return self.source.bytes(count)
+
+    def words(self, count):
+        self._meet()
+        return self.source.words(count)
+
+
+def racer(world, barrier, drawn, rounds):
+    """A process of the server that comes to every release at the same time as the others."""
+    source = Together(barrier)
+    service = world.process(source)
+    for _ in range(rounds):
+        barrier.wait(60)
+        source.armed = True
+        service.rounds.tick()
+        drawn.put(not source.armed)
+        barrier.wait(60)
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
+def test_of_several_processes_one_releases(tmp_path, kind, request):
+    """All have drawn noise for the same sum before any of them stores it: one draw is stored, and the others are gone."""
+    place = request.getfixturevalue("postgres_url") if kind == "PostgreSQL" else tmp_path / "server.db"
+    count, rounds = 3, 4
+    world = World(tmp_path, 4, store=open_store(place))
+    hash = world.begin(study_of(rounds=rounds, **PRIVATE))
+    context = multiprocessing.get_context("fork")
+    barrier, drawn = context.Barrier(count + 1), context.Queue()
+    racers = [context.Process(target=racer, args=(world, barrier, drawn, rounds), daemon=True) for _ in range(count)]
+    for process in racers:
+        process.start()
+    source = Together(barrier)
+    world.again(source)
+    for round in range(1, rounds + 1):
         for site in range(4):
             world.talk(hash, site)
-        barrier = threading.Barrier(4)
-
-        def tick(service, barrier=barrier):
-            barrier.wait()
-            service.rounds.tick()
-
-        threads = [threading.Thread(target=tick, args=(service,)) for service in (world.service, *others)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        barrier.wait(60)
+        source.armed = True
+        world.tick()
+        assert not source.armed
+        assert all(drawn.get(timeout=60) for _ in range(count))
+        barrier.wait(60)
         assert world.study(hash).released == round
         assert [row["round"] for row in world.history(hash)] == list(range(1, round + 1))
+        assert names_of_states(tmp_path) == [world.study(hash).state]
         world.tick(2)
+    for process in racers:
+        process.join(60)
+        assert process.exitcode == 0
     assert world.study(hash).phase == "finished"
-    states = [path for path in (tmp_path / "srv" / "blobs").iterdir() if path.is_file() and b"state.model" in path.read_bytes()]
-    assert [path.name for path in states] == [world.study(hash).state]
+
+
+def names_of_states(folder):
+    found = (path for path in (folder / "srv" / "blobs").iterdir() if path.is_file())
+    return [path.name for path in found if b"state.model" in path.read_bytes()]
 
 
 def test_replicas_take_turns_with_the_messages_of_one_sum(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -46,7 +47,7 @@ class Site(test_records.Site):
             return trainer()
 
         of = (self.state, self.wire, self.known, self.plan, touching, inner.client, inner.roster, self.account, inner.random)
-        return SumWork(*of)
+        return SumWork(*of, threading.Lock())
 
     @property
     def known(self):
@@ -98,7 +99,9 @@ def end(site):
     """The study is stopped, and the site hears of it."""
     if not site.world.study(site.hash).over:
         stop(site.world.rounds, site.hash, "person:ada")
-    site.account.finish(site.known)
+    known = site.state.close(site.hash)
+    if known is not None:
+        site.account.finish(known)
 
 
 def test_everything_is_set_aside_before_data_are_touched_and_spent_once_a_sum_is_released(site):
@@ -188,3 +191,35 @@ def test_while_a_sum_is_under_way_nothing_goes_back(site):
         site.work().run(id)  # sent, and the end not heard
     end(site)
     assert site.books.reserved == site.epsilon(ROUNDS)
+
+
+def test_a_server_that_ends_a_study_and_then_asks_on_gets_nothing(site):
+    """What was given back may be spent by another study by then."""
+    released(site)
+    known = site.state.close(site.hash)  # the server says that it is over, which is not so
+    site.account.finish(known)
+    assert site.books.spent == site.epsilon(1)
+    sent, id = len(site.wire.sent), site.world.study(site.hash).open
+    with pytest.raises(ProtocolAbort, match="after the end of its study"):
+        site.work().run(id)
+    with pytest.raises(ProtocolAbort, match="settled"):
+        site.account.reserve(site.known, site.plan)
+    assert len(site.wire.sent) == sent
+    assert site.books.spent == site.epsilon(1)
+
+
+def test_a_study_does_not_end_while_a_sum_is_under_way(site):
+    id = site.world.study(site.hash).open
+    site.wire.before_message = lambda: (_ for _ in ()).throw(test_records.Away("gone"))
+    with pytest.raises(test_records.Away):
+        site.work().run(id)
+    assert site.state.close(site.hash) is None
+    assert not site.known.over
+
+
+def test_what_a_thread_still_has_in_hand_does_not_bring_back_an_earlier_state(site):
+    """The server holds back its answer to a decision while a sum runs: the sum stays counted."""
+    released(site)
+    stale = replace(site.known, round=0, sent=0, told=False)
+    site.state.amend(stale.hash, lambda known: replace(known, told=True))
+    assert (site.known.round, site.known.sent, site.known.told) == (1, 1, True)

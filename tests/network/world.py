@@ -11,6 +11,7 @@ import numpy as np
 import manent as mn
 from manent.core.parties import SERVER, Envelope
 from manent.core.protocols import Assignment, ClientContext
+from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
 from manent.crypto import SystemRandom
 from manent.crypto.gradients import ExactDraws
@@ -61,13 +62,14 @@ class World:
         for identity in self.identities:
             assert self.service.rosters.join(token.secret, identity.name, identity.public_hex, self.now)
 
-    def again(self) -> Service:
+    def again(self, random: PrivateRandom | None = None) -> Service:
         """Another process on the same store."""
-        self.service = self.process()
+        self.service = self.process(random)
         return self.service
 
-    def process(self) -> Service:
-        return Service.build(self.store, self.folder / "srv", self.server, (URL,), self.settings, clock=lambda: self.now)
+    def process(self, random: PrivateRandom | None = None) -> Service:
+        where = (self.store, self.folder / "srv", self.server, (URL,), self.settings)
+        return Service.build(*where, clock=lambda: self.now, random=random)
 
     @property
     def rounds(self):

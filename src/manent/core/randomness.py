@@ -25,7 +25,8 @@ def repeatable_seed(seed: int, purpose: str, *path: int | str) -> int:
 
 def repeatable(seed: int, purpose: str, *path: int | str) -> np.random.Generator:
     """A generator for one purpose, independent of every other. Not for anything that a privacy claim rests on."""
-    return np.random.Generator(np.random.Philox(_Key(repeatable_seed(seed, purpose, *path))))
+    key = _Key(repeatable_seed(seed, purpose, *path))
+    return np.random.Generator(np.random.Philox(key))  # type: ignore[arg-type]  # numpy's stubs leave ISeedSequence out
 
 
 class _Key(ISeedSequence):

@@ -115,6 +115,10 @@ class Blobs:
             self._place.publish(spool, found.hexdigest())
         return found.hexdigest()
 
+    def there(self, digest: str) -> bool:
+        """Whether there is such a blob."""
+        return self._place.size(_check(digest)) is not None
+
     def size(self, digest: str) -> int:
         """Bytes of a blob. Raises InvalidInput where there is none."""
         found = self._place.size(_check(digest))

@@ -35,6 +35,14 @@ def check_member(service: Service, id: str, key: str) -> SumRecord:
     return record
 
 
+def check_open(service: Service, id: str) -> None:
+    """Raises ProtocolAbort for a sum that is over: what comes late is not kept."""
+    with service.store.snapshot() as view:
+        record = service.rounds.record(view, id)
+    if record.state != "open":
+        raise ProtocolAbort(f"Sum {id} is over ({record.state}); nothing more is taken in.")
+
+
 def take(service: Service, id: str, key: str, body: bytes) -> list[bytes]:
     """Pass a message on to a sum's party; what it answers."""
     record = check_member(service, id, key)
@@ -61,9 +69,14 @@ def take_stored(service: Service, id: str, key: str, digest: str) -> list[bytes]
             body = b"".join(service.blobs.read(digest))
             step = service.rounds.act(id, lambda party, _: party.receive(Envelope(key, SERVER, body)), digest)
     except (ProtocolAbort, InvalidInput):
-        service.blobs.remove(digest)
+        service.rounds.remove(digest)  # but not one that counts already: two sites' uploads may be equal
         raise
-    return _replies(service, id, key, step)
+    if step.keep:
+        return _replies(service, id, key, step)
+    # It came again, or too late: then it is thrown away, and the site is told that the sum is over.
+    service.rounds.remove(digest)
+    told = service.rounds.message(id, key)
+    return [] if told is None else [told]
 
 
 def _stored(party: ServerParty, key: str, digest: bytes, size: int, tag: int) -> Step:

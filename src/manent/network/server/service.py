@@ -73,7 +73,7 @@ class Service:
         rosters = Rosters(store, identity, consortium)
         rounds = Rounds(store, blobs, rosters, clock, settings, random)
         known = People(store, clock), Refusals(AuditLog(store, clock))
-        return cls(store, blobs, Parts(blobs), identity, rosters, rounds, origins, *known, clock)
+        return cls(store, blobs, rounds.parts, identity, rosters, rounds, origins, *known, clock)
 
     def verifier(self) -> Verifier:
         """Takes requests that members of the newest roster have signed."""
@@ -104,17 +104,21 @@ class Service:
             self._work.wait(TICK)
             self._work.clear()
             try:
-                self.rounds.tick()
+                self.step()
                 if time.monotonic() - swept > SWEEP:
                     swept = time.monotonic()
                     sweeper.sweep(swept)
-                with self.store.snapshot() as view:
-                    self.pulse.set(documents.pulse(view))
                 self.failed, self.ticked = "", self.clock()
             except Exception as error:  # the thread goes on: whatever it is may pass, and health tells of it meanwhile
                 self.failed = f"{type(error).__name__}: {error}"
                 log.exception("a step failed")
                 time.sleep(1.0)
+
+    def step(self) -> None:
+        """Take every step that is due, and wake those who wait for a change."""
+        self.rounds.tick()
+        with self.store.snapshot() as view:
+            self.pulse.set(documents.pulse(view))
 
     def stop(self) -> None:
         self._stopping = True

@@ -140,6 +140,7 @@ def sum_routes(service: Service) -> APIRouter:
     @router.put("/upload")
     async def part(request: Request, id: str, offset: int) -> Response:
         found = await member(request, id, protocol.PART)
+        await run_in_threadpool(messages.check_open, service, id)
         most = await run_in_threadpool(messages.largest, service, id)
         if not offset >= 0 or offset + len(found.body) > most:
             raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
@@ -160,7 +161,7 @@ def sum_routes(service: Service) -> APIRouter:
 def upload_id(service: Service, id: str, key: str) -> str:
     """Of a site's upload in the present attempt."""
     with service.store.snapshot() as view:
-        return f"{id}/{service.rounds.record(view, id).attempt}/{key}"
+        return service.rounds.record(view, id).upload(key)
 
 
 def tasks_of(service: Service, key: str) -> bytes:

@@ -40,6 +40,7 @@ def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, init
     first = rounds.blobs.put([initial]) if initial else ""
     with rounds.store.transaction() as transaction:
         if study_of(transaction, study.hash) is None:
+            rounds.check_there(digest, first)
             number = len(transaction.keys("study/"))
             now = rounds.clock()
             put(transaction, StudyRecord(study.hash, study.name, number, digest, by, seed, needed, now, initial=first))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -43,11 +42,11 @@ class Pulse:
     async def until(self, look: Callable[[], Awaitable[Found | None]], seconds: float) -> Found | None:
         """What `look` finds, as soon as it finds anything; None after so many seconds."""
         self._loop = asyncio.get_running_loop()
-        end = time.monotonic() + seconds
+        end = self._loop.time() + seconds
         while True:
             event = self._event  # taken before the look, so that nothing between the two is missed
             found = await look()
-            left = end - time.monotonic()
+            left = end - self._loop.time()
             if found is not None or left <= 0 or self.draining:
                 return found
             try:

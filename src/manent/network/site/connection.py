@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -13,7 +12,9 @@ from typing import Any
 import httpx
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
+from manent.core.randomness import PrivateRandom
 from manent.core.study import canonical
+from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
 from manent.network import protocol
 from manent.network.signing import sign_request
@@ -28,9 +29,10 @@ class Away(Exception):
     """The server could not be reached, or is not ready; to be tried again."""
 
 
-def pause(failures: int) -> float:
+def pause(failures: int, random: PrivateRandom | None = None) -> float:
     """Seconds to wait: longer with every failure, and not the same for all sites."""
-    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 2000)
+    drawn = int.from_bytes((random or SystemRandom()).bytes(4), "big") / 2**32
+    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + drawn / 2)
 
 
 class Connection:
@@ -39,13 +41,21 @@ class Connection:
     Args:
         url: the server's, without a slash at its end.
         pin: SHA-256 of its certificate in hexadecimal; None where the system's authorities vouch for it.
+        transport: how requests travel, in place of HTTPS.
     """
 
-    def __init__(self, url: str, pin: str | None, key: SigningKey, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        pin: str | None,
+        key: SigningKey,
+        clock: Callable[[], float] = time.time,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.url, self._key, self._clock = url, key, clock
         verify = True if pin is None else pinned_context(pin)
         timeout = httpx.Timeout(PATIENCE, connect=10.0)
-        self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=False)
+        self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=False, transport=transport)
 
     def close(self) -> None:
         self._client.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from manent.accounting import Event, Ledger, Repeated, without_sampling
+from manent.core.errors import ProtocolAbort
 from manent.core.store import Transaction
 from manent.crypto import SystemRandom
 from manent.network.policy import Policy, charged
@@ -27,7 +28,12 @@ class Account:
                 self.ledger.open(name, rule.budget)
 
     def reserve(self, known: Known, plan: Plan) -> Known:
-        """Set aside what a study may release, once. Raises BudgetSpent where the budget does not cover it."""
+        """Set aside what a study may release, once.
+
+        Raises BudgetSpent where the budget does not cover it, ProtocolAbort where what was set aside has been given back.
+        """
+        if known.reservation and not self.ledger.running(self.ledger.find(known.reservation)[0]):
+            raise ProtocolAbort("The study was over, and what it had set aside is settled; nothing more is sent for it.")
         event, data = charged(self._policy, plan), self._state.bundle(known.hash).data
         rule = self._policy.data.get(data)
         if event is None or plan.privacy is None or known.reservation or rule is None or rule.budget is None:
@@ -40,9 +46,8 @@ class Account:
             study=known.hash,
             random=SystemRandom(),
         )
-        known = replace(known, reservation=reservation.id, steps=_steps(event, plan))
-        self._state.put_study(known)
-        return known
+        steps = _steps(event, plan)
+        return self._state.amend(known.hash, lambda now: replace(now, reservation=reservation.id, steps=steps))
 
     def commit(self, known: Known, sum: str) -> Callable[[Transaction], None]:
         """Records, in the transaction that ends a released sum for the site, that what was set aside is spent."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manent.core.errors import InvalidInput, NotAuthorized
-from manent.core.store import Store, Transaction
+from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
+from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
 from manent.core.vectors import Vector
 from manent.network.bundle import MOST_BYTES, Bundle
@@ -25,6 +26,7 @@ from manent.summation.secagg import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
 INLINE = 1 << 16
+HEAD = 32  # bytes before what a client keeps
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,28 @@ class SiteState:
             return [Known(**json.loads(view.get(key) or b"{}")) for key in keys]
 
     def put_study(self, known: Known) -> None:
+        """Keep a decision about a study."""
         with self.store.transaction() as transaction:
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
+
+    def amend(self, hash: str, change: Callable[[Known], Known]) -> Known:
+        """Change what is known of a study, from what is kept now: a server that delays its answer must not bring back, by what a
+        thread still had in hand, how far the site was before. Raises InvalidInput for a study that is not known."""
+        with self.store.transaction() as transaction:
+            known = change(_study(transaction, hash))
+            transaction.put(f"study/{hash}", canonical(asdict(known)))
+        return known
+
+    def close(self, hash: str) -> Known | None:
+        """Note that a study is over: no sum of it begins any more. None, and nothing is noted, while one is under way, or where
+        that was noted before."""
+        with self.store.transaction() as transaction:
+            known = _study(transaction, hash)
+            if known.over or transaction.keys(f"task/{hash}-"):
+                return None
+            known = replace(known, over=True)
+            transaction.put(f"study/{hash}", canonical(asdict(known)))
+        return known
 
     def bundle_path(self, hash: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{64}", hash):
@@ -203,7 +225,10 @@ class SiteState:
             return [Task(**json.loads(view.get(key) or b"{}")) for key in view.keys("task/")]
 
     def begin(self, task: Task) -> None:
+        """Keep a sum that the site is to take part in. Raises ProtocolAbort where its study is over."""
         with self.store.transaction() as transaction:
+            if transaction.get(f"study/{task.study}") is not None and _study(transaction, task.study).over:
+                raise ProtocolAbort(f"Sum {task.id} comes after the end of its study; what that had set aside may be given back.")
             transaction.put(f"task/{task.id}", canonical(asdict(task)))
 
     def records(self, id: str) -> list[bytes]:
@@ -215,7 +240,9 @@ class SiteState:
     def keep(self, task: Task, records: Sequence[bytes], memory: Vector | None = None) -> None:
         """Append to the log of a sum's party; with the memory that is to be kept if its term is in the sum."""
         rows = [b"\x00" + r if len(r) <= INLINE else b"\x01" + bytes.fromhex(self.blobs.put([r])) for r in records]
-        staged = None if memory is None else self.blobs.put([np.ascontiguousarray(memory, np.float32).tobytes()])
+        # Equal content is one blob: a head of its own keeps this one apart from an equal memory of another study.
+        head = sha256(task.id.encode()).digest()
+        staged = None if memory is None else self.blobs.put([head, np.ascontiguousarray(memory, np.float32).tobytes()])
         with self.store.transaction() as transaction:
             count = len(transaction.keys(f"party/{task.id}/"))
             for number, row in enumerate(rows, start=count):
@@ -237,7 +264,7 @@ class SiteState:
         """What the site's client has kept of a study; None before anything."""
         with self.store.snapshot() as view:
             digest = view.get(f"memory/{study}")
-        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
+        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32, offset=HEAD)
 
     def finish(
         self,
@@ -279,6 +306,13 @@ class SiteState:
             transaction.remove(key)
         transaction.remove(f"task/{id}")
         return gone
+
+
+def _study(view: Snapshot, hash: str) -> Known:
+    document = view.get(f"study/{hash}")
+    if document is None:
+        raise InvalidInput(f"The site knows no study {hash[:64]!r}.")
+    return Known(**json.loads(document))
 
 
 def _roster(signed: SignedRoster) -> Roster:
