@@ -23,6 +23,7 @@ from manent.core.store import Store, Transaction
 from manent.crypto import SigningKey, SystemRandom
 from manent.crypto import verify as signature_holds
 from manent.crypto.digest import digest
+from manent.storage.together import Together
 
 try:
     import http_message_signatures as rfc9421
@@ -105,7 +106,8 @@ class Verifier:
 
     Args:
         keys: the public key (32 bytes) of a key id, or None for one that may not sign. Where it raises, the request is refused.
-        store: keeps the nonces, for as long as their signatures are accepted; several processes may share it.
+        store: keeps the nonces, for as long as their signatures are accepted; several processes may share it. Or what commits to
+            one together with others' steps.
         max_age: seconds for which a signature is accepted.
         skew: seconds by which the signer's clock may differ, either way.
         clock: seconds since 1970 (UTC).
@@ -114,12 +116,13 @@ class Verifier:
     def __init__(
         self,
         keys: Callable[[str], bytes | None],
-        store: Store,
+        store: Store | Together,
         max_age: float = MAX_AGE,
         skew: float = SKEW,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys, self._store, self._clock = keys, store, clock
+        self._keys, self._clock = keys, clock
+        self._together = store if isinstance(store, Together) else Together(store)
         self._max_age, self._skew = max_age, skew
         self._swept = -1
 
@@ -138,6 +141,12 @@ class Verifier:
         signed.check_body(body_digest)
         self.spend(signed)
         return signed.keyid
+
+    def take(self, method: str, url: str, headers: Headers) -> Signed:
+        """As `verify`, for a body that is still to come: hash it, then `check_body`."""
+        signed = self.examine(method, url, headers)
+        self.spend(signed)
+        return signed
 
     def examine(self, method: str, url: str, headers: Headers) -> Signed:
         """What a request's headers say, for a body that is still to come: `spend` it, hash the body, then `check_body`.
@@ -163,8 +172,7 @@ class Verifier:
         Raises NotAuthorized for one that was used before.
         """
         if transaction is None:
-            with self._store.transaction() as own:
-                self.spend(signed, own)
+            self._together.run(lambda shared, _: self.spend(signed, shared))
             return
         now = self._clock()
         self._check_time(signed.created, now)

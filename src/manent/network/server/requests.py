@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -17,8 +18,8 @@ from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Protoco
 from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server.service import Service
-from manent.network.signing import Verifier, received
-from manent.storage.blobs import Blobs
+from manent.network.signing import Signed, Verifier, received
+from manent.storage.blobs import Blobs, Spool
 
 PATIENCE = 120.0
 """Seconds in which a body arrives; at 4 MiB, 35 kB/s."""
@@ -43,29 +44,50 @@ class Asked:
     body: bytes
 
 
-async def body_of(request: Request, most: int) -> bytes:
-    """The body. Raises InvalidInput for a larger one, before more of it is read."""
-    found, size = [], 0
+async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises InvalidInput for a larger one, before more of it is read."""
+    size = 0
     try:
         async with asyncio.timeout(PATIENCE):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > most:
                     raise InvalidInput(f"A body of at most {most:,} bytes is taken here; upload what is larger in parts.")
-                found.append(chunk)
+                yield chunk
     except TimeoutError:
         raise InvalidInput(f"The body took more than {PATIENCE:g} s; send smaller parts.") from None
-    return b"".join(found)
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body, at once. Raises InvalidInput for a larger one, before more of it is read."""
+    return b"".join([chunk async for chunk in pieces_of(request, most)])
+
+
+async def headed(request: Request, verifier: Verifier, origins: tuple[str, ...]) -> Signed:
+    """What the request's headers say, and who signed it; its body is not read yet. Raises NotAuthorized where nobody did who may."""
+    protocol.check_version(request.headers.get(protocol.HEADER))
+    found = await run_in_threadpool(verifier.take, *received(request.scope, origins))
+    request.state.actor = f"site:{found.keyid}"
+    return found
 
 
 async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16) -> Asked:
     """The request's body, and who signed it. Raises NotAuthorized where nobody did who may."""
-    protocol.check_version(request.headers.get(protocol.HEADER))
-    method, url, headers = received(request.scope, origins)
+    found = await headed(request, verifier, origins)
     body = await body_of(request, most)
-    key = await run_in_threadpool(verifier.verify, method, url, headers, sha256(body).digest())
-    request.state.actor = f"site:{key}"
-    return Asked(key, body)
+    found.check_body(sha256(body).digest())
+    return Asked(found.keyid, body)
+
+
+@asynccontextmanager
+async def spooled(request: Request, found: Signed, blobs: Blobs, most: int) -> AsyncIterator[Spool]:
+    """The request's body, written to a disk and hashed as it comes: memory does not grow with it. It is the one that was signed."""
+    with ExitStack() as stack:
+        spool = await run_in_threadpool(lambda: stack.enter_context(blobs.spool()))
+        async for chunk in pieces_of(request, most):
+            await run_in_threadpool(spool.write, chunk)
+        found.check_body(bytes.fromhex(spool.digest))
+        yield spool
 
 
 def answer(value: Any, status: int = 200) -> Response:

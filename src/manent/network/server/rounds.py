@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
@@ -28,8 +29,11 @@ from manent.network.server.sweeping import named
 from manent.network.sums import AnyCall, ServerParty, asked, decode_arrays, draw_asked, encode_arrays, make_call, read_call
 from manent.privacy.check import Plan
 from manent.storage.blobs import Blobs, Parts
+from manent.storage.together import Together
+from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.server")
+Act = Callable[[ServerParty, SumRecord], Step]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Rounds:
         random: PrivateRandom | None = None,
     ) -> None:
         self.store, self.blobs, self.rosters, self.clock = store, blobs, rosters, clock
-        self.parts = Parts(blobs)
+        self.parts, self.together = Parts(blobs), Together(store)
         self.settings, self.random = settings or Settings(), random or SystemRandom()
         self.plans, self.parties = Plans(blobs), Parties(blobs)
         self.began = clock()
@@ -202,50 +206,57 @@ class Rounds:
             record = sum_of(view, id)
             if record is None or record.state != "open":
                 return
-            held = self._held(view, record)
-        with held.lock, self.store.snapshot() as view:
-            self.parties.catch_up(view, record, held)
-        if not held.party.finished and self._overdue(record):
+            with ExitStack() as until:
+                party = self._party(view, record, until).party
+        if not party.finished and self._overdue(record):
             self.act(id, lambda party, record: party.deadline() if self._overdue(record) else Step())
-        if held.party.finished:
-            self._close(record, held.party)
+        if party.finished:
+            self._close(record, party)
 
     def _overdue(self, record: SumRecord) -> bool:
         now = self.clock()
         return now >= record.closes and now >= self.began + self.settings.grace
 
-    def act(self, id: str, act: Callable[[ServerParty, SumRecord], Step], stored: str | None = None) -> Step:
+    def act(self, id: str, act: Act, stored: str | None = None) -> Step:
         """Let a sum's party do something, and keep what it asks to be kept; nothing where the sum is over.
 
         Args:
             act: it either raises and changes nothing, or returns what the party did.
             stored: digest of the message, where it is a blob already.
         """
-        with self.store.snapshot() as view:
-            held = self._held(view, self.record(view, id))
-        sound = True
-        with held.lock:
-            try:
-                with self.store.transaction() as transaction:
-                    record = self.record(transaction, id)
-                    if record.state != "open" or record.attempt != held.attempt:
-                        return Step()
-                    self.check_there(stored or "")
-                    self.parties.catch_up(transaction, record, held)
-                    was, notes = held.party.phase, len(held.party.notes)
-                    found = act(held.party, record)
-                    sound = False
-                    self.parties.keep(transaction, record, held, found, stored)
-                    if held.party.phase != was:
-                        phase = held.party.phase
-                        put(transaction, replace(record, phase=phase, closes=self._closes(phase)))
-                sound = True
-            finally:
-                if not sound:
-                    self.parties.forget(id)  # it did what was not stored
+        return self.together.run(lambda transaction, until: self._act(transaction, until, id, act, stored))
+
+    def _act(self, transaction: Transaction, until: ExitStack, id: str, act: Act, stored: str | None) -> Step:
+        record = self.record(transaction, id)
+        if record.state != "open":
+            return Step()
+        self.check_there(stored or "")
+        held = self._party(transaction, record, until)
+        was, notes = held.party.phase, len(held.party.notes)
+        found = act(held.party, record)
+        try:
+            self.parties.keep(transaction, record, held, found, stored)
+            if held.party.phase != was:
+                phase = held.party.phase
+                put(transaction, replace(record, phase=phase, closes=self._closes(phase)))
+        except ManentError as error:  # the party has gone on, and others' steps with it must not be kept
+            raise RuntimeError(str(error)) from error
         for reason in held.party.notes[notes:]:
             log.info("not taken in", extra={"sum": id, "reason": reason})
         return found
+
+    def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
+        """A sum's party, up to date, and nobody else's until the stack is left."""
+        while True:
+            of = self._call_and_roster
+            held = self.parties.held(record, lambda: of(view, record))
+            until.enter_context(self.parties.kept(record.id, held))
+            if held.sound:
+                self.parties.catch_up(view, record, held)
+                return held
+
+    def _call_and_roster(self, view: Snapshot, record: SumRecord) -> tuple[AnyCall, Roster]:
+        return self.call(view, record), self.rosters.roster(view, record.roster)
 
     def record(self, view: Snapshot, id: str) -> SumRecord:
         """A sum by its id. Raises InvalidInput for one that there is none of."""
@@ -260,9 +271,6 @@ class Rounds:
         if study is None:
             raise InvalidInput(f"Sum {record.id} belongs to no study.")
         return read_call(self.plans.plan(study), bytes.fromhex(record.call))
-
-    def _held(self, view: Snapshot, record: SumRecord) -> Held:
-        return self.parties.held(record, self.call(view, record), self.rosters.roster(view, record.roster))
 
     def cohort(self, view: Snapshot, record: SumRecord) -> frozenset[str]:
         """Public keys of those who are asked."""
@@ -282,10 +290,9 @@ class Rounds:
                 raise NotAuthorized(f"Sum {id} does not ask this site.")
             if record.state != "open":
                 return bytes.fromhex(record.closed)
-            held = self._held(view, record)
-        with held.lock, self.store.snapshot() as view:
-            self.parties.catch_up(view, record, held)
-            return None if held.party.finished else held.party.message(name)
+            with ExitStack() as until:
+                party = self._party(view, record, until).party
+                return None if party.finished else party.message(name)
 
     # The end of a sum.
 

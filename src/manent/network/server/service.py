@@ -77,11 +77,11 @@ class Service:
 
     def verifier(self) -> Verifier:
         """Takes requests that members of the newest roster have signed."""
-        return Verifier(self._member, self.store, clock=self.clock)
+        return Verifier(self._member, self.rounds.together, clock=self.clock)
 
     def newcomers(self) -> Verifier:
         """Takes requests that are signed by the key that they name: it proves that who joins holds it."""
-        return Verifier(_named, self.store, clock=self.clock)
+        return Verifier(_named, self.rounds.together, clock=self.clock)
 
     def _member(self, keyid: str) -> bytes | None:
         with self.store.snapshot() as view:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -15,9 +17,10 @@ from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server import documents, messages
 from manent.network.server.documents import StudyRecord, study_of
-from manent.network.server.requests import Asked, answer, blob, octets, signed
+from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
+from manent.storage.blobs import Spool
 
 
 def routes(service: Service) -> APIRouter:
@@ -100,10 +103,18 @@ def sum_routes(service: Service) -> APIRouter:
     """The routes of one sum."""
     router, verifier = APIRouter(prefix="/v1/sums/{id}"), service.verifier()
 
-    async def member(request: Request, id: str, most: int = 1 << 16) -> Asked:
-        found = await signed(request, verifier, service.origins, most)
+    async def member(request: Request, id: str) -> Asked:
+        found = await signed(request, verifier, service.origins)
         await run_in_threadpool(messages.check_member, service, id, found.key)
         return found
+
+    @asynccontextmanager
+    async def member_sends(request: Request, id: str, most: int) -> AsyncIterator[tuple[str, Spool]]:
+        """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
+        found = await headed(request, verifier, service.origins)
+        await run_in_threadpool(messages.check_member, service, id, found.keyid)
+        async with spooled(request, found, service.blobs, most) as spool:
+            yield found.keyid, spool
 
     @router.get("")
     async def about(request: Request, id: str) -> Response:
@@ -128,8 +139,8 @@ def sum_routes(service: Service) -> APIRouter:
 
     @router.post("/message")
     async def post(request: Request, id: str) -> Response:
-        found = await member(request, id, protocol.MOST_MESSAGE)
-        replies = await run_in_threadpool(messages.take, service, id, found.key, found.body)
+        async with member_sends(request, id, protocol.MOST_MESSAGE) as (key, spool):
+            replies = await run_in_threadpool(messages.take_spooled, service, id, key, spool)
         return octets(protocol.pack(replies))
 
     @router.get("/upload")
@@ -139,12 +150,13 @@ def sum_routes(service: Service) -> APIRouter:
 
     @router.put("/upload")
     async def part(request: Request, id: str, offset: int) -> Response:
-        found = await member(request, id, protocol.PART)
-        await run_in_threadpool(messages.check_open, service, id)
-        most = await run_in_threadpool(messages.largest, service, id)
-        if not offset >= 0 or offset + len(found.body) > most:
-            raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
-        length = await run_in_threadpool(service.parts.append, upload_id(service, id, found.key), offset, [found.body])
+        async with member_sends(request, id, protocol.PART) as (key, spool):
+            await run_in_threadpool(messages.check_open, service, id)
+            most = await run_in_threadpool(messages.largest, service, id)
+            if not offset >= 0 or offset + spool.size > most:
+                raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
+            name = upload_id(service, id, key)
+            length = await run_in_threadpool(service.parts.append, name, offset, spool.read())
         return answer({"length": length})
 
     @router.post("/upload/complete")
