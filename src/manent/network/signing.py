@@ -36,6 +36,8 @@ TAG: Final = "manent-1"
 """Signed into every request, so that a signature made for another purpose is none here."""
 MAX_AGE: Final = 300.0
 SKEW: Final = 60.0
+MOST_NONCES: Final = 60_000
+"""Requests of one key whose signatures were made within ten minutes, at most: a hundred a second."""
 LONGEST_FIELD: Final = 4096
 LONGEST_URL: Final = 8192
 
@@ -109,6 +111,7 @@ class Verifier:
         max_age: seconds for which a signature is accepted.
         skew: seconds by which the signer's clock may differ, either way.
         clock: seconds since 1970 (UTC).
+        most: nonces that are kept for one key and ten minutes, so that no member can fill the store.
     """
 
     def __init__(
@@ -118,9 +121,10 @@ class Verifier:
         max_age: float = MAX_AGE,
         skew: float = SKEW,
         clock: Callable[[], float] = time.time,
+        most: int = MOST_NONCES,
     ) -> None:
         self._keys, self._store, self._clock = keys, store, clock
-        self._max_age, self._skew = max_age, skew
+        self._max_age, self._skew, self._most = max_age, skew, most
         self._swept = -1
 
     def verify(self, method: str, url: str, headers: Headers, body_digest: bytes) -> str:
@@ -160,7 +164,7 @@ class Verifier:
     def spend(self, signed: Signed, transaction: Transaction | None = None) -> None:
         """Use up the nonce, in a transaction of its own or in the one in which the request takes effect.
 
-        Raises NotAuthorized for one that was used before.
+        Raises NotAuthorized for one that was used before, and where the key has signed too many.
         """
         if transaction is None:
             with self._store.transaction() as own:
@@ -172,6 +176,11 @@ class Verifier:
         name = digest("manent nonce", signed.keyid.encode(), signed.nonce.encode()).hex()
         if any(transaction.get(_key(bucket, name)) is not None for bucket in range(oldest, newest + 1)):
             raise refused("it was seen before (its nonce is used up); sign a request anew to send it again")
+        counter = _key(signed.created // _BUCKET, f"of {digest('manent nonces', signed.keyid.encode()).hex()}")
+        count = int(transaction.get(counter) or b"0")
+        if count >= self._most:
+            raise refused(f"its key has signed {count:,} requests within ten minutes; no site needs as many")
+        transaction.put(counter, str(count + 1).encode())
         transaction.put(_key(signed.created // _BUCKET, name), b"")
         self._forget(transaction, oldest)
 

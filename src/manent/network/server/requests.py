@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -44,7 +44,8 @@ class Asked:
 
 
 async def body_of(request: Request, most: int) -> bytes:
-    """The body. Raises InvalidInput for a larger one, before more of it is read."""
+    """The body as it was sent; nothing is ever unpacked. Raises InvalidInput for a larger one, before more of it is read."""
+    _check_told(request, most)
     found, size = [], 0
     try:
         async with asyncio.timeout(PATIENCE):
@@ -58,25 +59,40 @@ async def body_of(request: Request, most: int) -> bytes:
     return b"".join(found)
 
 
-async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16) -> Asked:
-    """The request's body, and who signed it. Raises NotAuthorized where nobody did who may."""
+def _check_told(request: Request, most: int) -> None:
+    """What the headers say of the body."""
+    told = request.headers.get("content-length", "0")[:20]
+    if told.isascii() and told.isdigit() and int(told) > most:
+        raise InvalidInput(f"A body of at most {most:,} bytes is taken here; this one says {told}. Upload it in parts.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise InvalidInput("A body is sent as it is, without Content-Encoding: the server unpacks nothing.")
+
+
+async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16, once: bool = True) -> Asked:
+    """The request's body, and who signed it. Raises NotAuthorized where nobody did who may: of a stranger no body is read.
+
+    Args:
+        once: whether its nonce is used up. Not for what anyone may ask, whom nothing must let write into the store.
+    """
     protocol.check_version(request.headers.get(protocol.HEADER))
-    method, url, headers = received(request.scope, origins)
+    found = await run_in_threadpool(verifier.examine, *received(request.scope, origins))
     body = await body_of(request, most)
-    key = await run_in_threadpool(verifier.verify, method, url, headers, sha256(body).digest())
-    request.state.actor = f"site:{key}"
-    return Asked(key, body)
+    found.check_body(sha256(body).digest())
+    if once:
+        await run_in_threadpool(verifier.spend, found)
+    request.state.actor = f"site:{found.keyid}"
+    return Asked(found.keyid, body)
 
 
-def answer(value: Any, status: int = 200) -> Response:
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Canonical JSON."""
-    return Response(canonical(value), status, {protocol.HEADER: str(protocol.VERSION)}, "application/json")
+    return Response(canonical(value), status, {protocol.HEADER: str(protocol.VERSION), **(headers or {})}, "application/json")
 
 
-def octets(data: bytes | None) -> Response:
+def octets(data: bytes | None, kind: str = protocol.OCTETS) -> Response:
     """Bytes; 204 where there are none yet."""
     headers = {protocol.HEADER: str(protocol.VERSION)}
-    return Response(status_code=204, headers=headers) if data is None else Response(data, 200, headers, protocol.OCTETS)
+    return Response(status_code=204, headers=headers) if data is None else Response(data, 200, headers, kind)
 
 
 def failure(request: Request, error: Exception) -> Response:

@@ -83,7 +83,9 @@ class SumWork:
         path = self.state.folder / "assignments" / task.model
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path)
+            # A few vectors of the model's size are sent, of four bytes a number, and what layers need.
+            most = 16 * max(spec.layout.size for spec in self.plan.sums.values()) + (1 << 20)
+            self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path, most)
         return path.read_bytes()
 
     def _party(self, task: Task, call: bytes) -> ClientParty:
