@@ -149,7 +149,7 @@ class Wire:
     def table(self, method, path):
         return sum_of_site(self.world.service, path.rsplit("/", 1)[1], self.key)
 
-    def fetch(self, path, digest, target):
+    def fetch(self, path, digest, target, most):
         target.write_bytes(b"".join(self.world.service.blobs.read(digest)))
 
     def message(self, id, after, wait):

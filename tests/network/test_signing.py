@@ -548,6 +548,21 @@ def test_a_body_that_came_too_late_to_be_remembered_is_not_taken():
         by.spend(signed)
 
 
+def test_no_key_fills_the_store():
+    clock, store = Clock(), MemoryStore()
+    by = Verifier({}.get, store, clock=clock, most=50)
+    for n in range(50):
+        by.spend(Signed("k", clock.now, f"{n:016}", DIGEST))
+    for n in range(50, 200):
+        with pytest.raises(NotAuthorized, match="no site needs as many"):
+            by.spend(Signed("k", clock.now, f"{n:016}", DIGEST))
+    with store.snapshot() as view:
+        assert len(view.keys("nonce/")) == 50 + 1
+    by.spend(Signed("another", clock.now, "x" * 16, DIGEST))
+    clock.now += 600
+    by.spend(Signed("k", clock.now, "x" * 16, DIGEST))
+
+
 def test_expired_nonces_are_forgotten_and_the_store_stays_small():
     clock, store = Clock(), MemoryStore()
     by = verifier(store, clock)
@@ -560,12 +575,12 @@ def test_expired_nonces_are_forgotten_and_the_store_stays_small():
         if second % 50 == 0:
             with store.snapshot() as view:
                 most = max(most, len(view.keys("nonce/")))
-    assert 300 < most <= 360 + 2 * 600
+    assert 300 < most <= 360 + 2 * 600 + 3  # and how many they are, for each key and ten minutes
     clock.now += 10_000
     restarted = verifier(store, clock)
     restarted.spend(Signed("k", clock.now, "x" * 16, DIGEST))
     with store.snapshot() as view:
-        assert len(view.keys("nonce/")) == 1
+        assert len(view.keys("nonce/")) == 1 + 1
         assert view.get("nonce-of-somebody-else") == b"kept"
 
 

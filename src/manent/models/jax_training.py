@@ -70,7 +70,7 @@ def numbers(work: LocalTraining) -> Vector:
 
 
 def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
-    """A function (vectors, `NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps) to the new vector and mean loss, [d+1].
+    """A function (vectors, `NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps) to the new vector and its loss, [d+1].
 
     `rows` holds each step's row numbers, and -1 where a batch is not full.
     """

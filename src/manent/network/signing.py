@@ -37,6 +37,8 @@ TAG: Final = "manent-1"
 """Signed into every request, so that a signature made for another purpose is none here."""
 MAX_AGE: Final = 300.0
 SKEW: Final = 60.0
+MOST_NONCES: Final = 60_000
+"""Requests of one key whose signatures were made within ten minutes, at most: a hundred a second."""
 LONGEST_FIELD: Final = 4096
 LONGEST_URL: Final = 8192
 
@@ -111,6 +113,7 @@ class Verifier:
         max_age: seconds for which a signature is accepted.
         skew: seconds by which the signer's clock may differ, either way.
         clock: seconds since 1970 (UTC).
+        most: nonces that are kept for one key and ten minutes, so that no member can fill the store.
     """
 
     def __init__(
@@ -120,10 +123,11 @@ class Verifier:
         max_age: float = MAX_AGE,
         skew: float = SKEW,
         clock: Callable[[], float] = time.time,
+        most: int = MOST_NONCES,
     ) -> None:
         self._keys, self._clock = keys, clock
         self._together = store if isinstance(store, Together) else Together(store)
-        self._max_age, self._skew = max_age, skew
+        self._max_age, self._skew, self._most = max_age, skew, most
         self._swept = -1
 
     def verify(self, method: str, url: str, headers: Headers, body_digest: bytes) -> str:
@@ -142,14 +146,8 @@ class Verifier:
         self.spend(signed)
         return signed.keyid
 
-    def take(self, method: str, url: str, headers: Headers) -> Signed:
-        """As `verify`, for a body that is still to come: hash it, then `check_body`."""
-        signed = self.examine(method, url, headers)
-        self.spend(signed)
-        return signed
-
     def examine(self, method: str, url: str, headers: Headers) -> Signed:
-        """What a request's headers say, for a body that is still to come: `spend` it, hash the body, then `check_body`.
+        """What a request's headers say, for a body that is still to come: hash that, `check_body`, then `spend` it.
 
         Raises NotAuthorized as `verify` does; repeated nonces are for `spend`.
         """
@@ -169,7 +167,7 @@ class Verifier:
     def spend(self, signed: Signed, transaction: Transaction | None = None) -> None:
         """Use up the nonce, in a transaction of its own or in the one in which the request takes effect.
 
-        Raises NotAuthorized for one that was used before.
+        Raises NotAuthorized for one that was used before, and where the key has signed too many.
         """
         if transaction is None:
             self._together.run(lambda shared, _: self.spend(signed, shared))
@@ -180,6 +178,11 @@ class Verifier:
         name = digest("manent nonce", signed.keyid.encode(), signed.nonce.encode()).hex()
         if any(transaction.get(_key(bucket, name)) is not None for bucket in range(oldest, newest + 1)):
             raise refused("it was seen before (its nonce is used up); sign a request anew to send it again")
+        counter = _key(signed.created // _BUCKET, f"of {digest('manent nonces', signed.keyid.encode()).hex()}")
+        count = int(transaction.get(counter) or b"0")
+        if count >= self._most:
+            raise refused(f"its key has signed {count:,} requests within ten minutes; no site needs as many")
+        transaction.put(counter, str(count + 1).encode())
         transaction.put(_key(signed.created // _BUCKET, name), b"")
         self._forget(transaction, oldest)
 

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
-from manent.core.errors import ManentError, NotAuthorized
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized
 from manent.network.server import documents, persons, sites
+from manent.network.server.description import TEXT, WHOLE, YES, describe, described, table
 from manent.network.server.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.requests import answer, failure
 from manent.network.server.service import Service
+
+
+async def unfit(request: Request, error: Exception) -> Response:
+    """A parameter that is not as it is described."""
+    found = error.errors() if isinstance(error, RequestValidationError) else ()
+    told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
+    return failure(request, InvalidInput(f"This request does not fit: {told}."[:1000]))
+
+
+async def elsewhere(request: Request, error: Exception) -> Response:
+    """A path or method that there is none of."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known = dict(getattr(error, "headers", None) or {})
+    return answer({"error": f"{status}: {request.method[:20]} has nothing here."}, status, known)
 
 
 def application(service: Service) -> FastAPI:
@@ -24,6 +41,9 @@ def application(service: Service) -> FastAPI:
         return failure(request, error)
 
     app.add_exception_handler(ManentError, failed)
+    app.add_exception_handler(RequestValidationError, unfit)
+    app.add_exception_handler(HTTPException, elsewhere)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.include_router(persons.routes(service))
     app.include_router(persons.study_routes(service))
     metrics = Metrics(service)
@@ -32,11 +52,13 @@ def application(service: Service) -> FastAPI:
     app.include_router(sites.study_routes(service))
     app.include_router(sites.sum_routes(service))
 
-    @app.get("/health")
+    @app.get("/health", **described("The process answers", answer=table({"status": TEXT})))
     async def health() -> Response:
         return answer({"status": "ok"})
 
-    @app.get("/ready")
+    standing = table({"ready": YES, "pulse": WHOLE, "reason": TEXT})
+
+    @app.get("/ready", **described("Whether the store answers too", answer=standing, statuses=(503,)))
     async def ready() -> Response:
         def look() -> int:
             with service.store.snapshot() as view:
@@ -46,7 +68,7 @@ def application(service: Service) -> FastAPI:
         fit = not service.failed and not service.pulse.draining
         return answer({"ready": fit, "pulse": pulse, "reason": service.failed}, 200 if fit else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", **described("For Prometheus", kind=CONTENT_TYPE))
     async def prometheus() -> Response:
         return Response(await run_in_threadpool(metrics.text), media_type=CONTENT_TYPE)
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from manent.network.server import documents
 from manent.network.server.service import Service
 
+_METHODS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH"})
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -79,6 +80,8 @@ class Measured:
             await self._app(scope, counted, noted)
         finally:
             route: Any = scope.get("route")
-            name = f"{scope['method']} {getattr(route, 'path', 'unknown')}"
+            # Whatever a stranger may choose would make one more counter for each.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            name = f"{method} {getattr(route, 'path', 'unknown')}"
             metrics.requests.labels(name, str(status[0])).inc()
             metrics.seconds.labels(name).observe(time.perf_counter() - began)

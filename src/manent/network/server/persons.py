@@ -12,14 +12,22 @@ from manent.core.errors import InvalidInput, NotAuthorized
 from manent.network import protocol
 from manent.network.bundle import MOST_BYTES, Bundle
 from manent.network.people import Action, Person, may
+from manent.network.server import description as said
 from manent.network.server import documents
+from manent.network.server.description import PERSON, TEXT, WHOLE, YES, Hash, Seed, Wanted, described
 from manent.network.server.documents import StudyRecord, history_log, study_of
 from manent.network.server.requests import answer, blob, body_of
 from manent.network.server.service import Service
 from manent.network.server.submitting import stop, submit
 
-MOST_SITES = 1_000_000
+MOST_SUBMITTED = 2 * MOST_BYTES + (256 << 20)
 _TOLD = ("hash", "name", "phase", "clients", "needed", "round", "index", "released", "reason", "by", "seed")
+STUDY = {name: TEXT if name in ("hash", "name", "phase", "reason", "by") else WHOLE for name in _TOLD}
+STUDIES = said.table({"studies": said.rows(said.table(STUDY))})
+HASH = said.table({"hash": said.DIGEST})
+HISTORY = said.table({"history": said.rows(said.table())})
+STATEMENT = said.table({"statement": said.table(), "text": TEXT})
+DECISIONS = {"type": "object", "additionalProperties": said.table({"accepted": YES, "reason": TEXT})}
 
 
 async def person(request: Request, service: Service) -> Person:
@@ -49,21 +57,21 @@ def routes(service: Service) -> APIRouter:
     """The routes of people."""
     router = APIRouter(prefix="/v1")
 
-    @router.get("/studies")
+    @router.get("/studies", **described("The studies that the person may see", PERSON, STUDIES))
     async def studies(request: Request) -> Response:
         who = await person(request, service)
         with service.store.snapshot() as view:
             found = [told(study) for study in documents.studies(view) if may(who, "see", study.by)]
         return answer({"studies": found})
 
-    @router.post("/studies")
-    async def post(request: Request, sites: int, seed: int = 0) -> Response:
+    @router.post("/studies", **described("Submit a study", PERSON, HASH, said.octets(4, MOST_SUBMITTED), good=201))
+    async def post(request: Request, sites: Wanted, seed: Seed = 0) -> Response:
         who = await person(request, service)
         if not may(who, "submit"):
             raise NotAuthorized(f"{who.name} may not submit studies as a {who.role}.")
-        parts = protocol.unpack(await body_of(request, 2 * MOST_BYTES + (256 << 20)))
-        if len(parts) not in (1, 2) or not 1 <= sites <= MOST_SITES or not 0 <= seed < 2**63:
-            raise InvalidInput("A submission is a bundle, and perhaps the first vector; with sites and a seed.")
+        parts = protocol.unpack(await body_of(request, MOST_SUBMITTED))
+        if len(parts) not in (1, 2):
+            raise InvalidInput("A submission is a bundle, and perhaps the first vector.")
         initial = parts[1] if len(parts) == 2 else b""
         bundle = await run_in_threadpool(Bundle.read, parts[0])
         hash = await run_in_threadpool(submit, service.rounds, bundle, who.actor, seed, sites, initial)
@@ -77,8 +85,8 @@ def study_routes(service: Service) -> APIRouter:
     """The routes of people, of one study."""
     router = APIRouter(prefix="/v1")
 
-    @router.get("/studies/{hash}")
-    async def study(request: Request, hash: str) -> Response:
+    @router.get("/studies/{hash}", **described("How a study stands", PERSON, said.table({**STUDY, "decisions": DECISIONS})))
+    async def study(request: Request, hash: Hash) -> Response:
         found = await study_for(request, service, hash, "see")
         with service.store.snapshot() as view:
             members = service.rosters.members(view)
@@ -86,27 +94,27 @@ def study_routes(service: Service) -> APIRouter:
         by_name = {members.get(key, key): {"accepted": yes, "reason": why} for key, (yes, why) in decided.items()}
         return answer({**told(found), "decisions": by_name})
 
-    @router.post("/studies/{hash}/stop")
-    async def end(request: Request, hash: str) -> Response:
+    @router.post("/studies/{hash}/stop", **described("End a study", PERSON, said.table()))
+    async def end(request: Request, hash: Hash) -> Response:
         found = await study_for(request, service, hash, "stop")
         await run_in_threadpool(stop, service.rounds, found.hash, request.state.actor)
         service.look()
         return answer({})
 
-    @router.get("/studies/{hash}/history")
-    async def history(request: Request, hash: str) -> Response:
+    @router.get("/studies/{hash}/history", **described("What became of each sum", PERSON, HISTORY))
+    async def history(request: Request, hash: Hash) -> Response:
         await study_for(request, service, hash, "see")
         with service.store.snapshot() as view:
             return answer({"history": [json.loads(row) for row in view.rows(history_log(hash))]})
 
-    @router.get("/studies/{hash}/statement")
-    async def statement(request: Request, hash: str) -> Response:
+    @router.get("/studies/{hash}/statement", **described("Who sees what", PERSON, STATEMENT))
+    async def statement(request: Request, hash: Hash) -> Response:
         found = await study_for(request, service, hash, "see")
         stated = await run_in_threadpool(service.statement, found)
         return answer({"statement": stated.plain(), "text": str(stated)})
 
-    @router.get("/studies/{hash}/result")
-    async def result(request: Request, hash: str) -> Response:
+    @router.get("/studies/{hash}/result", **described("What the study has come to, safetensors", PERSON, ranged=True))
+    async def result(request: Request, hash: Hash) -> Response:
         found = await study_for(request, service, hash, "model")
         if not found.result:
             raise InvalidInput("This study has not finished; there is no result yet.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -45,7 +45,8 @@ class Asked:
 
 
 async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises InvalidInput for a larger one, before more of it is read."""
+    """The body as it comes; nothing is ever unpacked. Raises InvalidInput for a larger one, before more of it is read."""
+    _check_told(request, most)
     size = 0
     try:
         async with asyncio.timeout(PATIENCE):
@@ -63,42 +64,64 @@ async def body_of(request: Request, most: int) -> bytes:
     return b"".join([chunk async for chunk in pieces_of(request, most)])
 
 
+def _check_told(request: Request, most: int) -> None:
+    """What the headers say of the body."""
+    told = request.headers.get("content-length", "0")[:20]
+    if told.isascii() and told.isdigit() and int(told) > most:
+        raise InvalidInput(f"A body of at most {most:,} bytes is taken here; this one says {told}. Upload it in parts.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise InvalidInput("A body is sent as it is, without Content-Encoding: the server unpacks nothing.")
+
+
 async def headed(request: Request, verifier: Verifier, origins: tuple[str, ...]) -> Signed:
-    """What the request's headers say, and who signed it; its body is not read yet. Raises NotAuthorized where nobody did who may."""
+    """What the request's headers say, and who signed it; its body is not read yet, and its nonce not used up.
+
+    Raises NotAuthorized where nobody signed it who may.
+    """
     protocol.check_version(request.headers.get(protocol.HEADER))
-    found = await run_in_threadpool(verifier.take, *received(request.scope, origins))
+    return await run_in_threadpool(verifier.examine, *received(request.scope, origins))
+
+
+async def _sound(request: Request, verifier: Verifier, found: Signed, digest: bytes, once: bool = True) -> None:
+    """Check that a body is the one that was signed, and use up the nonce."""
+    found.check_body(digest)
+    if once:
+        await run_in_threadpool(verifier.spend, found)
     request.state.actor = f"site:{found.keyid}"
-    return found
 
 
-async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16) -> Asked:
-    """The request's body, and who signed it. Raises NotAuthorized where nobody did who may."""
+async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16, once: bool = True) -> Asked:
+    """The request's body, and who signed it. Raises NotAuthorized where nobody did who may: of a stranger no body is read.
+
+    Args:
+        once: whether its nonce is used up. Not for what anyone may ask, whom nothing must let write into the store.
+    """
     found = await headed(request, verifier, origins)
     body = await body_of(request, most)
-    found.check_body(sha256(body).digest())
+    await _sound(request, verifier, found, sha256(body).digest(), once)
     return Asked(found.keyid, body)
 
 
 @asynccontextmanager
-async def spooled(request: Request, found: Signed, blobs: Blobs, most: int) -> AsyncIterator[Spool]:
-    """The request's body, written to a disk and hashed as it comes: memory does not grow with it. It is the one that was signed."""
+async def spooled(request: Request, verifier: Verifier, found: Signed, blobs: Blobs, most: int) -> AsyncIterator[Spool]:
+    """The request's body, the one that was signed, written to a disk and hashed as it comes: memory does not grow with it."""
     with ExitStack() as stack:
         spool = await run_in_threadpool(lambda: stack.enter_context(blobs.spool()))
         async for chunk in pieces_of(request, most):
             await run_in_threadpool(spool.write, chunk)
-        found.check_body(bytes.fromhex(spool.digest))
+        await _sound(request, verifier, found, bytes.fromhex(spool.digest))
         yield spool
 
 
-def answer(value: Any, status: int = 200) -> Response:
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Canonical JSON."""
-    return Response(canonical(value), status, {protocol.HEADER: str(protocol.VERSION)}, "application/json")
+    return Response(canonical(value), status, {protocol.HEADER: str(protocol.VERSION), **(headers or {})}, "application/json")
 
 
-def octets(data: bytes | None) -> Response:
+def octets(data: bytes | None, kind: str = protocol.OCTETS) -> Response:
     """Bytes; 204 where there are none yet."""
     headers = {protocol.HEADER: str(protocol.VERSION)}
-    return Response(status_code=204, headers=headers) if data is None else Response(data, 200, headers, protocol.OCTETS)
+    return Response(status_code=204, headers=headers) if data is None else Response(data, 200, headers, kind)
 
 
 def failure(request: Request, error: Exception) -> Response:

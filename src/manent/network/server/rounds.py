@@ -248,8 +248,7 @@ class Rounds:
     def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
         """A sum's party, up to date, and nobody else's until the stack is left."""
         while True:
-            of = self._call_and_roster
-            held = self.parties.held(record, lambda: of(view, record))
+            held = self.parties.held(record, lambda: self._call_and_roster(view, record))
             until.enter_context(self.parties.kept(record.id, held))
             if held.sound:
                 self.parties.catch_up(view, record, held)

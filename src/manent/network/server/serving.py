@@ -22,6 +22,7 @@ from manent.network.identity import Identity, create_file
 from manent.network.join import JoinToken
 from manent.network.server import documents
 from manent.network.server.app import application
+from manent.network.server.connections import MOST_CONNECTIONS, MOST_HEAD, Impatient, allow_descriptors
 from manent.network.server.documents import StudyRecord, history_log
 from manent.network.server.rosters import settle
 from manent.network.server.rounds import Settings
@@ -143,7 +144,12 @@ def serve(prepared: Prepared, folder: Path, until_done: bool = False, ready: Cal
         access_log=False,
         timeout_graceful_shutdown=10,
         server_header=False,
+        http=Impatient,
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEAD,
+        limit_concurrency=MOST_CONNECTIONS,
     )
+    allow_descriptors()
     server = _Server(config, service.stop)
     ticking = threading.Thread(target=service.run, name="ticking", daemon=True)
     ticking.start()

@@ -15,12 +15,20 @@ from manent.core.errors import InvalidInput
 from manent.core.store import Snapshot
 from manent.core.study import canonical
 from manent.network import protocol
+from manent.network.server import description as told
 from manent.network.server import documents, messages
+from manent.network.server.description import SITE, TEXT, WHOLE, YES, Hash, Number, Offset, Seen, SumId, Wait, described
 from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
 from manent.storage.blobs import Spool
+
+_STUDY = dict.fromkeys(("hash", "name", "phase", "reason"), TEXT) | dict.fromkeys(("clients", "roster", "seed"), WHOLE)
+TASKS = told.table({"studies": told.rows(told.table({**_STUDY, "decided": YES})), "sums": told.rows(TEXT), "roster": WHOLE})
+_SUM = dict.fromkeys(("id", "study", "name", "call", "assignment", "state", "reason"), TEXT)
+SUM = told.table({**_SUM, **dict.fromkeys(("round", "index", "attempt", "roster"), WHOLE), "included": YES}, survivors=WHOLE)
+LENGTH = told.table({"length": WHOLE})
 
 
 def routes(service: Service) -> APIRouter:
@@ -31,36 +39,40 @@ def routes(service: Service) -> APIRouter:
     async def asked(request: Request, most: int = 1 << 16) -> Asked:
         return await signed(request, verifier, service.origins, most)
 
-    @router.get("/server")
+    known = {"name": TEXT, "public": TEXT, "version": WHOLE, "signer": TEXT, "quick_start": YES}
+
+    @router.get("/server", **described("Who the server is", answer=told.table(known)))
     async def server(request: Request) -> Response:
         signer = service.rosters.signer.hex()
         own = signer == service.identity.public_hex
         known = {"name": service.identity.name, "public": service.identity.public_hex, "version": protocol.VERSION}
         return answer({**known, "signer": signer, "quick_start": own})
 
-    @router.post("/join")
+    joins = told.table({"name": TEXT, "secret": TEXT})
+
+    @router.post("/join", **described("Join, with an invitation", SITE, told.table({"member": YES}), joins))
     async def join(request: Request) -> Response:
-        found = await signed(request, newcomers, service.origins)
+        found = await signed(request, newcomers, service.origins, once=False)  # repeating it changes nothing
         name, secret = texts(found.body, "name", "secret")
         on = await run_in_threadpool(service.rosters.join, secret, name, found.key, service.clock())
         service.look()
         return answer({"member": on})
 
-    @router.get("/roster")
-    async def roster(request: Request, number: int = 0) -> Response:
-        await signed(request, newcomers, service.origins)
+    @router.get("/roster", **described("A signed roster", SITE))
+    async def roster(request: Request, number: Number = 0) -> Response:
+        await signed(request, newcomers, service.origins, once=False)
         with service.store.snapshot() as view:
             return octets(service.rosters.signed(view, number or service.rosters.newest(view)).encode())
 
-    @router.get("/tasks")
-    async def tasks(request: Request, wait: float = 0.0, seen: str = "") -> Response:
+    @router.get("/tasks", **described("Studies to decide about, and sums that ask the site", SITE, TASKS, statuses=(204,)))
+    async def tasks(request: Request, wait: Wait = 0.0, seen: Seen = "") -> Response:
         key = (await asked(request)).key
 
         async def look() -> bytes | None:
             found = await run_in_threadpool(tasks_of, service, key)
             return None if sha256(found).hexdigest() == seen else found
 
-        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
+        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)), "application/json")
 
     return router
 
@@ -73,13 +85,15 @@ def study_routes(service: Service) -> APIRouter:
         found = await signed(request, verifier, service.origins)
         return found, await run_in_threadpool(known_study, service, hash)
 
-    @router.get("/bundle")
-    async def bundle(request: Request, hash: str) -> Response:
+    @router.get("/bundle", **described("The bundle of a study", SITE, ranged=True))
+    async def bundle(request: Request, hash: Hash) -> Response:
         _, study = await asked(request, hash)
         return blob(request, service, study.bundle)
 
-    @router.post("/decision")
-    async def decision(request: Request, hash: str) -> Response:
+    decides = told.table({"accepted": YES}, reason=TEXT)
+
+    @router.post("/decision", **described("Whether the site takes part", SITE, told.table(), decides))
+    async def decision(request: Request, hash: Hash) -> Response:
         found, study = await asked(request, hash)
         values = table(found.body)
         accepted, reason = values.get("accepted"), values.get("reason", "")
@@ -89,8 +103,8 @@ def study_routes(service: Service) -> APIRouter:
         service.look()
         return answer({})
 
-    @router.get("/model")
-    async def model(request: Request, hash: str) -> Response:
+    @router.get("/model", **described("The result of a study that has finished, safetensors", SITE, ranged=True))
+    async def model(request: Request, hash: Hash) -> Response:
         _, study = await asked(request, hash)
         if not study.result:
             raise InvalidInput("This study has not finished; there is no result yet.")
@@ -113,22 +127,22 @@ def sum_routes(service: Service) -> APIRouter:
         """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
         found = await headed(request, verifier, service.origins)
         await run_in_threadpool(messages.check_member, service, id, found.keyid)
-        async with spooled(request, found, service.blobs, most) as spool:
+        async with spooled(request, verifier, found, service.blobs, most) as spool:
             yield found.keyid, spool
 
-    @router.get("")
-    async def about(request: Request, id: str) -> Response:
+    @router.get("", **described("How a sum stands", SITE, SUM))
+    async def about(request: Request, id: SumId) -> Response:
         key = (await member(request, id)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
-    @router.get("/assignment")
-    async def assignment(request: Request, id: str) -> Response:
+    @router.get("/assignment", **described("What clients are sent, safetensors", SITE, ranged=True))
+    async def assignment(request: Request, id: SumId) -> Response:
         await member(request, id)
         with service.store.snapshot() as view:
             return blob(request, service, service.rounds.record(view, id).assignment)
 
-    @router.get("/message")
-    async def message(request: Request, id: str, after: str = "", wait: float = 0.0) -> Response:
+    @router.get("/message", **described("What the site's party needs now", SITE, statuses=(204,)))
+    async def message(request: Request, id: SumId, after: Seen = "", wait: Wait = 0.0) -> Response:
         key = (await member(request, id)).key
 
         async def look() -> bytes | None:
@@ -137,19 +151,19 @@ def sum_routes(service: Service) -> APIRouter:
 
         return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
 
-    @router.post("/message")
-    async def post(request: Request, id: str) -> Response:
+    @router.post("/message", **described("A message to the sum", SITE, body=told.MESSAGE))
+    async def post(request: Request, id: SumId) -> Response:
         async with member_sends(request, id, protocol.MOST_MESSAGE) as (key, spool):
             replies = await run_in_threadpool(messages.take_spooled, service, id, key, spool)
         return octets(protocol.pack(replies))
 
-    @router.get("/upload")
-    async def stands(request: Request, id: str) -> Response:
+    @router.get("/upload", **described("How much of an upload has arrived", SITE, LENGTH))
+    async def stands(request: Request, id: SumId) -> Response:
         key = (await member(request, id)).key
         return answer({"length": await run_in_threadpool(service.parts.length, upload_id(service, id, key))})
 
-    @router.put("/upload")
-    async def part(request: Request, id: str, offset: int) -> Response:
+    @router.put("/upload", **described("A part of an upload", SITE, LENGTH, told.octets(0, protocol.PART)))
+    async def part(request: Request, id: SumId, offset: Offset) -> Response:
         async with member_sends(request, id, protocol.PART) as (key, spool):
             await run_in_threadpool(messages.check_open, service, id)
             most = await run_in_threadpool(messages.largest, service, id)
@@ -159,8 +173,8 @@ def sum_routes(service: Service) -> APIRouter:
             length = await run_in_threadpool(service.parts.append, name, offset, spool.read())
         return answer({"length": length})
 
-    @router.post("/upload/complete")
-    async def complete(request: Request, id: str) -> Response:
+    @router.post("/upload/complete", **described("The upload is whole", SITE, body=told.table({"digest": told.DIGEST})))
+    async def complete(request: Request, id: SumId) -> Response:
         found = await member(request, id)
         (digest,) = texts(found.body, "digest")
         name = upload_id(service, id, found.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from manent.network.tls import pinned_context
 
 LONGEST_PAUSE = 60.0
 PATIENCE = 60.0  # seconds beyond a long poll
+MOST_ANSWER = 64 << 20
+"""Bytes of an answer that is held in memory, at most; models go to the disk instead."""
 _ERRORS: Mapping[int, type[ManentError]] = {400: InvalidInput, 403: NotAuthorized, 409: ProtocolAbort}
 
 
@@ -74,11 +76,15 @@ class Connection:
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}
-        own = {protocol.HEADER: str(protocol.VERSION), **kind}
+        own = {**_ASKED, **kind}
         request = self._client.build_request(method, self.url + path, content=body, headers=own, params=dict(query))
         sign_request(request, self._key, self._clock())
         try:
-            return self._client.send(request)
+            response = self._client.send(request, stream=True)
+            try:
+                return httpx.Response(response.status_code, content=b"".join(_bounded(response, MOST_ANSWER)))
+            finally:
+                response.close()
         except httpx.HTTPError as error:
             raise Away(f"{self.url} cannot be reached: {error}") from None
 
@@ -86,7 +92,7 @@ class Connection:
         kind = _ERRORS.get(response.status_code)
         try:
             reason = str(json.loads(response.content)["error"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             reason = f"The server answered with status {response.status_code}."
         return Away(reason) if kind is None else kind(reason)
 
@@ -94,24 +100,28 @@ class Connection:
         """A JSON object. Raises ProtocolAbort where the answer is none."""
         return _table(self.ask(method, path, b"" if values is None else canonical(values)))
 
-    def fetch(self, path: str, digest: str, target: Path) -> Path:
-        """A blob into a file, going on where it was interrupted. Raises ProtocolAbort where its content is another."""
+    def fetch(self, path: str, digest: str, target: Path, most: int = 1 << 62) -> Path:
+        """A blob into a file, going on where it was interrupted.
+
+        Args:
+            most: bytes that it can have; a server that sends more fills no disk.
+
+        Raises ProtocolAbort where its content is another.
+        """
         part = target.with_name(target.name + ".part")
         have = part.stat().st_size if part.exists() else 0
-        request = self._client.build_request(
-            "GET", self.url + path, headers={protocol.HEADER: str(protocol.VERSION), "Range": f"bytes={have}-"}
-        )
+        request = self._client.build_request("GET", self.url + path, headers={**_ASKED, "Range": f"bytes={have}-"})
         sign_request(request, self._key, self._clock())
         try:
             response = self._client.send(request, stream=True)
-            if response.status_code not in (200, 206, 416):
-                response.read()
-                raise self._failed(response)
-            if response.status_code != 416:
-                with part.open("ab" if response.status_code == 206 else "wb") as file:
-                    for chunk in response.iter_raw(1 << 20):
-                        file.write(chunk)
-            response.close()
+            try:
+                if response.status_code not in (200, 206, 416):
+                    told = b"".join(_bounded(response, 1 << 16))
+                    raise self._failed(httpx.Response(response.status_code, content=told))
+                if response.status_code != 416:
+                    _append(part, "ab" if response.status_code == 206 else "wb", response, most)
+            finally:
+                response.close()
         except httpx.HTTPError as error:
             raise Away(f"{self.url} cannot be reached: {error}") from None
         found = sha256()
@@ -139,6 +149,32 @@ class Connection:
             length = int(_table(self.ask("PUT", f"{path}/upload", data, {"offset": length}))["length"])
         done = canonical({"digest": sha256(message).hexdigest()})
         return protocol.unpack(self.ask("POST", f"{path}/upload/complete", done) or b"")
+
+
+_ASKED: Mapping[str, str] = {protocol.HEADER: str(protocol.VERSION), "Accept-Encoding": "identity"}
+
+
+def _bounded(response: httpx.Response, most: int) -> Iterator[bytes]:
+    """An answer's body as it comes. Raises ProtocolAbort for a larger one, and for one that would have to be unpacked."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise ProtocolAbort("The server's answer is packed; a site unpacks nothing.")
+    size = 0
+    for chunk in response.iter_raw(1 << 20):
+        size += len(chunk)
+        if size > most:
+            raise ProtocolAbort(f"The server's answer has more than {most:,} bytes.")
+        yield chunk
+
+
+def _append(part: Path, mode: str, response: httpx.Response, most: int) -> None:
+    """Write an answer's body to a file, which is gone where it would become larger than it can be."""
+    try:
+        with part.open(mode) as file:
+            for chunk in _bounded(response, most - file.tell()):
+                file.write(chunk)
+    except ProtocolAbort:
+        part.unlink()
+        raise
 
 
 def _table(body: bytes | None) -> dict[str, Any]:

@@ -100,7 +100,9 @@ class SumWork:
         path = self._assignment(task)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path)
+            # A few vectors of the model's size are sent, of four bytes a number, and what layers need.
+            most = 16 * max(spec.layout.size for spec in self.plan.sums.values()) + (1 << 20)
+            self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path, most)
         return path.read_bytes()
 
     def _assignment(self, task: Task) -> Path:
@@ -112,7 +114,7 @@ class SumWork:
         return client_party(self.plan, read_call(self.plan, call), *of, roster, self.random, records)
 
     def _witness(self, task: Task, call: bytes) -> ClientParty | None:
-        """The party of a sum that is over, for what it saw; None where it can no longer be had, as its roster is not taken now."""
+        """The party of a sum that is over, for what it saw; None where its roster is not taken any more."""
         try:
             return self._party(task, call)
         except ManentError:
