@@ -10,16 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
+from manent.network.tls import pinned_context
+
 
 @contextmanager
-def uvicorn_of(app: Any, certificate: Path, key: Path) -> Iterator[str]:
+def uvicorn_of(app: Any, certificate: Path, key: Path, http: Any = "auto") -> Iterator[str]:
     """The origin of an ASGI application, served over HTTPS."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, log_level="critical", lifespan="off")
+        how = {"log_level": "critical", "lifespan": "off", "http": http}
+        config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, **how)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
@@ -30,6 +34,12 @@ def uvicorn_of(app: Any, certificate: Path, key: Path) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def connected(origin: str, pin: str) -> ssl.SSLSocket:
+    """A bare connection, after its handshake."""
+    at = urlsplit(origin)
+    return pinned_context(pin).wrap_socket(socket.create_connection((at.hostname, at.port), 30))
 
 
 @contextmanager

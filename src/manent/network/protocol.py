@@ -13,6 +13,8 @@ MOST_MESSAGE = 4 << 20
 """Bytes of a message that is sent in one piece; larger ones are uploaded in parts."""
 PART = 4 << 20
 """Bytes of a part of an upload, at most."""
+MOST_LISTED = 1000
+"""Messages in a list, at most."""
 LONGEST_WAIT = 30.0
 """Seconds of a long poll, at most."""
 
@@ -36,6 +38,8 @@ def pack(messages: Sequence[bytes]) -> bytes:
 def unpack(body: bytes) -> list[bytes]:
     """Raises ProtocolAbort for anything that `pack` does not give."""
     count, at, found = int.from_bytes(body[:4], "big"), 4, []
+    if count > MOST_LISTED:
+        raise ProtocolAbort(f"A list has at most {MOST_LISTED} messages; this one says {count}.")
     for _ in range(count):
         length = int.from_bytes(body[at : at + 4], "big")
         message = body[at + 4 : at + 4 + length]

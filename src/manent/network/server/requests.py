@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
 from manent.core.study import canonical
@@ -57,6 +58,8 @@ async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
                 yield chunk
     except TimeoutError:
         raise InvalidInput(f"The body took more than {PATIENCE:g} s; send smaller parts.") from None
+    except ClientDisconnect:
+        raise InvalidInput("The body broke off.") from None
 
 
 async def body_of(request: Request, most: int) -> bytes:
