@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
 from manent.network.identity import replace_file
 from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
+from manent.network.site import told
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
@@ -84,10 +84,10 @@ class Agent:
         waiting = busy or bool(unfinished) or self._seen == ""
         body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": 0.5 if waiting else self.wait, "seen": self._seen})
         if body is not None:
-            self._tasks = json.loads(body)
+            self._tasks = told.tasks(body)
             self._seen = sha256(body).hexdigest()
-        for told in self._tasks["studies"]:
-            self._study(told)
+        for study in self._tasks["studies"]:
+            self._study(study)
         for id in [*unfinished, *(id for id in self._tasks["sums"] if id not in unfinished)]:
             self._work(id)
 
