@@ -128,7 +128,7 @@ def _write(descriptor: int, client: Client) -> None:
 
 def read(descriptor: int) -> Client:
     """The client whose data were written to a file. Raises InvalidInput for anything else."""
-    frame = frames.read(descriptor, file=True)
+    frame = frames.read(descriptor, _size(descriptor), file=True)
     if frame is None or not isinstance(frame.head.get("name"), str):
         raise InvalidInput("The loader returned no data.")
     train = _part(frame.arrays, "train")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +17,7 @@ from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
 from manent.network.identity import replace_file
 from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
+from manent.network.site import told
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.machine import Machine
 from manent.network.site.spending import Account
@@ -31,7 +30,6 @@ from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
 log = logging.getLogger("manent.site")
-_SUM = re.compile(r"[0-9a-f]{64}-\d{1,9}-\d{1,9}")
 ROSTER_WAIT = 2.0
 """Seconds between two looks at the roster, by a site that is not on it yet."""
 
@@ -94,15 +92,14 @@ class Agent:
         wait = 0.0 if self._seen == "" else 1.0 if ending else WAIT
         body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": wait, "seen": self._seen})
         if body is not None:
-            self._tasks = json.loads(body)
+            self._tasks = told.tasks(body)
             self._take_newest(int(self._tasks["roster"]))
             self._seen = sha256(body).hexdigest()
-        for told in self._tasks["studies"]:
-            self._study(told)
+        for study in self._tasks["studies"]:
+            self._study(study)
         unfinished = [task.id for task in self.state.tasks()]
         for id in [*unfinished, *(id for id in self._tasks["sums"] if id not in unfinished)]:
-            if _SUM.fullmatch(id):
-                self._work(id)
+            self._work(id)
 
     # Studies.
 

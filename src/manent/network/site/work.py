@@ -19,6 +19,7 @@ from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.crypto.gradients import ExactDraws
 from manent.network.receipts import Outcome, Promise, Receipt
+from manent.network.site import told
 from manent.network.site.connection import Connection
 from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
@@ -60,7 +61,7 @@ class SumWork:
 
     def run(self, id: str) -> None:
         """Raises Away where the server cannot be reached: to be run again then."""
-        about = self.connection.table("GET", f"/v1/sums/{id}")
+        about = self._about(id)
         task = next((task for task in self.state.tasks() if task.id == id), None)
         call = bytes.fromhex(about["call"])
         if about["state"] != "open":
@@ -72,6 +73,10 @@ class SumWork:
         else:
             task = self._renewed(task, call)
         self._talk(task, self._party(task, call))
+
+    def _about(self, id: str) -> dict[str, Any]:
+        """How a sum stands, as the server says."""
+        return told.sum(id, self.connection.table("GET", f"/v1/sums/{id}"))
 
     def _begin(self, id: str, name: str, call: str, roster: int, assignment: str) -> Task:
         """Look at a new sum, and fetch what it is about. Raises ProtocolAbort where it cannot be one of the study's."""
@@ -158,7 +163,7 @@ class SumWork:
 
     def _over(self, task: Task, party: ClientParty) -> bool:
         """Whether the sum is over; then what was staged for it counts, or does not."""
-        about = self.connection.table("GET", f"/v1/sums/{task.id}")
+        about = self._about(task.id)
         if about["state"] == "open":
             return False
         self._finish(task, about, party)
@@ -195,7 +200,7 @@ class SumWork:
             log.error("the client leaves this sum", extra={"sum": task.id, "reason": str(error)})
             known = self.state.study(task.study) or self.known
             self.state.finish(task, False, replace(known, round=task.round, index=task.index))
-            call = bytes.fromhex(self.connection.table("GET", f"/v1/sums/{task.id}")["call"])
+            call = bytes.fromhex(self._about(task.id)["call"])
             leave = wire.frame(Kind.ABORT, read_call(self.plan, call).context, b"The client cannot answer.")
             self.connection.post(task.id, leave)
             raise
