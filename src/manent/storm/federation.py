@@ -132,6 +132,7 @@ class Federation:
     Attributes:
         watch: what was found: see `Watch`.
         requests: how many the server was sent.
+        killed: processes of sites and of the server.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class Federation:
         self.settings = settings or Settings(work=120.0, phase=120.0, deciding=600.0, retry=5.0, grace=30.0)
         self.store = store or MemoryStore()
         self.stage = Stage()
-        self.requests = 0
+        self.requests = self.killed = 0
         self.rng = repeatable(seed, "storm: federation")
         self.identity = Identity.create(folder / "server.key", "server", self._random("identity"))
         self.processes = [_Process() for _ in range(servers)]
@@ -262,6 +263,7 @@ class Federation:
         """kill -9 of a site's process, at what it waits for."""
         site = self.sites[index]
         if site.troupe is not None and site.state is not None:
+            self.killed += 1
             self.stage.kill(site.troupe)
             site.troupe = site.state = None
 
@@ -281,6 +283,7 @@ class Federation:
             service.step()
             self.watch.look()
             await asyncio.sleep(TICK * (0.9 + 0.2 * self.rng.random()))
+        self.killed += 1
         process.service = process.transport = None
         for request in process.requests:
             request.cancel()
