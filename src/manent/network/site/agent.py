@@ -108,7 +108,7 @@ class Agent:
         if told["phase"] in ("finished", "failed"):
             if known is not None and not known.over:
                 self.account.finish(known)
-                self.state.put_study(replace(known, over=True))
+                self.state.change_study(hash, lambda found: replace(found, over=True))
                 self._children.end(known.bundle)
                 log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
             return
@@ -117,7 +117,7 @@ class Agent:
         if not known.later and (not known.told or told["decided"] is not True):
             values = {"accepted": known.accepted, "reason": known.reason}
             self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
-            self.state.put_study(replace(known, told=True))
+            self.state.change_study(hash, lambda found: replace(found, told=found.accepted == values["accepted"]))
 
     def _may_differ(self, known: Known) -> bool:
         """Whether a refusal may have become another decision: by time, or because somebody has approved the bundle."""

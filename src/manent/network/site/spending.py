@@ -35,9 +35,7 @@ class Account:
             study=known.hash,
             random=SystemRandom(),
         )
-        known = replace(known, reservation=reservation.id)
-        self._state.put_study(known)
-        return known
+        return self._state.change_study(known.hash, lambda found: replace(found, reservation=reservation.id))
 
     def finish(self, known: Known) -> None:
         """A study is over: what it cannot have released goes back, if no sum of it was begun."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,16 @@ class SiteState:
         with self.store.transaction() as transaction:
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
 
+    def change_study(self, hash: str, change: Callable[[Known], Known]) -> Known:
+        """Write what becomes of a study as it stands now, whoever else has changed it. Raises InvalidInput for an unknown one."""
+        with self.store.transaction() as transaction:
+            return _changed(transaction, hash, change)
+
+    def leave(self, hash: str) -> Known:
+        """Take part in no further sum of a study."""
+        reason = "The site has left the study."
+        return self.change_study(hash, lambda k: replace(k, accepted=False, later=False, told=False, reason=reason))
+
     def bundle_path(self, hash: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{64}", hash):
             raise InvalidInput("A study is named by 64 hexadecimal digits.")
@@ -238,7 +248,7 @@ class SiteState:
             digest = view.get(f"memory/{study}")
         return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32, offset=HEAD)
 
-    def finish(self, task: Task, included: bool, study: Known, receipt: Receipt | None = None) -> None:
+    def finish(self, task: Task, included: bool, receipt: Receipt | None = None) -> None:
         """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left."""
         with self.store.transaction() as transaction:
             if receipt is not None:
@@ -252,7 +262,7 @@ class SiteState:
                 else:
                     before = staged
                 gone |= {before.decode()} if before is not None and before != transaction.get(f"memory/{task.study}") else set()
-            transaction.put(f"study/{study.hash}", canonical(asdict(study)))
+            _changed(transaction, task.study, lambda known: replace(known, round=task.round, index=task.index))
         for digest in gone:
             self.blobs.remove(digest)
 
@@ -265,6 +275,15 @@ class SiteState:
             transaction.remove(key)
         transaction.remove(f"task/{id}")
         return gone
+
+
+def _changed(transaction: Transaction, hash: str, change: Callable[[Known], Known]) -> Known:
+    document = transaction.get(f"study/{hash}")
+    if document is None:
+        raise InvalidInput(f"This site knows no study {hash[:64]!r}.")
+    known = change(Known(**json.loads(document)))
+    transaction.put(f"study/{hash}", canonical(asdict(known)))
+    return known
 
 
 def _roster(signed: SignedRoster) -> Roster:
