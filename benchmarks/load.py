@@ -104,7 +104,11 @@ class Sites:
             own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             of = (str(folder / str(first)), str(first), str(min(share, sites - first)), str(sites))
             process = subprocess.Popen(
-                [sys.executable, str(HERE / "load_sites.py"), *of], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own
+                [sys.executable, str(HERE / "load_sites.py"), *of],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=own,
             )
             assert process.stdin
             process.stdin.write(token.encode() + "\n")

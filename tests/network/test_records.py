@@ -177,9 +177,11 @@ class Site:
         self.world, self.hash, self.state = world, hash, SiteState(folder)
         self.wire = Wire(world, self.state.identity.public_hex)
         self.plan = world.rounds.plans.plan(world.study(hash))
+        if self.state.study(hash) is None:
+            self.state.put_study(Known(hash, "", True, "", 4, 0))
 
     def work(self):
-        known = self.state.study(self.hash) or Known(self.hash, "", True, "", 4, 0)
+        known = self.state.study(self.hash)
         client = self.world.data.clients[0]
 
         def roster(number):

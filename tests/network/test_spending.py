@@ -13,7 +13,6 @@ from manent.core.errors import ProtocolAbort
 from manent.network.policy import Policy
 from manent.network.server.submitting import stop
 from manent.network.site.spending import Account
-from manent.network.site.state import Known
 from manent.network.site.work import SumWork
 from tests.network import test_records
 from tests.network.test_policy import TEXT
@@ -34,8 +33,6 @@ class Site(test_records.Site):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"".join(world.service.blobs.read(world.study(hash).bundle)))
         self.account = Account(self.state, Policy.read(RULES))
-        if self.state.study(hash) is None:
-            self.state.put_study(Known(hash, "", True, "", 4, 0))
         self.touched = lambda: None
 
     def work(self):
@@ -221,5 +218,5 @@ def test_what_a_thread_still_has_in_hand_does_not_bring_back_an_earlier_state(si
     """The server holds back its answer to a decision while a sum runs: the sum stays counted."""
     released(site)
     stale = replace(site.known, round=0, sent=0, told=False)
-    site.state.amend(stale.hash, lambda known: replace(known, told=True))
+    site.state.change_study(stale.hash, lambda known: replace(known, told=True))
     assert (site.known.round, site.known.sent, site.known.told) == (1, 1, True)

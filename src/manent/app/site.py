@@ -142,6 +142,16 @@ def review(
         typer.echo(f"\nApproved: {known.bundle}")
 
 
+@site_app.command()
+def leave(study: Chosen, folder: Folder = HERE) -> None:
+    """Take part in no further sum of a study. What was released stays released; the other sites go on where they are enough."""
+    from manent.network.site import telling
+
+    state = _open(folder)
+    known = state.leave(telling.find(state, study).hash)
+    typer.echo(f"Left study {known.hash[:12]} after round {known.round}; the server is told when the site runs.")
+
+
 @site_app.command("test")
 def try_out(study: Chosen, data: Data, folder: Folder = HERE, as_json: AsJson = False) -> None:
     """A dry run on this site's data: do they fit, how long does it take, what would be sent? Nothing leaves the machine."""

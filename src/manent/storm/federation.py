@@ -43,10 +43,12 @@ from manent.storage.blobs import Blobs
 from manent.storm.faults import Faults
 from manent.storm.stage import Stage, Troupe
 from manent.storm.watching import Watch
+from manent.summation.secagg import SecAgg
 
 URL, EPOCH, YEAR = "https://server.test", 1_800_000_000, 365 * 86400
 TICK = 1.0  # seconds
 COLUMN = "number"
+SECRET_STEPS = 5  # advert, shares, upload, consent, reveal
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Federation:
     Attributes:
         watch: what was found: see `Watch`.
         requests: how many the server was sent.
+        killed: processes of sites and of the server.
     """
 
     def __init__(
@@ -148,8 +151,9 @@ class Federation:
         self.settings = settings or Settings(work=120.0, phase=120.0, deciding=600.0, retry=5.0, grace=30.0)
         self.store = store or MemoryStore()
         self.stage = Stage()
-        self.requests = 0
+        self.requests = self.killed = 0
         self.rng = repeatable(seed, "storm: federation")
+        self._steps: dict[str, int] = {}
         self.identity = Identity.create(folder / "server.key", "server", self._random("identity"))
         self.processes = [_Process() for _ in range(servers)]
         self.sites = [self._site(index) for index in range(sites)]
@@ -199,6 +203,8 @@ class Federation:
         """Queue a study that counts sites, round by round; its hash."""
         study = Study(Histogram(COLUMN), rounds, cohort or Cohort(), summation=summation, name=name)
         bundle = Bundle.of(study, schema_of(len(self.sites)), "data").sign(self.identity.signing_key)
+        # How many messages a site sends to a sum.
+        self._steps[study.hash] = SECRET_STEPS if isinstance(summation, SecAgg) else 1
         return submit(self.service.rounds, bundle, "somebody", seed, len(self.sites))
 
     def at(self, seconds: float, what: object, *arguments: object) -> None:
@@ -227,7 +233,8 @@ class Federation:
         rosters = self.service.rosters
         with self.store.snapshot() as view:
             number = rosters.newest(view)
-            entries = [e for e in rosters.signed(view, number).entries if e.public != self.sites[index].identity.public_hex]
+            gone = self.sites[index].identity.public_hex
+            entries = tuple(entry for entry in rosters.signed(view, number).entries if entry.public != gone)
         now = int(self.clock())
         rosters.publish(SignedRoster.sign(self.identity.signing_key, number + 1, now, now + YEAR, entries), now)
 
@@ -262,6 +269,7 @@ class Federation:
         """kill -9 of a site's process, at what it waits for."""
         site = self.sites[index]
         if site.troupe is not None and site.state is not None:
+            self.killed += 1
             self.stage.kill(site.troupe)
             site.troupe = site.state = None
 
@@ -281,6 +289,7 @@ class Federation:
             service.step()
             self.watch.look()
             await asyncio.sleep(TICK * (0.9 + 0.2 * self.rng.random()))
+        self.killed += 1
         process.service = process.transport = None
         for request in process.requests:
             request.cancel()
@@ -337,7 +346,8 @@ class Federation:
             return
         attempt = self.watch.attempt(request.url.path.split("/")[3])
         if attempt not in site.plans:
-            site.plans[attempt] = int(site.rng.integers(0, 5)) if site.happens(self.weather.vanish) else 1 << 30
+            steps = self._steps[attempt[0].split("-")[0]]
+            site.plans[attempt] = int(site.rng.integers(0, steps)) if site.happens(self.weather.vanish) else 1 << 30
         if request.method == "POST":
             site.plans[attempt] -= 1
 

@@ -60,6 +60,11 @@ class Watch:
         return sum(record.state == "abandoned" for record in self._over.values())
 
     @property
+    def answers(self) -> list[int]:
+        """How many sites are in each released sum."""
+        return [len(record.included) for record in self._over.values() if record.state == "released"]
+
+    @property
     def violations(self) -> list[str]:
         return [*self.wrong, *self.lost, *self.double, *self.receipts]
 

@@ -114,7 +114,7 @@ class Agent:
         if not known.later and (not known.told or told["decided"] is not True):
             values = {"accepted": known.accepted, "reason": known.reason}
             self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
-            self.state.amend(hash, lambda known: replace(known, told=True))
+            self.state.change_study(hash, lambda found: replace(found, told=found.accepted == values["accepted"]))
 
     def _over(self, hash: str, phase: str, reason: str) -> None:
         """Note, once, that a study is over; not while a sum of it is under way, which may still spend."""

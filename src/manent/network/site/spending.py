@@ -47,7 +47,7 @@ class Account:
             random=SystemRandom(),
         )
         steps = _steps(event, plan)
-        return self._state.amend(known.hash, lambda now: replace(now, reservation=reservation.id, steps=steps))
+        return self._state.change_study(known.hash, lambda found: replace(found, reservation=reservation.id, steps=steps))
 
     def commit(self, known: Known, sum: str) -> Callable[[Transaction], None]:
         """Records, in the transaction that ends a released sum for the site, that what was set aside is spent."""

@@ -152,24 +152,24 @@ class SiteState:
         with self.store.transaction() as transaction:
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
 
-    def amend(self, hash: str, change: Callable[[Known], Known]) -> Known:
-        """Change what is known of a study, from what is kept now: a server that delays its answer must not bring back, by what a
-        thread still had in hand, how far the site was before. Raises InvalidInput for a study that is not known."""
+    def change_study(self, hash: str, change: Callable[[Known], Known]) -> Known:
+        """Write what becomes of a study as it stands now, whoever else has changed it: a server that delays its answer must not
+        bring back, by what a thread still had in hand, how far the site was before. Raises InvalidInput for an unknown one."""
         with self.store.transaction() as transaction:
-            known = change(_study(transaction, hash))
-            transaction.put(f"study/{hash}", canonical(asdict(known)))
-        return known
+            return _changed(transaction, hash, change)
 
     def close(self, hash: str) -> Known | None:
         """Note that a study is over: no sum of it begins any more. None, and nothing is noted, while one is under way, or where
         that was noted before."""
         with self.store.transaction() as transaction:
-            known = _study(transaction, hash)
-            if known.over or transaction.keys(f"task/{hash}-"):
+            if _study(transaction, hash).over or transaction.keys(f"task/{hash}-"):
                 return None
-            known = replace(known, over=True)
-            transaction.put(f"study/{hash}", canonical(asdict(known)))
-        return known
+            return _changed(transaction, hash, lambda known: replace(known, over=True))
+
+    def leave(self, hash: str) -> Known:
+        """Take part in no further sum of a study."""
+        reason = "The site has left the study."
+        return self.change_study(hash, lambda k: replace(k, accepted=False, later=False, told=False, reason=reason))
 
     def bundle_path(self, hash: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{64}", hash):
@@ -225,10 +225,13 @@ class SiteState:
             return [Task(**json.loads(view.get(key) or b"{}")) for key in view.keys("task/")]
 
     def begin(self, task: Task) -> None:
-        """Keep a sum that the site is to take part in. Raises ProtocolAbort where its study is over."""
+        """Keep a sum that the site is to take part in. Raises ProtocolAbort where its study is over, or the site has left it."""
         with self.store.transaction() as transaction:
-            if transaction.get(f"study/{task.study}") is not None and _study(transaction, task.study).over:
+            known = _study(transaction, task.study)
+            if known.over:
                 raise ProtocolAbort(f"Sum {task.id} comes after the end of its study; what that had set aside may be given back.")
+            if not known.accepted:
+                raise ProtocolAbort(f"This site takes no part in the study of sum {task.id}.")
             transaction.put(f"task/{task.id}", canonical(asdict(task)))
 
     def records(self, id: str) -> list[bytes]:
@@ -270,7 +273,6 @@ class SiteState:
         self,
         task: Task,
         included: bool,
-        study: Known,
         receipt: Receipt | None = None,
         spend: Callable[[Transaction], None] | None = None,
     ) -> None:
@@ -293,7 +295,8 @@ class SiteState:
                 else:
                     before = staged
                 gone |= {before.decode()} if before is not None and before != transaction.get(f"memory/{task.study}") else set()
-            transaction.put(f"study/{study.hash}", canonical(asdict(study)))
+            sent = bool(task.upload)
+            _changed(transaction, task.study, lambda k: replace(k, round=task.round, index=task.index, sent=k.sent + sent))
         for digest in gone:
             self.blobs.remove(digest)
 
@@ -311,8 +314,14 @@ class SiteState:
 def _study(view: Snapshot, hash: str) -> Known:
     document = view.get(f"study/{hash}")
     if document is None:
-        raise InvalidInput(f"The site knows no study {hash[:64]!r}.")
+        raise InvalidInput(f"This site knows no study {hash[:64]!r}.")
     return Known(**json.loads(document))
+
+
+def _changed(transaction: Transaction, hash: str, change: Callable[[Known], Known]) -> Known:
+    known = change(_study(transaction, hash))
+    transaction.put(f"study/{hash}", canonical(asdict(known)))
+    return known
 
 
 def _roster(signed: SignedRoster) -> Roster:

@@ -172,9 +172,8 @@ class SumWork:
     def _finish(self, task: Task, about: dict[str, Any], party: ClientParty | None) -> None:
         included = about["state"] == "released" and about["included"] is True
         known = self.state.study(task.study) or self.known
-        known = replace(known, round=task.round, index=task.index, sent=known.sent + bool(task.upload))
         receipt = self._receipt(task, about, included, party) if task.upload else None
-        self.state.finish(task, included, known, receipt, self.account.commit(known, task.id) if included else None)
+        self.state.finish(task, included, receipt, self.account.commit(known, task.id) if included else None)
         self._assignment(task).unlink(missing_ok=True)
         late = bool(task.upload) and about["state"] == "released" and not included
         why = {"reason": "The sum was closed before this site's vector came."} if late else {}
@@ -198,8 +197,7 @@ class SumWork:
             vector, memory = self._compute(task)
         except ManentError as error:
             log.error("the client leaves this sum", extra={"sum": task.id, "reason": str(error)})
-            known = self.state.study(task.study) or self.known
-            self.state.finish(task, False, replace(known, round=task.round, index=task.index))
+            self.state.finish(task, False)
             call = bytes.fromhex(self._about(task.id)["call"])
             leave = wire.frame(Kind.ABORT, read_call(self.plan, call).context, b"The client cannot answer.")
             self.connection.post(task.id, leave)
