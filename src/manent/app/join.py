@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manent.app.studyfile import load_names
-from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.errors import InvalidInput
 from manent.core.examples import Client
 from manent.network.handover import as_client
 
@@ -37,13 +37,11 @@ def join(
 
     [dim]manent join manent-join-1.AbC... --data load.py:load --name karolinska[/]
     """
-    try:
-        from manent.network.join import JoinToken
-        from manent.network.logs import log_json
-        from manent.network.site.agent import Agent
-        from manent.network.site.joining import join_patiently, open_site, quick_policy
-    except ImportError as error:
-        raise MissingExtra(str(error.name), "network", "A site") from None
+    from manent.network.join import JoinToken
+    from manent.network.logs import log_json
+    from manent.network.site.agent import Agent
+    from manent.network.site.joining import join_patiently, open_site, quick_policy
+
     log_json()
     load = loader(data)
     state = open_site(folder, name or re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()))

@@ -10,7 +10,7 @@ import typer
 
 from manent.app.studycode import code_of, pins
 from manent.app.studyfile import StudyFile, load_study
-from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from manent.network.bundle import Bundle
@@ -71,14 +71,12 @@ def serve(
     manent serve study.py --consortium 9f86d0...
     manent serve --database postgresql://manent@db/manent --blobs s3://manent-blobs[/]
     """
-    try:
-        from manent.network.identity import from_hex
-        from manent.network.logs import log_json
-        from manent.network.server.rounds import Settings
-        from manent.network.server.serving import Address, prepare
-        from manent.network.server.serving import serve as run
-    except ImportError as error:
-        raise MissingExtra(str(error.name), "server", "A server") from None
+    from manent.network.identity import from_hex
+    from manent.network.logs import log_json
+    from manent.network.server.rounds import Settings
+    from manent.network.server.serving import Address, prepare
+    from manent.network.server.serving import serve as run
+
     key = None if consortium is None else from_hex("A consortium's public key", consortium.strip().lower(), 32)
     log_json()
     loaded = [(path, load_study(path, sets or ())) for path in studies or ()]
