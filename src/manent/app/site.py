@@ -30,7 +30,13 @@ site_app = typer.Typer(
     "manent site review 4f6a --approve[/]",
 )
 Folder = Annotated[Path, typer.Option(help="Where the site keeps its key, rules and state.")]
-Data = Annotated[str, typer.Option(metavar="FILE.py:NAME", help="A function of yours that returns this site's data.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE.py:NAME",
+        help="A function of yours that returns this site's data; given the data set's name if it takes one.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
 Chosen = Annotated[str, typer.Argument(metavar="STUDY", help="The first digits of its hash; see `manent site status`.")]
 HERE = Path("site")
@@ -84,7 +90,8 @@ def run(data: Data, folder: Folder = HERE) -> None:
     from manent.network.site.state import POLICY
 
     log_json()
-    Agent(_open(folder), Policy.load(folder / POLICY), loader(data)).run()
+    policy = Policy.load(folder / POLICY)
+    Agent(_open(folder), policy, loader(data, policy.data)).run()
 
 
 @site_app.command()
@@ -157,9 +164,10 @@ def try_out(study: Chosen, data: Data, folder: Folder = HERE, as_json: AsJson = 
 
     state = _open(folder)
     known = telling.find(state, study)
-    plan, bundle, loaded = telling.own_plan(state, known), state.bundle(known.hash), loader(data)("")
+    policy, plan, bundle = Policy.load(folder / POLICY), telling.own_plan(state, known), state.bundle(known.hash)
+    loaded = loader(data, policy.data)(bundle.data)
     client = taking_part(loaded, schema_of(bundle.schema))
-    children = Children(Policy.load(folder / POLICY), folder)
+    children = Children(policy, folder)
     try:
         found = telling.trial(plan, children.trainer(bundle, plan, client), loaded, client, known.seed)
     finally:
