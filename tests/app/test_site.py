@@ -47,3 +47,17 @@ def test_a_loader_returns_data(tmp_path):
     (tmp_path / "load.py").write_text("def load():\n    return 3")
     with pytest.raises(InvalidInput, match="found a int"):
         loader(f"{tmp_path}/load.py:load")("data")
+
+
+def test_a_loader_with_a_parameter_is_given_the_data_sets_name(tmp_path):
+    path = tmp_path / "load.py"
+    path.write_text("import manent as mn\n\ndef load(name):\n    return mn.data.heart_disease().client(name)\n")
+    assert loader(f"{path}:load", ("Cleveland", "Hungary"))("Hungary").name == "Hungary"
+
+
+def test_a_loader_without_one_cannot_serve_several_data_sets(tmp_path):
+    path = tmp_path / "load.py"
+    path.write_text("import manent as mn\n\ndef load():\n    return mn.data.heart_disease().clients[0]\n")
+    assert loader(f"{path}:load", ("hearts",))("hearts").name == "Cleveland"
+    with pytest.raises(InvalidInput, match=r"several data sets \(hearts, lungs\)"):
+        loader(f"{path}:load", ("hearts", "lungs"))

@@ -15,9 +15,18 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from manent.app import audit, join, people, privacy, receipts, roster, serve, site, storm
-from manent.core.errors import ClientFailed, InvalidInput, ManentError
+from manent.core.errors import ClientFailed, InvalidInput, ManentError, MissingExtra
 
 INTERRUPTED = 130
+EXTRAS = {
+    "httpx": "network",
+    "http_message_signatures": "network",
+    "uvicorn": "network",
+    "fastapi": "server",
+    "starlette": "server",
+    "prometheus_client": "server",
+}
+"""The extra that brings a package, for commands that need the whole of it."""
 
 
 class _Commands(TyperGroup):
@@ -29,6 +38,12 @@ class _Commands(TyperGroup):
         except ManentError as error:
             _say(f"[bold red]Error:[/] {escape(message(error))}")
             raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            _say(f"[bold red]Error:[/] {escape(str(MissingExtra(package, EXTRAS[package], 'This command')))}")
+            raise typer.Exit(1) from None
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise

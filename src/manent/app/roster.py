@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manent.app.stores import ServerArgument, server_store
-from manent.core.errors import InvalidInput, MissingExtra, NotAuthorized
+from manent.core.errors import InvalidInput, NotAuthorized
 
 if TYPE_CHECKING:
     from manent.core.store import Store
@@ -146,10 +146,8 @@ def publish(
 
 def _rosters(store: Store) -> Rosters:
     """A server's rosters, as whoever runs it may see them and hand them in."""
-    try:
-        from manent.network.server.rosters import Rosters, settle
-    except ImportError as error:
-        raise MissingExtra(str(error.name), "server", "A server") from None
+    from manent.network.server.rosters import Rosters, settle
+
     return Rosters(store, None, settle(store, None))
 
 

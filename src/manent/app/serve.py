@@ -10,7 +10,7 @@ import typer
 
 from manent.app.studycode import code_of, pins
 from manent.app.studyfile import StudyFile, load_study
-from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from manent.network.bundle import Bundle
@@ -35,6 +35,11 @@ def serve(
         str | None,
         typer.Option(metavar="KEY", help="Public key that signs rosters, by `manent roster init`. (default: a quick start)"),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM, of an authority that sites know. (default: self-made, known by the invitation)"),
+    ] = None,
+    certificate_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
     data_set: Annotated[str, typer.Option(help="The name under which sites know the data that the studies ask for.")] = "data",
     code: Annotated[
         list[Path] | None,
@@ -71,22 +76,23 @@ def serve(
     manent serve study.py --consortium 9f86d0...
     manent serve --database postgresql://manent@db/manent --blobs s3://manent-blobs[/]
     """
-    try:
-        from manent.network.identity import from_hex
-        from manent.network.logs import log_json
-        from manent.network.server.rounds import Settings
-        from manent.network.server.serving import Address, prepare
-        from manent.network.server.serving import serve as run
-    except ImportError as error:
-        raise MissingExtra(str(error.name), "server", "A server") from None
+    from manent.network.identity import from_hex
+    from manent.network.logs import log_json
+    from manent.network.server.rounds import Settings
+    from manent.network.server.serving import Address, prepare
+    from manent.network.server.serving import serve as run
+
     key = None if consortium is None else from_hex("A consortium's public key", consortium.strip().lower(), 32)
+    if (certificate is None) != (certificate_key is None):
+        raise InvalidInput("--certificate and --certificate-key go together; give both, or neither.")
+    given = None if certificate is None or certificate_key is None else (certificate, certificate_key)
     log_json()
     loaded = [(path, load_study(path, sets or ())) for path in studies or ()]
     needed = sites or max((len(file.data) for _, file in loaded), default=1)
     bundles = [_bundle(path, file, data_set, code or (), requirements) for path, file in loaded]
     address = Address(host, port, (url or f"https://{host}:{port}").rstrip("/"))
     settings = Settings(work=work_seconds, phase=phase_seconds, grace=grace_seconds)
-    prepared = prepare(folder, address, needed, settings, key, database, blobs)
+    prepared = prepare(folder, address, needed, settings, key, database, blobs, given)
     for (path, file), bundle in zip(loaded, bundles, strict=True):
         _queue(prepared, path, file, bundle, seed, needed)
     _tell(prepared, folder, database)

@@ -13,7 +13,7 @@ from typing import Any
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
 from manent.core.examples import Client
 from manent.network.bundle import Bundle
-from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.network.declared import Sites, rebuild, schema_of
 from manent.network.identity import replace_file
 from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
@@ -22,7 +22,7 @@ from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.machine import Machine
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
-from manent.network.site.training import Children, OwnProcess, Trainer
+from manent.network.site.training import Children, Trainer, taking_part
 from manent.network.site.work import WAIT, SumWork
 from manent.network.sums import check_network
 from manent.privacy.check import Plan, resolve
@@ -53,6 +53,7 @@ class Agent:
         self._tasks: dict[str, Any] = {"studies": [], "sums": []}
         self._declined: set[bytes] = set()  # contexts of attempts
         self._plans: dict[str, Plan] = {}
+        self._loaded: dict[str, Client] = {}
         self._clients: dict[str, Client] = {}
         self._children = Children(policy, state.folder)
         self._stop = threading.Event()
@@ -192,14 +193,15 @@ class Agent:
         return self._plans[known.hash]
 
     def _trainer(self, bundle: Bundle, plan: Plan) -> Trainer:
-        if isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
-            return self._children.trainer(bundle, plan, self._client(bundle.data))
-        return OwnProcess(plan, self._client(bundle.data))
+        return self._children.trainer(bundle, plan, self._client(bundle))
 
-    def _client(self, data: str) -> Client:
-        if data not in self._clients:
-            self._clients[data] = self.load(data)
-        return self._clients[data]
+    def _client(self, bundle: Bundle) -> Client:
+        """What of the site's data takes part in a study. Raises InvalidInput where they are not what its schema says."""
+        if bundle.data not in self._loaded:
+            self._loaded[bundle.data] = self.load(bundle.data)
+        if bundle.hash not in self._clients:
+            self._clients[bundle.hash] = taking_part(self._loaded[bundle.data], schema_of(bundle.schema))
+        return self._clients[bundle.hash]
 
     # Rosters.
 
@@ -320,7 +322,7 @@ class Agent:
             known,
             plan,
             lambda: self._trainer(bundle, plan),
-            self._client(bundle.data).name,
+            self._client(bundle).name,
             self.roster,
             self.account,
             self.machine.random(),

@@ -106,7 +106,10 @@ class SiteState:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / IDENTITY).exists():
-            raise InvalidInput(f"{self.folder} is no site; begin one with: manent site init {self.folder}")
+            raise InvalidInput(
+                f"{self.folder} is no site's folder; name another with --folder, or begin a site: manent site init NAME --folder "
+                f"{self.folder}"
+            )
         self.identity = Identity.load(self.folder / IDENTITY)
         self.store: Store = open_store(self.folder / STORE)
         self.blobs = Blobs(self.folder / "blobs")
@@ -114,7 +117,8 @@ class SiteState:
 
     @classmethod
     def create(cls, folder: str | Path, name: str) -> SiteState:
-        """A new site with a new identity."""
+        """A new site with a new identity, in a folder that only its user may look into: it will hold keys, rows and vectors."""
+        Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         Identity.create(Path(folder) / IDENTITY, name)
         return cls(folder)
 
