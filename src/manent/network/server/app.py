@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from manent.core.errors import ManentError, NotAuthorized
 from manent.network.server import documents, persons, sites
+from manent.network.server.admission import Admitted
 from manent.network.server.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.requests import answer, failure
 from manent.network.server.service import Service
@@ -27,6 +28,7 @@ def application(service: Service) -> FastAPI:
     app.include_router(persons.routes(service))
     app.include_router(persons.study_routes(service))
     metrics = Metrics(service)
+    app.add_middleware(Admitted)
     app.add_middleware(Measured, metrics=metrics)
     app.include_router(sites.routes(service))
     app.include_router(sites.study_routes(service))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from manent.core.randomness import repeatable
 from manent.core.study import Study
@@ -31,6 +33,7 @@ from manent.network.tls import self_signed
 from manent.storage import open_store
 
 log = logging.getLogger("manent.server")
+WAITING = 1 << 16  # bytes of answers in a connection, beyond which no more are made
 IDENTITY, TOKEN, STORE = "identity.key", "invitation.txt", "server.db"
 
 
@@ -107,6 +110,14 @@ def queue(prepared: Prepared, study: Study, bundle: Bundle, seed: int, needed: i
     return submit(service.rounds, signed, service.identity.public_hex, seed, needed, initial)
 
 
+class _Connection(H11Protocol):
+    """Holds little for a slow reader: with thousands of them, what waits in each connection is most of the memory."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_write_buffer_limits(WAITING)
+        super().connection_made(transport)
+
+
 class _Server(uvicorn.Server):
     """Lets long polls go as soon as it is told to stop."""
 
@@ -132,6 +143,7 @@ def serve(prepared: Prepared, folder: Path, until_done: bool = False, ready: Cal
         port=address.port,
         ssl_certfile=str(prepared.certificate),
         ssl_keyfile=str(prepared.key),
+        http=_Connection,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,

@@ -48,7 +48,7 @@ class Agent:
         self._clients: dict[str, Client] = {}
         self._children = Children(policy, state.folder)
         self._stop = threading.Event()
-        self._seen = ""
+        self._seen, self._away = "", 0
 
     def stop(self) -> None:
         self._stop.set()
@@ -224,9 +224,11 @@ class Agent:
     def _guarded(self, work: SumWork, id: str) -> None:
         try:
             work.run(id)
+            self._away = 0
         except Away as error:
-            log.warning("server away", extra={"reason": str(error), "sum": id})
-            self._pause(1)
+            self._away += 1
+            log.warning("server away", extra={"reason": str(error), "sum": id, "failures": self._away})
+            self._pause(self._away)
         except ManentError as error:
             log.error("this sum is not taken part in", extra={"sum": id, "reason": str(error)})
             self._pause(3)

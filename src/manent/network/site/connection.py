@@ -57,10 +57,16 @@ class Connection:
         """
         response = self._send(method, path, body, query or {})
         if response.status_code == 204:
+            self._wait(response.headers.get("Retry-After", ""))
             return None
         if response.is_success:
             return response.content
         raise self._failed(response)
+
+    def _wait(self, seconds: str) -> None:
+        """Where the server does not hold a question, ask again when it says, and not all sites at once."""
+        if seconds.isascii() and seconds.isdigit() and len(seconds) < 4:
+            time.sleep(min(int(seconds), LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 1000))
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}
