@@ -81,10 +81,10 @@ class Server:
         return str(self.ask("POST", f"/v1/studies?sites={sites}", protocol.pack([bundle.encode()]))["hash"])
 
     @property
-    def cpu(self) -> float:
-        """Processor seconds up to now."""
+    def cpu(self) -> tuple[float, float]:
+        """Processor seconds up to now: the program's own, and the system's for it."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        return int(fields[11]) / TICK, int(fields[12]) / TICK
 
     def status(self, name: str) -> int:
         """Bytes of memory by a name in the system's file of status."""
@@ -98,6 +98,7 @@ class Sites:
     def __init__(self, folder: Path, token: JoinToken, sites: int) -> None:
         self.said: list[dict[str, Any]] = []
         self.failed = False
+        self._processes: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
         share = -(-sites // DRIVERS)
         for first in range(0, sites, share):
@@ -110,6 +111,7 @@ class Sites:
                 text=True,
                 env=own,
             )
+            self._processes.append(process)
             assert process.stdin
             process.stdin.write(token.encode() + "\n")
             process.stdin.close()
@@ -126,6 +128,8 @@ class Sites:
         end = time.monotonic() + seconds
         for reader in self._readers:
             reader.join(max(0.0, end - time.monotonic()))
+        for process in self._processes:
+            process.kill()
 
     def those(self, name: str) -> list[dict[str, Any]]:
         return [said for said in list(self.said) if name in said]
@@ -159,7 +163,8 @@ def carried(sites: int, size: int, sum: str, seconds: float) -> dict[str, Any]:
         "p99_s": round(cuts[98], 2),
         "server_memory_mb": round(peak / 1e6, 1),
         "server_memory_after_mb": round(now / 1e6, 1),
-        "server_cpu_s": round(cpu - before, 1),
+        "server_cpu_s": round(cpu[0] + cpu[1] - before[0] - before[1], 1),
+        "server_system_s": round(cpu[1] - before[1], 1),
         "sites_cpu_s": round(sum_of(played, "cpu"), 1),
         "failed": sites - builtin_sum(one["included"] for one in ended),
         "round_s": round(whole, 1),

@@ -24,6 +24,8 @@ from manent.storage.blobs import Blobs, Spool
 
 PATIENCE = 120.0
 """Seconds in which a body arrives; at 4 MiB, 35 kB/s."""
+PIECE = 1 << 16
+"""Bytes of an answer that wait for a slow reader."""
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _STATUS: tuple[tuple[type[ManentError], int], ...] = (
     (NotAuthorized, 403),
@@ -146,5 +148,5 @@ def blob(request: Request, service: Service, digest: str) -> Response:
     headers["Content-Length"] = str(stop - start)
     if found is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    chunks: Iterator[bytes] = blobs.read(digest, start, stop)
+    chunks: Iterator[bytes] = blobs.read(digest, start, stop, PIECE)
     return StreamingResponse(chunks, 206 if found else 200, headers, protocol.OCTETS)

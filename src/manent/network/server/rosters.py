@@ -23,6 +23,8 @@ SIGNER = "consortium"  # the key of its public key; empty in a quick start
 _JOINING = "joining/"
 YEAR = 365 * 86400
 MOST_NAMED = 100  # sites that the audit log names of one change
+MOST_KNOWN = 4  # rosters in memory
+_Known = tuple[SignedRoster, Roster, Mapping[str, str]]
 
 
 def _key(number: int) -> str:
@@ -61,7 +63,7 @@ class Rosters:
 
     def __init__(self, store: Store, identity: Identity | None, consortium: bytes | None) -> None:
         self._store, self._identity, self._consortium = store, identity, consortium
-        self._known: dict[int, tuple[SignedRoster, Roster, Mapping[str, str]]] = {}
+        self._known: dict[int, _Known] = {}
         self._lock = threading.Lock()
 
     @property
@@ -92,16 +94,23 @@ class Rosters:
         number = self.newest(view)
         return self._all(view, number)[2] if number else {}
 
-    def _all(self, view: Snapshot, number: int) -> tuple[SignedRoster, Roster, Mapping[str, str]]:
+    def _all(self, view: Snapshot, number: int) -> _Known:
         with self._lock:
-            if number not in self._known:
+            found = self._known.get(number)
+            if found is None:
                 document = view.get(_key(number))
                 if document is None:
                     raise InvalidInput(f"There is no roster {number}." if number else "There is no roster yet.")
-                signed = SignedRoster.read(document)
-                roster = Roster.of(number, [bytes.fromhex(entry.public) for entry in signed.entries])
-                self._known[number] = signed, roster, dict(signed.names)
-            return self._known[number]
+                found = self._remember(SignedRoster.read(document))
+            return found
+
+    def _remember(self, signed: SignedRoster) -> _Known:
+        """Keep what was made of a roster: of the last few, as each takes memory for every site."""
+        roster = Roster.of(signed.number, [bytes.fromhex(entry.public) for entry in signed.entries])
+        self._known[signed.number] = found = signed, roster, dict(signed.names)
+        while len(self._known) > MOST_KNOWN:
+            del self._known[min(self._known)]
+        return found
 
     def publish(self, signed: SignedRoster, now: float) -> bool:
         """Take a roster that the consortium has signed; False where it was taken before.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
@@ -17,6 +18,7 @@ from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server import description as told
 from manent.network.server import documents, messages
+from manent.network.server.admission import AGAIN
 from manent.network.server.description import SITE, TEXT, WHOLE, YES, Hash, Number, Offset, Seen, SumId, Wait, described
 from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
@@ -72,7 +74,7 @@ def routes(service: Service) -> APIRouter:
             found = await run_in_threadpool(tasks_of, service, key)
             return None if sha256(found).hexdigest() == seen else found
 
-        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)), "application/json")
+        return await polled(service, look, wait, "application/json")
 
     return router
 
@@ -149,7 +151,7 @@ def sum_routes(service: Service) -> APIRouter:
             found = await run_in_threadpool(service.rounds.message, id, key)
             return None if found is None or sha256(found).hexdigest() == after else found
 
-        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
+        return await polled(service, look, wait)
 
     @router.post("/message", **described("A message to the sum", SITE, body=told.MESSAGE))
     async def post(request: Request, id: SumId) -> Response:
@@ -182,6 +184,18 @@ def sum_routes(service: Service) -> APIRouter:
         return octets(protocol.pack(await run_in_threadpool(messages.take_stored, service, id, found.key, stored)))
 
     return router
+
+
+async def polled(
+    service: Service, look: Callable[[], Awaitable[bytes | None]], wait: float, kind: str = protocol.OCTETS
+) -> Response:
+    """What a look finds within so many seconds; where it was not waited for, when to ask again."""
+    wait, began = min(wait, protocol.LONGEST_WAIT), time.monotonic()
+    found = await service.pulse.until(look, wait)
+    response = octets(found, kind)
+    if found is None and time.monotonic() - began < wait:
+        response.headers["Retry-After"] = str(AGAIN)
+    return response
 
 
 def upload_id(service: Service, id: str, key: str) -> str:

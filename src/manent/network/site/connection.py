@@ -33,8 +33,12 @@ class Away(Exception):
 
 def pause(failures: int, random: PrivateRandom | None = None) -> float:
     """Seconds to wait: longer with every failure, and not the same for all sites."""
-    drawn = int.from_bytes((random or SystemRandom()).bytes(4), "big") / 2**32
-    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + drawn / 2)
+    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + _drawn(random) / 2)
+
+
+def _drawn(random: PrivateRandom | None = None) -> float:
+    """Uniform in [0, 1)."""
+    return int.from_bytes((random or SystemRandom()).bytes(4), "big") / 2**32
 
 
 class Connection:
@@ -69,10 +73,16 @@ class Connection:
         """
         response = self._send(method, path, body, query or {})
         if response.status_code == 204:
+            self._wait(response.headers.get("Retry-After", ""))
             return None
         if response.is_success:
             return response.content
         raise self._failed(response)
+
+    def _wait(self, seconds: str) -> None:
+        """Where the server does not hold a question, ask again when it says, and not all sites at once."""
+        if seconds.isascii() and seconds.isdigit() and len(seconds) < 4:
+            time.sleep(min(int(seconds), LONGEST_PAUSE) * (0.5 + _drawn()))
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}
