@@ -28,9 +28,9 @@ def test_a_study_whose_blobs_lie_in_a_bucket_ends_the_same(tmp_path, monkeypatch
     pytest.importorskip("obstore")
 
     class InBucket(World):
-        def process(self):
+        def process(self, random=None):
             of = (self.store, self.folder / "srv", self.server, (URL,), self.settings)
-            return Service.build(*of, clock=lambda: self.now, bucket="s3://bucket/manent")
+            return Service.build(*of, clock=lambda: self.now, random=random, bucket="s3://bucket/manent")
 
     with s3.served() as (address, objects, _):
         values = {"AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
