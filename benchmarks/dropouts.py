@@ -2,12 +2,12 @@
 
     python benchmarks/dropouts.py [--sites 12] [--rounds 10] [--seed 0] [--only NAME] [--json]
 
-The server's and the sites' own code, on a virtual clock (`manent.storm.federation`): hours of waiting take seconds, and a seed gives
-one course. Each site holds a one in a place of its own, so a sum says itself who is in it and how often.
+The server's and the sites' own code, on a virtual clock (`manent.storm.federation`): hours of waiting take seconds, and a seed
+gives one course. Each site holds a one in a place of its own, so a sum says itself who is in it and how often.
 
 Scenarios, each with `Plain` and with `SecAgg`: 0, 10, 30 and 50% of the sites vanish in each round, each at a random step of the
 protocol, and are back afterwards; a partition keeps a third of the sites away for ten minutes; the link of everyone is gone for
-ten minutes; requests and answers are lost, sites and the server's two processes are killed. SecAgg is set to bear 40% of drop-outs.
+ten minutes; requests and answers are lost, sites and the server's two processes are killed. SecAgg is set to bear 40%.
 
 `completed`, `abandoned`: rounds. `exact`: completed rounds whose sum is, bit for bit, that of the sites that the server names.
 `wrong`, `lost`, `double`: sums that are not; acknowledged uploads that a sum lacks; sites that a sum has twice. `answers`: of the
@@ -32,8 +32,16 @@ import manent as mn
 from manent.storm.faults import Faults
 from manent.storm.federation import Cut, Federation, Weather
 
-HARSH = Faults(drop=0.05, lost_response=0.05, delay=(0.02, 2.0), outage=0.01, outage_for=(5.0, 60.0), crash=0.02, restart_after=(1, 20),
-               until=1e9)  # fmt: skip
+HARSH = Faults(
+    drop=0.05,
+    lost_response=0.05,
+    delay=(0.02, 2.0),
+    outage=0.01,
+    outage_for=(5.0, 60.0),
+    crash=0.02,
+    restart_after=(1.0, 20.0),
+    until=1e9,
+)
 COLUMNS = ("completed", "abandoned", "exact", "wrong", "lost", "double", "answers", "virtual_s")
 
 

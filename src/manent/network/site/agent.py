@@ -168,7 +168,14 @@ class Agent:
     def facts(self) -> Facts:
         """What only this site knows now."""
         seen = approved(self.state.folder / APPROVALS)
-        return Facts(datetime.fromtimestamp(self.machine.clock()), self._children.isolated, self.account.ledger, seen, load_now(), on_mains())
+        return Facts(
+            datetime.fromtimestamp(self.machine.clock()),
+            self._children.isolated,
+            self.account.ledger,
+            seen,
+            load_now(),
+            on_mains(),
+        )
 
     def plan(self, known: Known) -> Plan:
         """The site's own plan of a study that it has accepted."""
@@ -224,7 +231,7 @@ class Agent:
         return any(task.id == id for task in self.state.tasks())
 
     def _wanted(self, id: str) -> bool:
-        """Whether a sum was begun and is not over, or the server asks for it and it comes after all that the site took part in."""
+        """Whether a sum was begun and is not over, or is asked for and comes after all that the site took part in."""
         if self._begun(id):
             return True
         known = self.state.study(id.rsplit("-", 2)[0])

@@ -103,7 +103,7 @@ class SumWork:
         return client_party(self.plan, read_call(self.plan, call), *of, roster, self.random, records)
 
     def _witness(self, task: Task, call: bytes) -> ClientParty | None:
-        """The party of a sum that is over, for what it saw; None where it can no longer be had: its roster is not taken any more."""
+        """The party of a sum that is over, for what it saw; None where its roster is not taken any more."""
         try:
             return self._party(task, call)
         except ManentError:
