@@ -143,6 +143,7 @@ def test_who_is_taken_off_the_roster_takes_part_no_more(tmp_path):
             if record.roster == 6:
                 assert included(federation, record) == {0, 1, 2, 3}
         assert records(federation)[-1].roster == 6
+        assert not federation.sites[4].state.tasks()  # it has heard how the sum ended that it was in
 
 
 def test_a_study_that_too_few_are_left_for_is_abandoned_sum_by_sum(tmp_path):

@@ -18,6 +18,7 @@ from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.requests import Asked, answer, blob, octets, signed
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
+from manent.network.signing import Verifier
 
 
 def routes(service: Service) -> APIRouter:
@@ -98,16 +99,17 @@ def study_routes(service: Service) -> APIRouter:
 
 def sum_routes(service: Service) -> APIRouter:
     """The routes of one sum."""
-    router, verifier = APIRouter(prefix="/v1/sums/{id}"), service.verifier()
+    router, verifier, anyone = APIRouter(prefix="/v1/sums/{id}"), service.verifier(), service.newcomers()
 
-    async def member(request: Request, id: str, most: int = 1 << 16) -> Asked:
-        found = await signed(request, verifier, service.origins, most)
+    async def member(request: Request, id: str, most: int = 1 << 16, by: Verifier = verifier) -> Asked:
+        found = await signed(request, by, service.origins, most)
         await run_in_threadpool(messages.check_member, service, id, found.key)
         return found
 
     @router.get("")
     async def about(request: Request, id: str) -> Response:
-        key = (await member(request, id)).key
+        # Also a site that has left the roster since hears how a sum ended to which it sent its vector.
+        key = (await member(request, id, by=anyone)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
     @router.get("/assignment")

@@ -87,7 +87,10 @@ class Agent:
 
     def once(self) -> None:
         """One question to the server, and what follows from the answer."""
-        ending = any(task.id not in self._tasks["sums"] for task in self.state.tasks())
+        unfinished = [task.id for task in self.state.tasks()]
+        for id in unfinished:
+            self._work(id)
+        ending = any(id not in self._tasks["sums"] for id in unfinished)
         wait = 0.0 if self._seen == "" else 1.0 if ending else WAIT
         body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": wait, "seen": self._seen})
         if body is not None:
@@ -95,8 +98,7 @@ class Agent:
             self._seen = sha256(body).hexdigest()
         for told in self._tasks["studies"]:
             self._study(told)
-        unfinished = [task.id for task in self.state.tasks()]
-        for id in [*unfinished, *(id for id in self._tasks["sums"] if id not in unfinished)]:
+        for id in self._tasks["sums"]:
             if _SUM.fullmatch(id):
                 self._work(id)
 
