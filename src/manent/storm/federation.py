@@ -222,11 +222,13 @@ class Federation:
             await asyncio.sleep(TICK)
         self.weather = replace(self.weather, vanish=0.0, faults=self.weather.faults.calm(), server_lives=None)
         end = self.stage.now + settle
-        while self.stage.now < end and not all(self._rests(site) for site in self.sites):
+        while self.stage.now < end and not self.at_rest:
             await asyncio.sleep(5.0)
 
-    def _rests(self, site: _Site) -> bool:
-        return site.state is None or not site.state.tasks()
+    @property
+    def at_rest(self) -> bool:
+        """Whether no site waits for the end of a sum."""
+        return all(site.state is None or not site.state.tasks() for site in self.sites)
 
     def remove(self, index: int) -> None:
         """Sign a roster without a site."""
