@@ -8,8 +8,8 @@ such as netem is needed). On the way, the device of one site is set down for `--
 for as long, without a word to either end. Kernel, TCP, TLS, server and sites are real.
 
 The study is training with secure aggregation and no noise on heart disease: `model_equal` says whether its result is the
-simulation's to the last bit, `history_equal` whether each round's row is. `slower` is the time of the study beside that of the same
-over links that lose and delay nothing. Where it cannot run, it prints why, and keeps nothing.
+simulation's to the last bit, `history_equal` whether each round's row is. `slower` is the time of the study, with both cuts,
+beside that of the same over links that lose and delay nothing. Where it cannot run, it prints why, and keeps nothing.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 
 from manent.app.join import loader
 from manent.core.errors import InvalidInput
+from manent.network.site.state import Known, SiteState
 from tests.app.commands import manent
 
 
@@ -34,6 +35,17 @@ def test_a_study_is_named_by_its_first_digits(tmp_path):
     found = manent("site", "review", "abc", "--folder", folder)
     assert found.exit_code == 2
     assert "0 studies begin with 'abc'" in found.stderr
+
+
+def test_a_study_is_left(tmp_path):
+    folder = tmp_path / "site"
+    manent("site", "init", "karolinska", "--folder", folder)
+    SiteState(folder).put_study(Known("ab" * 32, "cd" * 32, True, "", 1, 0, told=True))
+    found = manent("site", "leave", "abab", "--folder", folder)
+    assert found.exit_code == 0
+    assert "Left study abababababab" in found.stdout
+    known = SiteState(folder).study("ab" * 32)
+    assert (known.accepted, known.told, known.later) == (False, False, False)
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "FILE.py:NAME"), (":none", "defines no"), (":number", "no function")])

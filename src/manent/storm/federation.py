@@ -1,10 +1,10 @@
 """A whole federation on a virtual clock: the server's and the sites' own code, over a network that fails as told.
 
-Requests are real ones, signed, through the server's ASGI application; its store, its round service, and each site's agent with its
-folder are those of a deployment. Only time, randomness, threads and the wire are the simulation's, all from one seed.
+Requests are real ones, signed, through the server's ASGI application; its store, its round service, and each site's agent with
+its folder are those of a deployment. Only time, randomness, threads and the wire are the simulation's, all from one seed.
 
-Each site holds one row, with its own number, and studies count them: the released sum is one-hot, so that it says itself who is in
-it, and how often.
+Each site holds one row, with its own number, and studies count them: the released sum is one-hot, so that it says itself who is
+in it, and how often.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 
 from manent.analytics import Histogram
 from manent.core.examples import Client, Column, Examples, Schema
+from manent.core.protocols import Summation
 from manent.core.randomness import repeatable, repeatable_seed
 from manent.core.store import Store
 from manent.core.study import Cohort, Study
-from manent.core.protocols import Summation
 from manent.crypto import InsecureTestRNG
 from manent.network.bundle import Bundle
 from manent.network.identity import Identity
@@ -70,7 +70,7 @@ class Weather:
     Attributes:
         faults: of each request: `drop`, `lost_response`, `delay` (each way), `outage` of its site, and `crash` of its site's
             process, all until `until`. The others are of no meaning here: HTTP delivers in order, once, and a store is durable.
-        vanish: of each site in each attempt at a sum, that it disappears before one of its messages, and is back once that is over.
+        vanish: of each site in each attempt at a sum, that it disappears before one of its messages, until that is over.
         slow: seconds that a site takes before each message.
         cuts: partitions.
         server_lives: least and most seconds after which a process of the server is killed; it comes back as a crashed site does.
@@ -222,11 +222,13 @@ class Federation:
             await asyncio.sleep(TICK)
         self.weather = replace(self.weather, vanish=0.0, faults=self.weather.faults.calm(), server_lives=None)
         end = self.stage.now + settle
-        while self.stage.now < end and not all(self._rests(site) for site in self.sites):
+        while self.stage.now < end and not self.at_rest:
             await asyncio.sleep(5.0)
 
-    def _rests(self, site: _Site) -> bool:
-        return site.state is None or not site.state.tasks()
+    @property
+    def at_rest(self) -> bool:
+        """Whether no site waits for the end of a sum."""
+        return all(site.state is None or not site.state.tasks() for site in self.sites)
 
     def remove(self, index: int) -> None:
         """Sign a roster without a site."""

@@ -1,7 +1,8 @@
 """Threads and coroutines on a virtual clock: time passes only while all of them wait.
 
-Code that blocks, as a site's does, runs in threads; code that awaits, as the server's does, in the loop. What happens at one moment
-happens before the clock goes on, so a day of waiting takes no time, and the course does not depend on how fast the machine is.
+Code that blocks, as a site's does, runs in threads; code that awaits, as the server's does, in the loop. What happens at one
+moment happens before the clock goes on, so a day of waiting takes no time, and the course does not depend on how fast the machine
+is.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class Stage:
                     coroutine.close()
                     raise Killed
                 found = await coroutine
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is the thread's that waits
                 self._count(1)
                 heard.set_exception(Killed() if isinstance(error, asyncio.CancelledError) or not troupe.alive else error)
             else:

@@ -80,10 +80,11 @@ class Watch:
     def look(self) -> None:
         """To be called after every step of the server, so that no sum is missed."""
         with self._store.snapshot() as view:
-            studies = documents.studies(view)
-            for id in {*self._open, *(study.open for study in studies if study.open)}:
+            studies = {study.hash: study for study in documents.studies(view)}
+            for id in {*self._open, *(study.open for study in studies.values() if study.open)}:
                 record = documents.sum_of(view, id)
-                assert record is not None
+                if record is None:
+                    continue
                 if record.state == "open":
                     self.attempts += id in self._open and self._open[id].attempt != record.attempt
                     self._open[id] = record
@@ -91,10 +92,8 @@ class Watch:
                 self._open.pop(id, None)
                 self._over[id] = record
                 if record.state == "released":
-                    study = documents.study_of(view, record.study)
-                    assert study is not None
-                    self._judge(record, study.state)
-        self.over = bool(studies) and all(study.over for study in studies)
+                    self._judge(record, studies[record.study].state)
+        self.over = bool(studies) and all(study.over for study in studies.values())
 
     def _judge(self, record: SumRecord, state: str) -> None:
         counts = decode_arrays(b"".join(self._blobs.read(state)))["state.counts"]

@@ -24,6 +24,7 @@ from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
+from manent.network.signing import Verifier
 from manent.storage.blobs import Spool
 
 _STUDY = dict.fromkeys(("hash", "name", "phase", "reason"), TEXT) | dict.fromkeys(("clients", "roster", "seed"), WHOLE)
@@ -117,10 +118,10 @@ def study_routes(service: Service) -> APIRouter:
 
 def sum_routes(service: Service) -> APIRouter:
     """The routes of one sum."""
-    router, verifier = APIRouter(prefix="/v1/sums/{id}"), service.verifier()
+    router, verifier, anyone = APIRouter(prefix="/v1/sums/{id}"), service.verifier(), service.newcomers()
 
-    async def member(request: Request, id: str) -> Asked:
-        found = await signed(request, verifier, service.origins)
+    async def member(request: Request, id: str, by: Verifier = verifier) -> Asked:
+        found = await signed(request, by, service.origins, once=by is verifier)
         await run_in_threadpool(messages.check_member, service, id, found.key)
         return found
 
@@ -134,7 +135,8 @@ def sum_routes(service: Service) -> APIRouter:
 
     @router.get("", **described("How a sum stands", SITE, SUM))
     async def about(request: Request, id: SumId) -> Response:
-        key = (await member(request, id)).key
+        # Also a site that has left the roster since hears how a sum ended to which it sent its vector.
+        key = (await member(request, id, by=anyone)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
     @router.get("/assignment", **described("What clients are sent, safetensors", SITE, ranged=True))

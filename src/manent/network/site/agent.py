@@ -89,7 +89,10 @@ class Agent:
 
     def once(self) -> None:
         """One question to the server, and what follows from the answer."""
-        ending = any(task.id not in self._tasks["sums"] for task in self.state.tasks())
+        unfinished = [task.id for task in self.state.tasks()]
+        for id in unfinished:
+            self._work(id)
+        ending = any(id not in self._tasks["sums"] for id in unfinished)
         wait = 0.0 if self._seen == "" else 1.0 if ending else WAIT
         body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": wait, "seen": self._seen})
         if body is not None:
@@ -98,8 +101,7 @@ class Agent:
             self._seen = sha256(body).hexdigest()
         for study in self._tasks["studies"]:
             self._study(study)
-        unfinished = [task.id for task in self.state.tasks()]
-        for id in [*unfinished, *(id for id in self._tasks["sums"] if id not in unfinished)]:
+        for id in self._tasks["sums"]:
             self._work(id)
 
     # Studies.
@@ -267,7 +269,7 @@ class Agent:
         return any(task.id == id for task in self.state.tasks())
 
     def _wanted(self, id: str) -> bool:
-        """Whether a sum was begun and is not over, or the server asks for it, and it comes after all those before."""
+        """Whether a sum was begun and is not over, or is asked for and comes after all that the site took part in."""
         if self._begun(id):
             return True
         known = self.state.study(id.rsplit("-", 2)[0])
