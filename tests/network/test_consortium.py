@@ -62,6 +62,7 @@ def test_the_whole_cycle_between_processes(tmp_path):
         assert "older (number 1)" in refused.stderr.replace("\n", " ")
         federation.serve()
         until(lambda: SiteState(tmp_path / "site0").newest_roster == 2, 60, federation.logs)
+        until(lambda: "roster 2 does not name this site" in (tmp_path / "site3.log").read_text(), 60, federation.logs)
         federation.kill("server")
         shutil.rmtree(server)
         shutil.move(tmp_path / "before", server)

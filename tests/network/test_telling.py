@@ -123,7 +123,7 @@ def test_a_review_says_who_is_trusted_with_who_takes_part(tmp_path):
         site = Site(tmp_path / name, quick)
         found = site.command("review", site.knows(bare()).study_hash)
         assert said in found.stdout
-        assert "Not approved here; when the site looked at it last, it was waits: code.rule" in found.stdout
+        assert "Not approved here. The site's last answer: waits. code.rule" in found.stdout
         assert "\x1b" not in found.stdout
         assert found.stdout.index("+ study.rounds = 4") < found.stdout.index("+ schema.")
 

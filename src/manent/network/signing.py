@@ -346,7 +346,10 @@ class _Library(rfc9421.HTTPMessageVerifier):
         super().__init__(signature_algorithm=_Ed25519, key_resolver=self)  # type: ignore[arg-type]
 
     def resolve_public_key(self, key_id: str) -> bytes | None:
-        return self._members(key_id)
+        found = self._members(key_id)
+        if found is None:
+            raise refused(f"its key {key_id[:16]!a} counts for nobody here; it has to be on the newest roster")
+        return found
 
     def validate_created_and_expires(self, sig_input: Any, max_age: Any = None) -> None:
         created, expires = sig_input.params.get("created"), sig_input.params.get("expires")

@@ -30,8 +30,8 @@ from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
 log = logging.getLogger("manent.site")
-ROSTER_WAIT = 2.0
-"""Seconds between two looks at the roster, by a site that is not on it yet."""
+ROSTER_WAIT, LONGEST_ROSTER_WAIT = 1.0, 30.0
+"""Seconds between two looks at the roster, by a site that is not on it: longer each time."""
 
 
 class Agent:
@@ -76,8 +76,10 @@ class Agent:
                 self._pause(failures)
             except ManentError as error:
                 failures += 1
-                log.error("refused by the server", extra={"reason": str(error)})
+                log.error("refused", extra={"reason": str(error)})
                 self._pause(failures)
+                if isinstance(error, NotAuthorized):  # it may have been taken off the roster
+                    self._await_roster(until)
 
     def done(self) -> bool:
         """Whether every study that the site has decided about is over."""
@@ -209,7 +211,7 @@ class Agent:
 
     def _await_roster(self, until: Callable[[], bool]) -> None:
         """Wait until this site is on the roster: with a consortium, until that has signed the next."""
-        failures, told = 0, ""
+        looks, failures, told = 0, 0, ""
         while not self._stop.is_set() and not until():
             try:
                 signed = SignedRoster.read(self.connection.ask("GET", "/v1/roster") or b"")
@@ -224,7 +226,8 @@ class Agent:
             if reason != told:
                 log.warning("waits for a roster with this site on it", extra={"reason": reason})
                 told = reason
-            self._stop.wait(pause(failures) if failures else ROSTER_WAIT)
+            looks += 1
+            self._stop.wait(pause(failures) if failures else min(ROSTER_WAIT * 1.1**looks, LONGEST_ROSTER_WAIT))
 
     def _take_newest(self, number: int) -> None:
         """Fetch a roster that is newer than those seen, so that an older one is known as such. Raises NotAuthorized for a server

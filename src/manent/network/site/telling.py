@@ -85,11 +85,11 @@ def review(state: SiteState, known: Known) -> str:
     bundle, before = state.bundle(known.hash), _last_approved(state, known)
     against = "everything, as nothing of this name was approved before" if before is None else f"since {before.hash[:12]}"
     seen = bundle.hash in approved(state.folder / APPROVALS)
-    decided = f"accepted{': ' if known.reason else ''}" if known.accepted else "waits: " if known.later else "refused: "
+    answer = "accepted." if known.accepted else f"waits. {known.reason}" if known.later else f"refused. {known.reason}"
     head = (
         f"Study {bundle.study['name'] or known.hash[:12]!a}, bundle {bundle.hash}\n"
         f"by {bundle.researcher}, on data {bundle.data!a}\n"
-        f"{'Approved here' if seen else 'Not approved here'}; when the site looked at it last, it was {decided}{known.reason}"
+        f"{'Approved here' if seen else 'Not approved here'}. The site's last answer: {answer}"
     )
     try:
         stated = str(own_plan(state, known).statement)
