@@ -67,6 +67,13 @@ class Server:
         self.pid = processes.running["server"].pid
         self.person = People(open_store(self.folder / "server.db")).create("load", "researcher")
         self.client = httpx.Client(verify=pinned_context(self.token.pin or ""), timeout=120)
+        processes.wait(self._ready, 60, "The server's readiness")
+
+    def _ready(self) -> bool:
+        try:
+            return self.client.get(f"{self.token.url}/ready").is_success
+        except httpx.TransportError:
+            return False
 
     def ask(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         answer = self.client.request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ from manent.network.tls import self_signed
 from manent.storage import open_store
 
 log = logging.getLogger("manent.server")
-WAITING = 1 << 16  # bytes of answers in a connection, beyond which no more are made
+WAITING = 1 << 15  # bytes of a body in a connection, beyond which no more are read or made
 IDENTITY, TOKEN, STORE = "identity.key", "invitation.txt", "server.db"
 
 
@@ -111,10 +112,12 @@ def queue(prepared: Prepared, study: Study, bundle: Bundle, seed: int, needed: i
 
 
 class _Connection(H11Protocol):
-    """Holds little for a slow reader: with thousands of them, what waits in each connection is most of the memory."""
+    """Little of a body waits in a connection, either way: with hundreds of them, that is most of the memory."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.set_write_buffer_limits(WAITING)
+        if hasattr(transport, "set_read_buffer_limits"):  # those of TLS have it
+            transport.set_read_buffer_limits(WAITING)
         super().connection_made(transport)
 
 
@@ -137,12 +140,14 @@ def serve(prepared: Prepared, folder: Path, until_done: bool = False, ready: Cal
         ready: called once, before the first request is taken.
     """
     service, address = prepared.service, prepared.address
+    asyncio.sslproto.SSLProtocol.max_size = WAITING  # 256 KiB for each connection else, and as much again where it is decrypted
     config = uvicorn.Config(
         application(service),
         host=address.host,
         port=address.port,
         ssl_certfile=str(prepared.certificate),
         ssl_keyfile=str(prepared.key),
+        loop="asyncio",
         http=_Connection,
         log_config=None,
         access_log=False,
