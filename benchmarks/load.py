@@ -26,8 +26,6 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
-import numpy as np
-from common import keep, show
 
 import manent as mn
 from manent.app.processes import Processes, free_port
@@ -123,7 +121,11 @@ class Sites:
             own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             of = (str(folder / str(first)), str(first), str(len(seeds)))
             process = subprocess.Popen(
-                [sys.executable, str(HERE / "load_sites.py"), *of], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own
+                [sys.executable, str(HERE / "load_sites.py"), *of],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=own,
             )
             self._processes.append(process)
             assert process.stdin

@@ -85,7 +85,7 @@ class Together:
         except ManentError as error:
             for waiting in batch:
                 waiting.error = error
-        except BaseException as error:  # noqa: BLE001 - each who waits is told
+        except BaseException as error:
             for waiting in batch:
                 waiting.error = ProtocolAbort(f"Nothing of this was kept, as a step beside it failed: {error!r}. Try again.")
             batch[0].error = error if isinstance(error, Exception) else batch[0].error

@@ -146,16 +146,22 @@ class PlainExpected:
                 )
 
 
-def encode_vector(vector: Array, terms: PlainTerms) -> bytes:
-    """The body of an upload. Raises InvalidInput for another shape or type."""
+def upload_message(context: bytes, vector: Array, terms: PlainTerms) -> bytes:
+    """An upload, the one copy of the vector. Raises InvalidInput for another shape or type."""
+    tag = _tag(vector, terms)
+    numbers = np.ascontiguousarray(vector, TYPES[tag])
+    return b"".join((wire.frame(Kind.UPLOAD, context, u8(tag)), memoryview(numbers.view(np.uint8))))
+
+
+def _tag(vector: Array, terms: PlainTerms) -> int:
+    """Of the type of a vector's numbers."""
     kinds = {np.dtype(np.int64): 2} if terms.whole else {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
     if vector.shape != (terms.size,) or vector.dtype not in kinds:
         raise InvalidInput(
             f"Expected {'int64' if terms.whole else 'float32 or float64'}[{terms.size}], found {vector.dtype}"
             f"{list(vector.shape)}."
         )
-    tag = kinds[vector.dtype]
-    return u8(tag) + vector.astype(TYPES[tag], copy=False).tobytes()
+    return kinds[vector.dtype]
 
 
 def upload_type(tag: int, length: int, terms: PlainTerms) -> np.dtype[np.generic]:
@@ -411,9 +417,7 @@ class PlainClient:
         """Give the [d] vector, once. Raises InvalidInput for another shape or type."""
         if not self.needs_vector:
             raise InvalidInput("This client has given its vector; a term is summed once.")
-        encode_vector(vector[:0], PlainTerms(1, 0, self.expected.terms.whole, 0, 1, 1))
-        if vector.shape != (self.expected.terms.size,):
-            raise InvalidInput(f"Expected {self.expected.terms.size} numbers, found {list(vector.shape)}.")
+        _tag(vector, self.expected.terms)
         self._vector = vector
         return self._upload() if self.stage == "called" else Step()
 
@@ -436,7 +440,7 @@ class PlainClient:
     def _upload(self) -> Step:
         if self._call is None or self._vector is None:
             return Step()
-        message = wire.frame(Kind.UPLOAD, self._call.context, encode_vector(self._vector, self._call.terms))
+        message = upload_message(self._call.context, self._vector, self._call.terms)
         self._vector = None
         return self._keep(message)
 
@@ -445,8 +449,9 @@ class PlainClient:
         return Step((record,), self._send(record).send if record == self._last else ())
 
     def _load(self, record: bytes) -> None:
-        kind, _, body = wire.unframe(record)
+        kind, _, _ = wire.unframe(record[: wire.HEAD])
         if kind is Kind.CALL:
+            _, _, body = wire.unframe(record)
             self._call, self.stage = PlainCall.read(body), "called"
         elif kind is Kind.UPLOAD:
             self.stage, self._last = "uploaded", record

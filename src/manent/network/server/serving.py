@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from manent.core.randomness import repeatable
 from manent.core.study import Study
+from manent.network.arrays import encode_arrays
 from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, rebuild
 from manent.network.identity import Identity, create_file
@@ -29,7 +30,6 @@ from manent.network.server.documents import StudyRecord, history_log
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import submit
-from manent.network.sums import encode_arrays
 from manent.network.tls import self_signed
 from manent.storage import open_store
 
@@ -194,7 +194,8 @@ def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
         rows = view.rows(history_log(study.hash))
     (folder / "history.jsonl").write_bytes(b"".join(row + b"\n" for row in rows))
     if study.result:
-        (folder / "result.safetensors").write_bytes(b"".join(service.blobs.read(study.result)))
+        with (folder / "result.safetensors").open("wb") as file:
+            file.writelines(service.blobs.read(study.result))
     if study.clients:
         plan = service.rounds.plans.plan(study)
         (folder / "statement.txt").write_text(f"{plan.statement}\n", encoding="utf-8")

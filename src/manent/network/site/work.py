@@ -6,7 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,14 @@ from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.crypto.gradients import ExactDraws
+from manent.network.arrays import read_arrays
 from manent.network.receipts import Outcome, Promise, Receipt
 from manent.network.site.connection import Connection
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
-from manent.network.sums import ClientParty, client_party, decode_arrays, read_call
+from manent.network.sums import ClientParty, client_party, read_call
 from manent.privacy.check import Plan
+from manent.storage.blobs import CHUNK
 from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
@@ -79,12 +83,12 @@ class SumWork:
         self.state.begin(task)
         return task
 
-    def _fetch(self, task: Task) -> bytes:
+    def _fetch(self, task: Task) -> Path:
         path = self.state.folder / "assignments" / task.model
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path)
-        return path.read_bytes()
+        return path
 
     def _party(self, task: Task, call: bytes) -> ClientParty:
         of = (task.index, task.name, task.round, bytes.fromhex(task.model), self.state.identity.signing_key)
@@ -167,6 +171,7 @@ class SumWork:
             self.connection.post(task.id, leave)
             raise
         step = party.contribute(vector)
+        del vector  # it is in the message now, and may be as large as all else
         sent = sha256(step.send[-1].body).hexdigest() if step.send else ""
         task = replace(task, upload=sent, attempt=party.uploaded_in or 0)
         self.state.keep(task, step.keep, memory)
@@ -176,7 +181,10 @@ class SumWork:
         """The vector as it is summed; the budget is set aside first."""
         self.known = self.reserve(self.known, self.plan)
         with _computing:
-            assignment = Assignment(task.name, decode_arrays(self._fetch(task)))
+            path = self._fetch(task)
+            with path.open("rb") as file:
+                arrays = read_arrays(iter(partial(file.read, CHUNK), b""), path.stat().st_size)
+            assignment = Assignment(task.name, arrays)
             context = ClientContext(self.client, task.round, self.known.seed, draws=ExactDraws(self.random))
             return contribution(self.plan, self.trainer(), assignment, self._memory(), context, self.random)
 
