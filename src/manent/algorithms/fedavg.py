@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from manent.algorithms.gradient import GradientAlgorithm, Totals
+import numpy as np
+
+from manent.algorithms.gradient import GradientAlgorithm, Totals, blocks
 from manent.core.protocols import Model
 from manent.core.training import LocalSGD
 from manent.core.vectors import Array, Arrays, Vector
@@ -23,7 +25,10 @@ class FedAvg(GradientAlgorithm):
     server_lr: float = 1.0
 
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
-        return parameters + self.server_lr * totals.mean("update"), {}
+        moved, total = np.empty_like(parameters), totals.sum("update")
+        for part in blocks(parameters.size):  # of a large model, whole arrays of float64 would be most of the server's memory
+            moved[part] = parameters[part] + self.server_lr * (total[part] / totals.weight)
+        return moved, {}
 
 
 def FedSGD(model: Model, lr: float) -> FedAvg:  # noqa: N802 - the algorithm's name

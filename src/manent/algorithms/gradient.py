@@ -6,8 +6,9 @@ An algorithm is a choice of the kernel's arguments (`kernel`), of what is sent (
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -286,14 +287,27 @@ class GradientAlgorithm(ABC):
         if weight <= 0:
             return state, {"update_norm": 0.0}
         totals = Totals(layout, released.total, weight, answers, released.round)
-        model = np.array(state["model"], np.float32)
-        model[: self.parameters], changed = self.step(model[: self.parameters], state, totals)
+        before = np.asarray(state["model"], np.float32)
+        stepped, changed = self.step(before[: self.parameters], state, totals)
+        model = np.asarray(stepped, np.float32)
         if "statistics" in layout:
-            model[self.parameters :] += totals.mean("statistics").astype(np.float32)
-        return {**state, **changed, "model": model}, {"update_norm": float(np.linalg.norm(totals.mean("update")))}
+            model = np.concatenate([model, before[self.parameters :] + totals.mean("statistics").astype(np.float32)])
+        return {**state, **changed, "model": model}, {"update_norm": _norm(totals)}
 
     def result(self, state: Arrays) -> Arrays:
         return {"model": state["model"]}
+
+
+def blocks(size: int, block: int = 1 << 20) -> Iterator[slice]:
+    """A long vector's coordinates, so many at a time."""
+    return (slice(start, min(start + block, size)) for start in range(0, size, block))
+
+
+def _norm(totals: Totals) -> float:
+    """The Euclidean norm of the mean update."""
+    total = totals.sum("update")
+    squares = (np.square(total[part] / totals.weight).sum() for part in blocks(total.size))
+    return math.sqrt(math.fsum(squares))
 
 
 def need_plain_sgd(algorithm: GradientAlgorithm, reason: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def array_pieces(arrays: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
     for name in head:
         if flat[name].size:
             lying = np.ascontiguousarray(flat[name], flat[name].dtype.newbyteorder("<"))
-            yield memoryview(lying.reshape(-1).view(np.uint8))
+            yield lying.reshape(-1).view(np.uint8).data
 
 
 def encode_arrays(arrays: Mapping[str, Array]) -> bytes:
@@ -75,7 +75,7 @@ def read_arrays(chunks: Iterable[bytes], size: int) -> dict[str, Array]:
             raise _no_arrays(f"{name!a:.80} does not lie where it says")
         found[name] = np.empty(shape, dtype)
         if stop > start:
-            source.fill(memoryview(found[name].reshape(-1).view(np.uint8)))
+            source.fill(found[name].reshape(-1).view(np.uint8).data)
         at = stop
     if at != size - 8 - length:
         raise _no_arrays("something is left over")
@@ -109,7 +109,7 @@ def _listed(text: bytes) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int,
     return found
 
 
-def _whole(found: Any) -> bool:
+def _whole(found: Any) -> TypeGuard[list[int]]:
     return isinstance(found, list) and len(found) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in found)
 
 

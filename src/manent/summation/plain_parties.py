@@ -150,7 +150,7 @@ def upload_message(context: bytes, vector: Array, terms: PlainTerms) -> bytes:
     """An upload, the one copy of the vector. Raises InvalidInput for another shape or type."""
     tag = _tag(vector, terms)
     numbers = np.ascontiguousarray(vector, TYPES[tag])
-    return b"".join((wire.frame(Kind.UPLOAD, context, u8(tag)), memoryview(numbers.view(np.uint8))))
+    return b"".join((wire.frame(Kind.UPLOAD, context, u8(tag)), numbers.view(np.uint8).data))
 
 
 def _tag(vector: Array, terms: PlainTerms) -> int:

@@ -66,7 +66,7 @@ async def body_of(request: Request, most: int) -> bytes:
 
 
 async def headed(request: Request, verifier: Verifier, origins: tuple[str, ...]) -> Signed:
-    """What the request's headers say, and who signed it; its body is not read yet. Raises NotAuthorized where nobody did who may."""
+    """What the request's headers say, and who signed it; its body is still to come. Raises NotAuthorized where nobody may."""
     protocol.check_version(request.headers.get(protocol.HEADER))
     found = await run_in_threadpool(verifier.take, *received(request.scope, origins))
     request.state.actor = f"site:{found.keyid}"
@@ -83,7 +83,7 @@ async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...],
 
 @asynccontextmanager
 async def spooled(request: Request, found: Signed, blobs: Blobs, most: int) -> AsyncIterator[Spool]:
-    """The request's body, written to a disk and hashed as it comes: memory does not grow with it. It is the one that was signed."""
+    """The request's body, written to a disk and hashed as it comes, in constant memory; it is the one that was signed."""
     with ExitStack() as stack:
         spool = await run_in_threadpool(lambda: stack.enter_context(blobs.spool()))
         async for chunk in pieces_of(request, most):

@@ -31,7 +31,6 @@ from manent.network.sums import AnyCall, ServerParty, draw_asked, make_call, rea
 from manent.privacy.check import Plan
 from manent.storage.blobs import Blobs
 from manent.storage.together import Together
-from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.server")
 Act = Callable[[ServerParty, SumRecord], Step]
@@ -245,15 +244,11 @@ class Rounds:
     def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
         """A sum's party, up to date, and nobody else's until the stack is left."""
         while True:
-            of = self._call_and_roster
-            held = self.parties.held(record, lambda: of(view, record))
+            held = self.parties.held(record, lambda: (self.call(view, record), self.rosters.roster(view, record.roster)))
             until.enter_context(self.parties.kept(record.id, held))
             if held.sound:
                 self.parties.catch_up(view, record, held)
                 return held
-
-    def _call_and_roster(self, view: Snapshot, record: SumRecord) -> tuple[AnyCall, Roster]:
-        return self.call(view, record), self.rosters.roster(view, record.roster)
 
     def record(self, view: Snapshot, id: str) -> SumRecord:
         """A sum by its id. Raises InvalidInput for one that there is none of."""
