@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -23,11 +23,12 @@ class FedAvg(GradientAlgorithm):
     """
 
     server_lr: float = 1.0
+    parted: ClassVar[bool] = True  # the total is taken in parts
 
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
-        moved, total = np.empty_like(parameters), totals.sum("update")
+        moved = np.empty_like(parameters)
         for part in blocks(parameters.size):  # of a large model, whole arrays of float64 would be most of the server's memory
-            moved[part] = parameters[part] + self.server_lr * (total[part] / totals.weight)
+            moved[part] = parameters[part] + self.server_lr * (totals.part("update", part) / totals.weight)
         return moved, {}
 
 

@@ -92,6 +92,11 @@ class Totals:
         """float64, the sum of a block."""
         return self.total[self.layout.slice(block)]
 
+    def part(self, block: str, where: slice) -> Array:
+        """float64, some coordinates of the sum of a block."""
+        first = self.layout.slice(block).start
+        return self.total[first + where.start : first + where.stop]
+
     def mean(self, block: str) -> Array:
         """float64, the weighted mean of a block."""
         mean: Array = self.sum(block) / self.weight
@@ -305,8 +310,8 @@ def blocks(size: int, block: int = 1 << 20) -> Iterator[slice]:
 
 def _norm(totals: Totals) -> float:
     """The Euclidean norm of the mean update."""
-    total = totals.sum("update")
-    squares = (np.square(total[part] / totals.weight).sum() for part in blocks(total.size))
+    size = len(range(*totals.layout.slice("update").indices(totals.layout.size)))
+    squares = (np.square(totals.part("update", part) / totals.weight).sum() for part in blocks(size))
     return math.sqrt(math.fsum(squares))
 
 

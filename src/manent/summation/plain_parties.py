@@ -194,6 +194,32 @@ class _Upload:
 
 
 @final
+class PartedTotal:
+    """A total of which a slice is formed when it is asked for: of a large model, whoever takes it in parts never holds it whole.
+
+    numpy takes it for an array, and forms all of it.
+    """
+
+    def __init__(self, terms: PlainTerms, form: Callable[[int, int], Array]) -> None:
+        self.size, self.shape = terms.size, (terms.size,)
+        self.dtype = np.dtype(np.int64 if terms.whole else np.float64)
+        self._form = form
+
+    def __getitem__(self, where: slice) -> Array:
+        start, stop, step = where.indices(self.size)
+        if step != 1:
+            raise InvalidInput(f"A total is formed by runs of coordinates; found a step of {step}.")
+        found: Array = np.empty(max(0, stop - start), self.dtype)
+        for at in range(start, stop, STRETCH):
+            end = min(at + STRETCH, stop)
+            found[at - start : end - start] = self._form(at, end)
+        return found
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Array:
+        return self[:]
+
+
+@final
 class PlainServer:
     """The server in one attempt: the fold of its log.
 
@@ -238,21 +264,24 @@ class PlainServer:
     @property
     def total(self) -> Array:
         """float64[d], or int64[d] of whole numbers. Raises ProtocolAbort where there is none."""
+        return self.parted[:]
+
+    @property
+    def parted(self) -> PartedTotal:
+        """The same, formed where it is looked at. Raises ProtocolAbort where there is none."""
         if self.phase != "done":
             raise ProtocolAbort(self.reason or "There is no sum yet: clients are still answering.")
-        terms = self.call.terms
-        total: Array = np.empty(terms.size, np.int64 if terms.whole else np.float64)
-        for start in range(0, terms.size, STRETCH):
-            stop = min(start + STRETCH, terms.size)
-            part = TreeSum(stop - start, len(self.cohort), np.int64 if terms.whole else np.float64)
-            for position in range(len(self.cohort)):
-                upload = self._uploads.get(position)
-                if upload is None:
-                    part.skip(position)
-                else:
-                    part.add(position, self._stretch(upload, start, stop))
-            total[start:stop] = part.finish()
-        return total
+        return PartedTotal(self.call.terms, self._formed)
+
+    def _formed(self, start: int, stop: int) -> Array:
+        part = TreeSum(stop - start, len(self.cohort), np.int64 if self.call.terms.whole else np.float64)
+        for position in range(len(self.cohort)):
+            upload = self._uploads.get(position)
+            if upload is None:
+                part.skip(position)
+            else:
+                part.add(position, self._stretch(upload, start, stop))
+        return part.finish()
 
     def catch_up(self, records: Sequence[bytes]) -> None:
         """Take in further records of its log."""

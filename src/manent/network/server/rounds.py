@@ -318,8 +318,8 @@ class Rounds:
         digest = study.state if ending.state is None else self.blobs.put(ending.state.pieces())
         after = replace(study.at(ending.progress), open="", state=digest, released=study.released + ending.spent)
         if ending.progress.finished:
-            plan, state = self.plan_and_state(after)
-            after = self._finished(after, plan, state)
+            state = self.plan_and_state(after)[1] if ending.state is None else ending.state
+            after = self._finished(after, self.plans.plan(after), state)
         row = {**ending.row, "seconds": round(self.clock() - study.begun, 4)}
         with self.store.transaction() as transaction:
             first = study_of(transaction, study.hash) == study
