@@ -1,14 +1,18 @@
 """Load on a server: how many sites it carries, how fast, and how much memory it takes.
 
     python benchmarks/load.py [--sites 2000] [--fewer 200] [--megabytes 1] [--sums Plain SecAgg] [--json]
+    python benchmarks/load.py --large [--sites 4] [--megabytes 500] [--json]
 
 For each kind of sum, the real server (`manent serve`, a process, over TLS) carries a round of `--fewer` sites, and, started anew,
 one of `--sites`. Sites are played by a few processes, with many threads each (`load_sites.py`): each with its own key,
 connection, signatures and party, and updates at random. All begin at the same moment.
 
-`updates_per_second`: acknowledged updates, from the first request of the sum to the last acknowledgement. `p50_s`, `p99_s`: of one
-site's update, from its first request of the sum to its acknowledgement. `server_memory_mb`: the largest resident set of the
+`updates_per_second`: acknowledged updates, from the first request of the sum to the last acknowledgement. `p50_s`, `p99_s`: of
+one site's update, from its first request of the sum to its acknowledgement. `server_memory_mb`: the largest resident set of the
 server, from its start; `memory_ratio`: to that with fewer sites. `failed`: sites whose update is not in the released sum.
+
+With `--large`, one round of a large model, each site a process: `server_models` and `site_models` are the largest resident sets
+of the server and of a site, in models.
 """
 
 from __future__ import annotations
@@ -26,8 +30,7 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
-import numpy as np
-from common import keep, show
+from common import RESULTS, keep, show
 
 import manent as mn
 from manent.app.processes import Processes, free_port
@@ -35,8 +38,11 @@ from manent.core.examples import Schema
 from manent.crypto import SigningKey, SystemRandom
 from manent.network import protocol
 from manent.network.bundle import Bundle
+from manent.network.identity import Identity
 from manent.network.join import JoinToken
 from manent.network.people import People
+from manent.network.roster import Entry, SignedRoster
+from manent.network.server.rosters import Rosters
 from manent.network.tls import pinned_context
 from manent.storage import open_store
 
@@ -45,6 +51,7 @@ SUMS = ("Plain", "SecAgg")
 DRIVERS = 2
 MEMORY = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
 TICK = os.sysconf("SC_CLK_TCK")
+KEYS = ("sites", "updates_per_second", "p50_s", "p99_s", "server_memory_mb", "failed")
 COLUMNS = ("sites", "updates_per_second", "p50_s", "p99_s", "server_memory_mb", "memory_ratio", "server_cpu_s", "failed")
 
 
@@ -67,6 +74,13 @@ class Server:
         self.pid = processes.running["server"].pid
         self.person = People(open_store(self.folder / "server.db")).create("load", "researcher")
         self.client = httpx.Client(verify=pinned_context(self.token.pin or ""), timeout=120)
+        processes.wait(self._ready, 60, "The server's readiness")
+
+    def _ready(self) -> bool:
+        try:
+            return self.client.get(f"{self.token.url}/ready").is_success
+        except httpx.TransportError:
+            return False
 
     def ask(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         answer = self.client.request(
@@ -75,6 +89,14 @@ class Server:
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
+
+    def enrol(self, sites: int) -> list[str]:
+        """Put so many new sites on the roster, by the server's own key as in a quick start; their secret seeds in hexadecimal."""
+        keys, now = [SigningKey.generate(SystemRandom()) for _ in range(sites)], int(time.time())
+        entries = tuple(Entry(f"site{index}", key.public.hex(), now) for index, key in enumerate(keys))
+        identity, store = Identity.load(self.folder / "identity.key"), open_store(self.folder / "server.db")
+        Rosters(store, identity, None).publish(SignedRoster.sign(identity.signing_key, 1, now, now + 86400, entries), now)
+        return [key.seed.hex() for key in keys]
 
     def submit(self, study: mn.Study, size: int, sites: int) -> str:
         bundle = Bundle.of(study, Schema(shape=(size - 1,), classes=2), "data").sign(SigningKey.generate(SystemRandom()))
@@ -95,15 +117,15 @@ class Server:
 class Sites:
     """The processes that play sites, and what they said."""
 
-    def __init__(self, folder: Path, token: JoinToken, sites: int) -> None:
+    def __init__(self, folder: Path, token: JoinToken, seeds: list[str], processes: int) -> None:
         self.said: list[dict[str, Any]] = []
         self.failed = False
         self._processes: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
-        share = -(-sites // DRIVERS)
-        for first in range(0, sites, share):
+        share = -(-len(seeds) // processes)
+        for first in range(0, len(seeds), share):
             own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-            of = (str(folder / str(first)), str(first), str(min(share, sites - first)), str(sites))
+            of = (str(folder / str(first)), str(first), str(len(seeds)))
             process = subprocess.Popen(
                 [sys.executable, str(HERE / "load_sites.py"), *of],
                 stdin=subprocess.PIPE,
@@ -113,7 +135,7 @@ class Sites:
             )
             self._processes.append(process)
             assert process.stdin
-            process.stdin.write(token.encode() + "\n")
+            process.stdin.write("\n".join([token.encode(), *seeds[first : first + share]]))
             process.stdin.close()
             self._readers.append(threading.Thread(target=self._read, args=(process,), daemon=True))
             self._readers[-1].start()
@@ -135,14 +157,14 @@ class Sites:
         return [said for said in list(self.said) if name in said]
 
 
-def carried(sites: int, size: int, sum: str, seconds: float) -> dict[str, Any]:
-    """One round of so many sites with a server of its own."""
-    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory(dir=MEMORY) as memory:
+def carried(sites: int, size: int, sum: str, seconds: float, drivers: int, kept: Path | None) -> dict[str, Any]:
+    """One round of so many sites, in so many processes, with a server of its own."""
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory(dir=kept) as memory:  # noqa: SIM117 - in order
         with Processes(Path(place)) as processes:
             server = Server(processes, sites)
             hash = server.submit(study(size, sum), size, sites)
-            played = Sites(Path(memory), server.token, sites)
-            while len(played.those("joined")) < min(DRIVERS, sites) and time.sleep(0.2) is None:
+            played = Sites(Path(memory), server.token, server.enrol(sites), drivers)
+            while len(played.those("ready")) < drivers and time.sleep(0.2) is None:
                 processes.check()
                 if played.failed:
                     raise SystemExit("A process of sites has failed; see above.")
@@ -153,6 +175,8 @@ def carried(sites: int, size: int, sum: str, seconds: float) -> dict[str, Any]:
             if os.environ.get("LOAD_LOG"):
                 print(processes.tail("server", 20), file=sys.stderr)
     ended = played.those("began")
+    if not any(one["acknowledged"] for one in ended):
+        raise SystemExit(f"No update was acknowledged: {told}, {ended[:3]}")
     times = sorted(one["acknowledged"] - one["began"] for one in ended if one["acknowledged"])
     whole = max(one["acknowledged"] for one in ended) - min(one["began"] for one in ended if one["began"])
     cuts = quantiles(times, n=100, method="inclusive")
@@ -163,12 +187,12 @@ def carried(sites: int, size: int, sum: str, seconds: float) -> dict[str, Any]:
         "p99_s": round(cuts[98], 2),
         "server_memory_mb": round(peak / 1e6, 1),
         "server_memory_after_mb": round(now / 1e6, 1),
+        "site_process_memory_mb": round(max((one["memory_mb"] for one in played.those("memory_mb")), default=0.0), 1),
         "server_cpu_s": round(cpu[0] + cpu[1] - before[0] - before[1], 1),
         "server_system_s": round(cpu[1] - before[1], 1),
         "sites_cpu_s": round(sum_of(played, "cpu"), 1),
         "failed": sites - builtin_sum(one["included"] for one in ended),
         "round_s": round(whole, 1),
-        "joining_s": round(max(one["seconds"] for one in played.those("joined")), 1),
         "requests": round(sum_of(played, "requests")),
         "tried_again": round(sum_of(played, "away")),
         "phase": told["phase"],
@@ -183,25 +207,51 @@ def sum_of(played: Sites, name: str) -> float:
     return float(builtin_sum(one[name] for one in played.those(name)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=int, default=2000)
-    parser.add_argument("--fewer", type=int, default=200, help="sites with which memory is compared; 0 leaves it out")
-    parser.add_argument("--megabytes", type=float, default=1.0, help="of the model, in float32")
-    parser.add_argument("--sums", nargs="+", choices=SUMS, default=list(SUMS))
-    parser.add_argument("--seconds", type=float, default=240.0, help="that a round may take")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    chosen = parser.parse_args()
-    size = round(chosen.megabytes * 2**20 / 4)
-    found: dict[str, Any] = {}
+def many(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Each kind of sum, with few sites and with many."""
+    size, found = round((chosen.megabytes or 1.0) * 2**20 / 4), {}
+    sites = chosen.sites or 2000
     for name in chosen.sums:
-        few = carried(chosen.fewer, size, name, chosen.seconds) if chosen.fewer else {}
+        few = carried(chosen.fewer, size, name, chosen.seconds, DRIVERS, MEMORY) if chosen.fewer else {}
         print(few, file=sys.stderr, flush=True)
-        found[name] = carried(chosen.sites, size, name, chosen.seconds)
+        found[name] = carried(sites, size, name, chosen.seconds, DRIVERS, MEMORY)
         print(found[name], file=sys.stderr, flush=True)
         if few:
             found[name] |= {"memory_ratio": round(found[name]["server_memory_mb"] / few["server_memory_mb"], 2), "fewer": few}
-    print(json.dumps(found))
+    first = found[chosen.sums[0]]
+    return {**{name: first[name] for name in KEYS}, "model_mb": round(size * 4 / 1e6, 2), **found}
+
+
+def large(chosen: argparse.Namespace) -> dict[str, Any]:
+    """One large model, each site a process with its files on a disk."""
+    size, sites = round((chosen.megabytes or 500.0) * 1e6 / 4), chosen.sites or 4
+    found = carried(sites, size, "Plain", chosen.seconds, sites, None)
+    model = size * 4 / 1e6
+    in_models = {
+        "model_mb": model,
+        "server_models": round(found["server_memory_mb"] / model, 2),
+        "site_models": round(found["site_process_memory_mb"] / model, 2),
+    }
+    return {"large": {**found, **in_models}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, help="2,000, or 4 with a large model")
+    parser.add_argument("--fewer", type=int, default=200, help="sites with which memory is compared; 0 leaves it out")
+    parser.add_argument("--megabytes", type=float, help="of the model, in float32")
+    parser.add_argument("--sums", nargs="+", choices=SUMS, default=["Plain"])
+    parser.add_argument("--large", action="store_true", help="one large model, and few sites")
+    parser.add_argument("--seconds", type=float, default=240.0, help="that a round may take")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    chosen = parser.parse_args()
+    found = large(chosen) if chosen.large else many(chosen)
+    whole = chosen.megabytes is None and chosen.sites is None
+    path = RESULTS / "load.json"
+    before = json.loads(path.read_text()) if whole and path.exists() else {}
+    rows = [(name, *(of.get(column, "") for column in COLUMNS)) for name, of in found.items() if isinstance(of, dict)]
+    show(f"A round on {os.cpu_count()} cores", ("sum", *COLUMNS), rows)
+    keep("load" if whole else None, {**before, **found}, chosen.json)
 
 
 if __name__ == "__main__":

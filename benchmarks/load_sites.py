@@ -1,22 +1,23 @@
 """Many sites in one process, for `load.py`: each has a key, a connection and a store of its own, and the code of real sites.
 
-    python load_sites.py FOLDER FIRST COUNT SITES < invitation
+    python load_sites.py FOLDER FIRST SITES < invitation-and-seeds
 
 What is left out of a site is its computing and its disk: the update is drawn at random, and stores lie in memory, as the disk of
-2,000 sites is not the server's. A roster is verified once in a process. Tells on standard output, a line each: that all have
-joined; then, for each site, when its update was begun and acknowledged, and whether it is in the released sum.
+2,000 sites is not the server's. A roster is verified, and a plan made, once in a process. The first line of standard input is the
+server's invitation; each further one the secret seed of a site that is on the roster already. Tells on standard output, a line
+each: that all are there; then, for each site, when its update was begun and acknowledged, and whether it is in the released sum.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from manent.network.join import JoinToken
 from manent.network.receipts import Receipts
 from manent.network.roster import SignedRoster
 from manent.network.site.connection import Away, Connection, pause
-from manent.network.site.joining import join
 from manent.network.site.state import Known, SiteState
 from manent.network.site.work import SumWork
 from manent.privacy.check import Plan, resolve
@@ -42,8 +42,6 @@ from manent.storage import MemoryStore
 from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
-
-JOINING = 8  # at a time
 
 
 class Timed(Connection):
@@ -71,10 +69,9 @@ class Timed(Connection):
 class Kept(SiteState):
     """A site's state whose store lies in memory."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, identity: Identity) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.store = folder, MemoryStore()
-        self.identity = Identity(name, SigningKey.generate(SystemRandom()))
+        self.folder, self.store, self.identity = folder, MemoryStore(), identity
         self.blobs = Blobs(folder / "blobs")
         self.receipts = Receipts(self.store, self.identity)
 
@@ -93,18 +90,15 @@ class Drawn:
 class Many:
     """The sites of this process, and what they share."""
 
-    def __init__(self, folder: Path, token: JoinToken, first: int, count: int, sites: int) -> None:
-        self.token, self.first, self.count, self.sites = token, first, count, sites
-        self.states = [Kept(folder / str(index), f"site{index}") for index in range(first, first + count)]
+    def __init__(self, folder: Path, token: JoinToken, first: int, seeds: list[bytes], sites: int) -> None:
+        self.token, self.first, self.count, self.sites = token, first, len(seeds), sites
+        of = [Identity(f"site{first + index}", SigningKey(seed)) for index, seed in enumerate(seeds)]
+        self.states = [Kept(folder / identity.name, identity) for identity in of]
         self.connections = [Timed(token.url, token.pin, state.identity.signing_key) for state in self.states]
         self.lock = threading.Lock()
         self.plans: dict[str, tuple[Known, Plan]] = {}
         self.rosters: dict[int, Roster] = {}
         self.away = 0
-
-    def join(self) -> None:
-        with ThreadPoolExecutor(JOINING) as pool:
-            list(pool.map(lambda state: join(state, self.token), self.states))
 
     def run(self) -> None:
         threads = [threading.Thread(target=self._site, args=(number,), daemon=True) for number in range(self.count)]
@@ -174,7 +168,7 @@ class Many:
         with self.lock:
             if number not in self.rosters:
                 signed = SignedRoster.read(connection.ask("GET", "/v1/roster", b"", {"number": number}) or b"")
-                signer = self.states[0].server.signer
+                signer = connection.table("GET", "/v1/server")["signer"]
                 self.rosters[number] = signed.verify(bytes.fromhex(signer), time.time())
             return self.rosters[number]
 
@@ -194,13 +188,20 @@ def say(**values: Any) -> None:
         print(json.dumps(values), flush=True)
 
 
+def leave_with(parent: int) -> None:
+    """Nobody is waiting any more where the process that started this has ended."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def main() -> None:
-    folder, first, count, sites = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:5])
-    many = Many(folder, JoinToken.decode(sys.stdin.readline()), first, count, sites)
+    threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
+    folder, first, sites = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    token, *seeds = sys.stdin.read().split()
+    many = Many(folder, JoinToken.decode(token), first, [bytes.fromhex(seed) for seed in seeds], sites)
     try:
-        began = time.monotonic()
-        many.join()
-        say(joined=count, seconds=time.monotonic() - began)
+        say(ready=many.count)
         many.run()
         used = resource.getrusage(resource.RUSAGE_SELF)
         say(done=True, cpu=used.ru_utime + used.ru_stime, away=many.away, memory_mb=used.ru_maxrss / 1000)

@@ -26,6 +26,7 @@ from manent.core.vectors import Block, Entry, Layout
 from manent.crypto import SigningKey
 from manent.models import files
 from manent.network import frames, handover, protocol
+from manent.network.arrays import decode_arrays, encode_arrays
 from manent.network.bundle import Bundle
 from manent.network.declared import rebuild, schema_of
 from manent.network.identity import Identity
@@ -39,7 +40,6 @@ from manent.network.server.requests import blob
 from manent.network.server.sites import table, texts
 from manent.network.signing import Verifier, sign_request
 from manent.network.site import told
-from manent.network.sums import decode_arrays, encode_arrays
 from manent.network.tls import pin_of, self_signed
 from manent.storage import MemoryStore
 from manent.storage.blobs import Blobs

@@ -15,6 +15,7 @@ from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
 from manent.crypto import SystemRandom
 from manent.crypto.gradients import ExactDraws
+from manent.network.arrays import decode_arrays
 from manent.network.bundle import Bundle
 from manent.network.identity import Identity
 from manent.network.join import JoinToken
@@ -23,7 +24,7 @@ from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide, submit
 from manent.network.site.training import OwnProcess, contribution
-from manent.network.sums import client_party, decode_arrays, read_call
+from manent.network.sums import client_party, read_call
 from manent.storage import MemoryStore
 
 URL = "https://127.0.0.1:9"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
-from manent.algorithms.gradient import GradientAlgorithm, Totals
+import numpy as np
+
+from manent.algorithms.gradient import GradientAlgorithm, Totals, blocks
 from manent.core.protocols import Model
 from manent.core.training import LocalSGD
 from manent.core.vectors import Array, Arrays, Vector
@@ -21,9 +23,13 @@ class FedAvg(GradientAlgorithm):
     """
 
     server_lr: float = 1.0
+    parted: ClassVar[bool] = True  # the total is taken in parts
 
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
-        return parameters + self.server_lr * totals.mean("update"), {}
+        moved = np.empty_like(parameters)
+        for part in blocks(parameters.size):  # of a large model, whole arrays of float64 would be most of the server's memory
+            moved[part] = parameters[part] + self.server_lr * (totals.part("update", part) / totals.weight)
+        return moved, {}
 
 
 def FedSGD(model: Model, lr: float) -> FedAvg:  # noqa: N802 - the algorithm's name

@@ -6,8 +6,9 @@ An algorithm is a choice of the kernel's arguments (`kernel`), of what is sent (
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -90,6 +91,11 @@ class Totals:
     def sum(self, block: str) -> Array:
         """float64, the sum of a block."""
         return self.total[self.layout.slice(block)]
+
+    def part(self, block: str, where: slice) -> Array:
+        """float64, some coordinates of the sum of a block."""
+        first = self.layout.slice(block).start
+        return self.total[first + where.start : first + where.stop]
 
     def mean(self, block: str) -> Array:
         """float64, the weighted mean of a block."""
@@ -286,14 +292,27 @@ class GradientAlgorithm(ABC):
         if weight <= 0:
             return state, {"update_norm": 0.0}
         totals = Totals(layout, released.total, weight, answers, released.round)
-        model = np.array(state["model"], np.float32)
-        model[: self.parameters], changed = self.step(model[: self.parameters], state, totals)
+        before = np.asarray(state["model"], np.float32)
+        stepped, changed = self.step(before[: self.parameters], state, totals)
+        model = np.asarray(stepped, np.float32)
         if "statistics" in layout:
-            model[self.parameters :] += totals.mean("statistics").astype(np.float32)
-        return {**state, **changed, "model": model}, {"update_norm": float(np.linalg.norm(totals.mean("update")))}
+            model = np.concatenate([model, before[self.parameters :] + totals.mean("statistics").astype(np.float32)])
+        return {**state, **changed, "model": model}, {"update_norm": _norm(totals)}
 
     def result(self, state: Arrays) -> Arrays:
         return {"model": state["model"]}
+
+
+def blocks(size: int, block: int = 1 << 20) -> Iterator[slice]:
+    """A long vector's coordinates, so many at a time."""
+    return (slice(start, min(start + block, size)) for start in range(0, size, block))
+
+
+def _norm(totals: Totals) -> float:
+    """The Euclidean norm of the mean update."""
+    size = len(range(*totals.layout.slice("update").indices(totals.layout.size)))
+    squares = (np.square(totals.part("update", part) / totals.weight).sum() for part in blocks(size))
+    return math.sqrt(math.fsum(squares))
 
 
 def need_plain_sgd(algorithm: GradientAlgorithm, reason: str) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
-from manent.core.errors import InvalidInput, ProtocolAbort, Refused
+from manent.core.errors import ProtocolAbort, Refused
 from manent.core.randomness import PrivateRandom
-from manent.core.vectors import Array
 from manent.crypto.chance import bernoulli
 from manent.crypto.identity import SigningKey
 from manent.privacy.check import Plan
@@ -129,16 +125,3 @@ def client_party(
     if isinstance(of, Terms):
         return SecAggClient(identity, roster, Expected(*about, of), random, records)
     return PlainClient(identity, roster, PlainExpected(*about, of), records)
-
-
-def encode_arrays(arrays: Mapping[str, Array]) -> bytes:
-    """Named arrays as safetensors."""
-    return save({name: array if array.flags.c_contiguous else array.copy() for name, array in arrays.items()})
-
-
-def decode_arrays(data: bytes) -> dict[str, Array]:
-    """Raises InvalidInput for anything else."""
-    try:
-        return dict(load(data))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"These bytes are not named arrays that numpy can hold: {error}.") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from manent.core.errors import InvalidInput, ProtocolAbort
@@ -18,6 +18,7 @@ from manent.storage.opening import is_url
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 20
+Chunk = TypeVar("Chunk", bytes, bytes | memoryview)
 
 
 class Place(Protocol):
@@ -27,7 +28,7 @@ class Place(Protocol):
         """A file that nobody sees, and that is gone after the block unless it was published."""
         ...
 
-    def write(self, spool: BinaryIO, chunk: bytes) -> None:
+    def write(self, spool: BinaryIO, chunk: bytes | memoryview) -> None:
         """Write to it."""
         ...
 
@@ -75,7 +76,7 @@ class Spool:
         self._place, self._file, self._hash = place, file, sha256()
         self.size = 0
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Add to its end."""
         self._hash.update(chunk)
         self._place.write(self._file, chunk)
@@ -120,7 +121,7 @@ class Blobs:
     def __init__(self, path_or_url: str | os.PathLike[str]) -> None:
         self._place = _place(path_or_url)
 
-    def put(self, chunks: Iterable[bytes], digest: str | None = None, most: int | None = None) -> str:
+    def put(self, chunks: Iterable[bytes | memoryview], digest: str | None = None, most: int | None = None) -> str:
         """Store what the chunks hold; its digest, 64 hexadecimal digits.
 
         Args:
@@ -228,7 +229,7 @@ class Parts:
         self._place.discard(_name(upload_id))
 
 
-def _bounded(chunks: Iterable[bytes], size: int, most: int | None) -> Iterator[bytes]:
+def _bounded(chunks: Iterable[Chunk], size: int, most: int | None) -> Iterator[Chunk]:
     for chunk in chunks:
         size += len(chunk)
         if most is not None and size > most:

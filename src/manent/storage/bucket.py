@@ -51,7 +51,7 @@ class Bucket:
         with tempfile.TemporaryFile() as file:
             yield file
 
-    def write(self, spool: BinaryIO, chunk: bytes) -> None:
+    def write(self, spool: BinaryIO, chunk: bytes | memoryview) -> None:
         """See `blobs.Place`."""
         with self._explained():
             spool.write(chunk)

@@ -71,7 +71,7 @@ class Folder:
                 pass
             file.close()  # taken for one left behind, in the moment before it was locked
 
-    def write(self, spool: BinaryIO, chunk: bytes) -> None:
+    def write(self, spool: BinaryIO, chunk: bytes | memoryview) -> None:
         """See `blobs.Place`."""
         with self._explained():
             _write(spool, chunk)
@@ -199,7 +199,7 @@ def _opened(path: Path, how: int) -> BinaryIO:
     return cast(BinaryIO, open(path, "r+b", buffering=0, opener=lambda name, flags: os.open(name, flags | how, 0o600)))
 
 
-def _write(file: BinaryIO, chunk: bytes) -> None:
+def _write(file: BinaryIO, chunk: bytes | memoryview) -> None:
     left = memoryview(chunk)
     while left:
         left = left[file.write(left) :]

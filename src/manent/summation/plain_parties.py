@@ -146,16 +146,22 @@ class PlainExpected:
                 )
 
 
-def encode_vector(vector: Array, terms: PlainTerms) -> bytes:
-    """The body of an upload. Raises InvalidInput for another shape or type."""
+def upload_message(context: bytes, vector: Array, terms: PlainTerms) -> bytes:
+    """An upload, the one copy of the vector. Raises InvalidInput for another shape or type."""
+    tag = _tag(vector, terms)
+    numbers = np.ascontiguousarray(vector, TYPES[tag])
+    return b"".join((wire.frame(Kind.UPLOAD, context, u8(tag)), numbers.view(np.uint8).data))
+
+
+def _tag(vector: Array, terms: PlainTerms) -> int:
+    """Of the type of a vector's numbers."""
     kinds = {np.dtype(np.int64): 2} if terms.whole else {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
     if vector.shape != (terms.size,) or vector.dtype not in kinds:
         raise InvalidInput(
             f"Expected {'int64' if terms.whole else 'float32 or float64'}[{terms.size}], found {vector.dtype}"
             f"{list(vector.shape)}."
         )
-    tag = kinds[vector.dtype]
-    return u8(tag) + vector.astype(TYPES[tag], copy=False).tobytes()
+    return kinds[vector.dtype]
 
 
 def upload_type(tag: int, length: int, terms: PlainTerms) -> np.dtype[np.generic]:
@@ -185,6 +191,32 @@ class _Upload:
     kind: np.dtype[np.generic]
     data: bytes
     stored: bool
+
+
+@final
+class PartedTotal:
+    """A total of which a slice is formed when it is asked for: of a large model, whoever takes it in parts never holds it whole.
+
+    numpy takes it for an array, and forms all of it.
+    """
+
+    def __init__(self, terms: PlainTerms, form: Callable[[int, int], Array]) -> None:
+        self.size, self.shape = terms.size, (terms.size,)
+        self.dtype = np.dtype(np.int64 if terms.whole else np.float64)
+        self._form = form
+
+    def __getitem__(self, where: slice) -> Array:
+        start, stop, step = where.indices(self.size)
+        if step != 1:
+            raise InvalidInput(f"A total is formed by runs of coordinates; found a step of {step}.")
+        found: Array = np.empty(max(0, stop - start), self.dtype)
+        for at in range(start, stop, STRETCH):
+            end = min(at + STRETCH, stop)
+            found[at - start : end - start] = self._form(at, end)
+        return found
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Array:
+        return self[:]
 
 
 @final
@@ -232,21 +264,24 @@ class PlainServer:
     @property
     def total(self) -> Array:
         """float64[d], or int64[d] of whole numbers. Raises ProtocolAbort where there is none."""
+        return self.parted[:]
+
+    @property
+    def parted(self) -> PartedTotal:
+        """The same, formed where it is looked at. Raises ProtocolAbort where there is none."""
         if self.phase != "done":
             raise ProtocolAbort(self.reason or "There is no sum yet: clients are still answering.")
-        terms = self.call.terms
-        total: Array = np.empty(terms.size, np.int64 if terms.whole else np.float64)
-        for start in range(0, terms.size, STRETCH):
-            stop = min(start + STRETCH, terms.size)
-            part = TreeSum(stop - start, len(self.cohort), np.int64 if terms.whole else np.float64)
-            for position in range(len(self.cohort)):
-                upload = self._uploads.get(position)
-                if upload is None:
-                    part.skip(position)
-                else:
-                    part.add(position, self._stretch(upload, start, stop))
-            total[start:stop] = part.finish()
-        return total
+        return PartedTotal(self.call.terms, self._formed)
+
+    def _formed(self, start: int, stop: int) -> Array:
+        part = TreeSum(stop - start, len(self.cohort), np.int64 if self.call.terms.whole else np.float64)
+        for position in range(len(self.cohort)):
+            upload = self._uploads.get(position)
+            if upload is None:
+                part.skip(position)
+            else:
+                part.add(position, self._stretch(upload, start, stop))
+        return part.finish()
 
     def catch_up(self, records: Sequence[bytes]) -> None:
         """Take in further records of its log."""
@@ -411,9 +446,7 @@ class PlainClient:
         """Give the [d] vector, once. Raises InvalidInput for another shape or type."""
         if not self.needs_vector:
             raise InvalidInput("This client has given its vector; a term is summed once.")
-        encode_vector(vector[:0], PlainTerms(1, 0, self.expected.terms.whole, 0, 1, 1))
-        if vector.shape != (self.expected.terms.size,):
-            raise InvalidInput(f"Expected {self.expected.terms.size} numbers, found {list(vector.shape)}.")
+        _tag(vector, self.expected.terms)
         self._vector = vector
         return self._upload() if self.stage == "called" else Step()
 
@@ -436,7 +469,7 @@ class PlainClient:
     def _upload(self) -> Step:
         if self._call is None or self._vector is None:
             return Step()
-        message = wire.frame(Kind.UPLOAD, self._call.context, encode_vector(self._vector, self._call.terms))
+        message = upload_message(self._call.context, self._vector, self._call.terms)
         self._vector = None
         return self._keep(message)
 
@@ -445,8 +478,9 @@ class PlainClient:
         return Step((record,), self._send(record).send if record == self._last else ())
 
     def _load(self, record: bytes) -> None:
-        kind, _, body = wire.unframe(record)
+        kind, _, _ = wire.unframe(record[: wire.HEAD])
         if kind is Kind.CALL:
+            _, _, body = wire.unframe(record)
             self._call, self.stage = PlainCall.read(body), "called"
         elif kind is Kind.UPLOAD:
             self.stage, self._last = "uploaded", record

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from manent.network import protocol
 
 MOST = 256
-"""Requests in work or waiting. Who comes when there are so many is to come again; sites do, by themselves, ever more rarely."""
+"""Requests in work or waiting. Whoever comes beyond is to come again; sites do so by themselves, ever more rarely."""
 MOST_HELD = 128
 """Of these, long polls that are held. Further ones are answered at once, and say when to ask again."""
 AGAIN = 4
@@ -16,7 +16,7 @@ _EXEMPT = ("/health", "/ready", "/metrics")
 
 
 class Admitted:
-    """Lets so many requests in at a time; others get status 503 before anything of them is read, and the connection is closed."""
+    """Lets so many requests in at a time; others get status 503 before their body is read, and their connection is closed."""
 
     def __init__(self, app: ASGIApp, most: int = MOST) -> None:
         self._app, self._most, self._now = app, most, 0

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from manent.core.errors import ProtocolAbort
 from manent.core.randomness import PrivateRandom
 from manent.core.rounds import Abandon, Answered, Applied, Deadline, Effect, Event, Failed, Opened, Progress, Release, Rules, step
+from manent.core.vectors import Array
 from manent.network.server.documents import StudyRecord
 from manent.network.server.states import State, assignment_of, crossed, step_state
 from manent.network.sums import AnyCall, ServerParty
 from manent.privacy.check import Plan
+from manent.summation.plain_parties import PlainServer
 from manent.summation.secagg import wire
 from manent.summation.secagg.wire import Kind
 
@@ -56,7 +58,7 @@ def ended(plan: Plan, study: StudyRecord, state: State, party: ServerParty, rand
     total = None
     if any(isinstance(effect, Release) for effect in effects):
         try:
-            total = party.total
+            total = _total(plan, assignment.sum, party)
         except ProtocolAbort as error:
             progress, effects = _follow(plan, progress, Failed(str(error)))
     abandoned = next((effect.reason for effect in effects if isinstance(effect, Abandon)), "")
@@ -67,6 +69,12 @@ def ended(plan: Plan, study: StudyRecord, state: State, party: ServerParty, rand
     progress, _ = _follow(plan, progress, Applied(stepped.more))
     included = [key.hex() for key in party.survivors]
     return Ending(stepped.state, progress, {**row, **stepped.report}, True, included)
+
+
+def _total(plan: Plan, sum: str, party: ServerParty) -> Array:
+    """The total; formed part by part where the algorithm takes it so, and nothing stands between. Raises ProtocolAbort."""
+    parted = sum == "train" and not plan.stacks[sum].stages and getattr(plan.study.algorithm, "parted", False)
+    return cast(Array, party.parted) if parted and isinstance(party, PlainServer) else party.total
 
 
 def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, random: PrivateRandom) -> Ending:

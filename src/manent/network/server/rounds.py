@@ -17,6 +17,7 @@ from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
 from manent.crypto import SystemRandom
+from manent.network.arrays import array_pieces, decode_arrays
 from manent.network.audit import note
 from manent.network.server import documents
 from manent.network.server.closing import Ending, closed_frame, ended, nobody
@@ -26,11 +27,10 @@ from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.server.sweeping import named
-from manent.network.sums import AnyCall, ServerParty, asked, decode_arrays, draw_asked, encode_arrays, make_call, read_call
+from manent.network.sums import AnyCall, ServerParty, asked, draw_asked, make_call, read_call
 from manent.privacy.check import Plan
 from manent.storage.blobs import Blobs, Parts
 from manent.storage.together import Together
-from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.server")
 Act = Callable[[ServerParty, SumRecord], Step]
@@ -148,7 +148,7 @@ class Rounds:
         """Let a study run, once there is room for it."""
         initial = b"".join(self.blobs.read(study.initial)) if study.initial else None
         vector = None if initial is None else decode_arrays(initial).get("model")
-        state = self.blobs.put([first_state(plan, study.seed, vector).encode()])
+        state = self.blobs.put(first_state(plan, study.seed, vector).pieces())
         with self.store.transaction() as transaction:
             running = sum(other.phase == "running" for other in documents.studies(transaction))
             if running < self.settings.running and study_of(transaction, study.hash) == study:
@@ -172,7 +172,7 @@ class Rounds:
         if count < max(1, plan.gathering.least):
             self._end(study, None, nobody(plan, study, state, assignment.sum, count, self.random))
             return
-        digest = self.blobs.put([encode_arrays(assignment.arrays)])
+        digest = self.blobs.put(array_pieces(assignment.arrays))
         id, now = f"{study.hash}-{study.round}-{study.index}", self.clock()
         of = (id, study.hash, assignment.sum, study.round, study.index)
         record = SumRecord(*of, 1, "", count, number, digest, "", 0.0, now)
@@ -248,14 +248,11 @@ class Rounds:
     def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
         """A sum's party, up to date, and nobody else's until the stack is left."""
         while True:
-            held = self.parties.held(record, lambda: self._call_and_roster(view, record))
+            held = self.parties.held(record, lambda: (self.call(view, record), self.rosters.roster(view, record.roster)))
             until.enter_context(self.parties.kept(record.id, held))
             if held.sound:
                 self.parties.catch_up(view, record, held)
                 return held
-
-    def _call_and_roster(self, view: Snapshot, record: SumRecord) -> tuple[AnyCall, Roster]:
-        return self.call(view, record), self.rosters.roster(view, record.roster)
 
     def record(self, view: Snapshot, id: str) -> SumRecord:
         """A sum by its id. Raises InvalidInput for one that there is none of."""
@@ -328,11 +325,11 @@ class Rounds:
 
     def _end(self, study: StudyRecord, record: SumRecord | None, ending: Ending) -> None:
         """Store how a sum ended, once; whoever comes second throws away what it has."""
-        digest = study.state if ending.state is None else self.blobs.put([ending.state.encode()])
+        digest = study.state if ending.state is None else self.blobs.put(ending.state.pieces())
         after = replace(study.at(ending.progress), open="", state=digest, released=study.released + ending.spent)
         if ending.progress.finished:
-            plan, state = self.plan_and_state(after)
-            after = self._finished(after, plan, state)
+            state = self.plan_and_state(after)[1] if ending.state is None else ending.state
+            after = self._finished(after, self.plans.plan(after), state)
         row = {**ending.row, "seconds": round(self.clock() - study.begun, 4)}
         with self.store.transaction() as transaction:
             first = study_of(transaction, study.hash) == study
@@ -355,7 +352,7 @@ class Rounds:
             self.remove(digest, after.result)
 
     def _finished(self, study: StudyRecord, plan: Plan, state: State) -> StudyRecord:
-        result = self.blobs.put([encode_arrays(result_of(plan, state))])
+        result = self.blobs.put(array_pieces(result_of(plan, state)))
         return replace(study, phase="finished", result=result, since=self.clock())
 
     def _discard(self, study: StudyRecord, record: SumRecord | None, digest: str) -> None:
@@ -391,4 +388,4 @@ class Rounds:
     def plan_and_state(self, study: StudyRecord) -> tuple[Plan, State]:
         """A running study's plan, and the arrays that it has come to."""
         plan = self.plans.plan(study)
-        return plan, State.decode(b"".join(self.blobs.read(study.state)), plan)
+        return plan, State.read(self.blobs.read(study.state), self.blobs.size(study.state), plan)

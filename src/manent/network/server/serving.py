@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import asyncio.sslproto
 import json
 import logging
 import os
@@ -18,19 +20,19 @@ import uvicorn
 from manent.core.errors import InvalidInput
 from manent.core.randomness import repeatable
 from manent.core.study import Study
+from manent.network.arrays import encode_arrays
 from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, rebuild
 from manent.network.identity import Identity, create_file
 from manent.network.join import JoinToken
 from manent.network.server import documents
 from manent.network.server.app import application
-from manent.network.server.connections import MOST_CONNECTIONS, MOST_HEAD, Impatient, allow_descriptors
+from manent.network.server.connections import MOST_CONNECTIONS, MOST_HEAD, WAITING, Impatient, allow_descriptors
 from manent.network.server.documents import StudyRecord, history_log
 from manent.network.server.rosters import settle
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import submit
-from manent.network.sums import encode_arrays
 from manent.network.tls import self_signed
 from manent.storage import open_store
 
@@ -152,12 +154,14 @@ def serve(prepared: Prepared, folder: Path, until_done: bool = False, ready: Cal
         ready: called once, before the first request is taken.
     """
     service, address = prepared.service, prepared.address
+    asyncio.sslproto.SSLProtocol.max_size = WAITING  # 256 KiB for each connection else, and as much again where it is decrypted
     config = uvicorn.Config(
         application(service),
         host=address.host,
         port=address.port,
         ssl_certfile=str(prepared.certificate),
         ssl_keyfile=str(prepared.key),
+        loop="asyncio",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
@@ -208,7 +212,8 @@ def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
         rows = view.rows(history_log(study.hash))
     (folder / "history.jsonl").write_bytes(b"".join(row + b"\n" for row in rows))
     if study.result:
-        (folder / "result.safetensors").write_bytes(b"".join(service.blobs.read(study.result)))
+        with (folder / "result.safetensors").open("wb") as file:
+            file.writelines(service.blobs.read(study.result))
     if study.clients:
         (folder / "statement.txt").write_text(f"{service.statement(study)}\n", encoding="utf-8")
     facts = {"hash": study.hash, "name": study.name, "phase": study.phase, "reason": study.reason, "seed": study.seed}

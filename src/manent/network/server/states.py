@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from manent.core.errors import InvalidInput
 from manent.core.protocols import Assignment, Released
 from manent.core.randomness import PrivateRandom, repeatable
 from manent.core.vectors import Array, Arrays
-from manent.network.sums import decode_arrays, encode_arrays
+from manent.network.arrays import array_pieces, read_arrays
 from manent.privacy.check import Plan
 
 
@@ -28,15 +28,17 @@ class State:
     arrays: Arrays
     layers: Mapping[str, Arrays]
 
-    def encode(self) -> bytes:
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Its bytes, in pieces."""
         found = {f"state.{name}": np.asarray(array) for name, array in self.arrays.items()}
         for sum, arrays in self.layers.items():
             found |= {f"layers.{sum}/{name}": np.asarray(array) for name, array in arrays.items()}
-        return encode_arrays(found)
+        return array_pieces(found)
 
     @classmethod
-    def decode(cls, data: bytes, plan: Plan) -> State:
-        found = decode_arrays(data)
+    def read(cls, chunks: Iterable[bytes], size: int, plan: Plan) -> State:
+        """The state that `pieces` gave, of so many bytes."""
+        found = read_arrays(chunks, size)
         state = {name.removeprefix("state."): array for name, array in found.items() if name.startswith("state.")}
         layers = {}
         for sum in plan.stacks:

@@ -7,6 +7,7 @@ import logging
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
 from manent.core.store import Transaction
 from manent.core.study import canonical
+from manent.network.arrays import decode_arrays
 from manent.network.audit import note
 from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, rebuild
@@ -14,7 +15,6 @@ from manent.network.server.documents import StudyRecord, decision_key, put, stud
 from manent.network.server.plans import plan_of
 from manent.network.server.rounds import Rounds
 from manent.network.server.states import first_state
-from manent.network.sums import decode_arrays
 
 log = logging.getLogger("manent.server")
 MOST_REASON = 2000

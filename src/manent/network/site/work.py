@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.crypto.gradients import ExactDraws
+from manent.network.arrays import read_arrays
 from manent.network.receipts import Outcome, Promise, Receipt
 from manent.network.site import told
 from manent.network.site.connection import Connection
 from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
-from manent.network.sums import ClientParty, client_party, decode_arrays, read_call
+from manent.network.sums import ClientParty, client_party, read_call
 from manent.privacy.check import Plan
+from manent.storage.blobs import CHUNK
 from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
@@ -100,7 +103,7 @@ class SumWork:
         self.state.begin(task)
         return task
 
-    def _fetch(self, task: Task) -> bytes:
+    def _fetch(self, task: Task) -> Path:
         """What clients are sent for a sum, fetched once. Each sum has a file of its own: two studies' may be equal."""
         path = self._assignment(task)
         if not path.exists():
@@ -108,7 +111,7 @@ class SumWork:
             # A few vectors of the model's size are sent, of four bytes a number, and what layers need.
             most = 16 * max(spec.layout.size for spec in self.plan.sums.values()) + (1 << 20)
             self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path, most)
-        return path.read_bytes()
+        return path
 
     def _assignment(self, task: Task) -> Path:
         return self.state.folder / "assignments" / task.id
@@ -203,6 +206,7 @@ class SumWork:
             self.connection.post(task.id, leave)
             raise
         step = party.contribute(vector)
+        del vector  # it is in the message now, and may be as large as all else
         sent = sha256(step.send[-1].body).hexdigest() if step.send else ""
         task = replace(task, upload=sent, attempt=party.uploaded_in or 0)
         self.state.keep(task, step.keep, memory)
@@ -211,8 +215,11 @@ class SumWork:
     def _compute(self, task: Task) -> tuple[Array, Vector | None]:
         """The vector as it is summed; the budget is set aside first."""
         self.known = self.account.reserve(self.known, self.plan)
-        assignment = Assignment(task.name, decode_arrays(self._fetch(task)))
+        path = self._fetch(task)
         with self.computing:
+            with path.open("rb") as file:
+                arrays = read_arrays(iter(partial(file.read, CHUNK), b""), path.stat().st_size)
+            assignment = Assignment(task.name, arrays)
             context = ClientContext(self.client, task.round, self.known.seed, draws=ExactDraws(self.random))
             return contribution(self.plan, self.trainer(), assignment, self._memory(), context, self.random)
 
