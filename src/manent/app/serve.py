@@ -17,6 +17,28 @@ if TYPE_CHECKING:
     from manent.network.server.serving import Prepared
 
 HERE = Path("server")
+Consortium = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Public key that signs rosters, by `manent roster init`. (default: a quick start)"),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="PEM, of an authority that sites know. (default: self-made, known by the invitation)"),
+]
+Code = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A file that the studies' code needs and no import names; may be repeated."),
+]
+Requirements = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Packages that the code needs, name==version in each line.")
+]
+Database = Annotated[
+    str | None, typer.Option(metavar="URL", help="Of a PostgreSQL database, which several servers may share. (default: SQLite)")
+]
+Bucket = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Of an S3-compatible bucket, s3://NAME/PREFIX; keys by AWS_... (default: the folder)"),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,36 +53,19 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8443,
     url: Annotated[str | None, typer.Option(help="By which sites reach it. (default: https://HOST:PORT)")] = None,
     sites: Annotated[int | None, typer.Option(min=1, help="Wait for so many. (default: the study's clients)")] = None,
-    consortium: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="Public key that signs rosters, by `manent roster init`. (default: a quick start)"),
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="PEM, of an authority that sites know. (default: self-made, known by the invitation)"),
-    ] = None,
+    consortium: Consortium = None,
+    certificate: Certificate = None,
     certificate_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
     data_set: Annotated[str, typer.Option(help="The name under which sites know the data that the studies ask for.")] = "data",
-    code: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A file that the studies' code needs and no import names; may be repeated."),
-    ] = None,
-    requirements: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Packages that the code needs, name==version in each line.")
-    ] = None,
+    code: Code = None,
+    requirements: Requirements = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything repeatable.")] = 0,
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
     work_seconds: Annotated[float, typer.Option(help="That sites have to compute and upload.")] = 3600.0,
     phase_seconds: Annotated[float, typer.Option(help="For every other step of a sum.")] = 120.0,
     grace_seconds: Annotated[float, typer.Option(help="That sites have to come back after a restart of the server.")] = 30.0,
-    database: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Of a PostgreSQL database, which several servers may share. (default: SQLite)"),
-    ] = None,
-    blobs: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Of an S3-compatible bucket, s3://NAME/PREFIX; keys by AWS_... (default: the folder)"),
-    ] = None,
+    database: Database = None,
+    blobs: Bucket = None,
     once: Annotated[bool, typer.Option("--once", help="Leave when every study is over.")] = False,
 ) -> None:
     """Serve studies to sites over HTTPS. Kill it at any moment; started again, it goes on.
