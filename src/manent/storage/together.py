@@ -88,6 +88,6 @@ class Together:
         except BaseException as error:
             for waiting in batch:
                 waiting.error = ProtocolAbort(f"Nothing of this was kept, as a step beside it failed: {error!r}. Try again.")
-            batch[0].error = error if isinstance(error, Exception) else batch[0].error
+                waiting.error.__cause__ = error
             if not isinstance(error, Exception):
                 raise
