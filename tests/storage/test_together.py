@@ -47,7 +47,7 @@ def held(counted, steps):
     def run(number, step):
         try:
             found[number] = together.run(step)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
             found[number] = error
 
     threads = [threading.Thread(target=run, args=item) for item in enumerate(steps)]
