@@ -61,7 +61,7 @@ class MLflowLogger:
         run: name of the run.
 
     The run is marked as finished by `close`, or at the end of a `with` block, and there as failed where the block raised.
-    Raises MissingExtra without mlflow.
+    MLflow itself reports that it is used, unless MLFLOW_DISABLE_TELEMETRY=true is set. Raises MissingExtra without mlflow.
     """
 
     def __init__(self, experiment: str = "manent", *, uri: str | None = None, run: str | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from manent.core.errors import ManentError, ProtocolAbort
+from manent.core.errors import ManentError
 from manent.core.store import Store, Transaction
 
 Found = TypeVar("Found")
@@ -82,12 +82,6 @@ class Together:
                         waiting.found = waiting.step(transaction, until)
                     except ManentError as error:
                         waiting.error = error
-        except ManentError as error:
+        except BaseException as error:  # noqa: BLE001 - each who waits is told
             for waiting in batch:
                 waiting.error = error
-        except BaseException as error:  # each who waits is told
-            for waiting in batch:
-                waiting.error = ProtocolAbort(f"Nothing of this was kept, as a step beside it failed: {error!r}. Try again.")
-            batch[0].error = error if isinstance(error, Exception) else batch[0].error
-            if not isinstance(error, Exception):
-                raise
