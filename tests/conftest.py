@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from tests import postgres
+
+settings.register_profile("manent", deadline=None)  # no test asserts a time
+settings.load_profile("manent")
 
 
 @pytest.fixture(scope="session")

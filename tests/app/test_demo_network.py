@@ -41,6 +41,7 @@ def test_hospitals_learn_together_between_processes(tmp_path: Path) -> None:
     assert "manent demo hospitals --private --rounds 2" in report
     assert "each centre's own 15 numbers" not in report
     assert "Nothing was measured on the way" in report
+    assert "it signs the roster itself (a quick start" in report
     assert "matplotlib is installed" not in report
     assert report.count("<small>once</small>") == 16  # two ways, two metrics, four centres
     assert manent("demo", "hospitals", "--folder", folder).exit_code == 2

@@ -209,10 +209,15 @@ def _heard(folder: Path, count: int) -> bool:
 
 def _run(folder: Path, study: Study) -> Run:
     """A study's run from what the server wrote: what a server knows, and so without the probe of a simulation."""
+    from manent.network.identity import Identity
+    from manent.network.roster import trusted
+
     result = folder / "server" / "results" / study.hash
     history = list(rows(result / "history.jsonl"))
     state = dict(load_file(result / "result.safetensors"))
-    return Run(study, check(study, heart_disease()), state, history, (), float(history[-1]["seconds"]), result)
+    server = Identity.load(folder / "server" / "identity.key").public_hex
+    statement = check(study, heart_disease()).deployed(trusted(server, quick_start=True))
+    return Run(study, statement, state, history, (), float(history[-1]["seconds"]), result)
 
 
 def budgets(folder: Path) -> list[str]:
