@@ -1,7 +1,8 @@
 # Everything here works in a fresh clone: each target installs what it needs into .venv first.
 
 PYTHON ?= python3
-# With PyPI alone, torch brings CUDA's libraries (some GB). For the small build without them:
+# constraints*.txt hold a SHA-256 for every file that is installed. torch has two builds: the one for CPUs alone is taken where an index
+# of pip's own settings has it, or the one named here, and else PyPI's, which on Linux brings CUDA's libraries (some GB, locked as well):
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
@@ -12,10 +13,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_FLAGS := --quiet --disable-pip-version-check
+# Only what the lock names, only files whose hash it holds, only wheels: nothing is built, so no package runs code while it is installed.
+LOCKED := install $(PIP_FLAGS) --require-hashes --no-deps --only-binary :all:
+UV_FLAGS := --quiet --no-config --universal --python-version 3.11 --no-python-downloads --generate-hashes --no-header --no-annotate
 TORCH_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format examples peers constraints clean
+.PHONY: help setup demo test lint format examples peers constraints audit clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +28,7 @@ help:  ## print this list
 
 setup: $(STAMP)  ## create .venv with the pinned packages, and manent itself (editable)
 
-demo: $(STAMP)  ## train on four hospitals' patients, and write a report
+demo: $(STAMP)  ## a server and four hospitals on this machine train together; a report
 	$(BIN)/manent demo hospitals
 
 test: $(STAMP)  ## run the tests; ARGS="-k sums" chooses some
@@ -48,24 +52,42 @@ examples: $(STAMP)  ## run every script in examples/ as it stands
 
 peers: .venv-peers/.installed .venv-peers-pfl/.installed  ## other libraries to compare with, each in its own environment
 
-constraints: $(STAMP)  ## pin the versions that .venv holds now in constraints.txt
-	@{ echo "# Pinned versions of everything that make setup installs (Python 3.11, Linux). Regenerate: make constraints"; \
-	   $(BIN)/python -m pip freeze $(PIP_FLAGS) --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > constraints.new
-	@if grep ' @ ' constraints.new; then rm constraints.new; echo "These came from a file or an address, not an index."; exit 1; fi
-	@mv constraints.new constraints.txt
-	@touch $(STAMP)
+# Versions that fit stay as they are. Every file of a version is listed, for Linux and macOS, x86-64 and ARM, and each Python.
+constraints: $(BIN)/uv  ## lock what pyproject.toml asks for; ARGS=--upgrade takes the newest versions
+	@cat constraints.txt constraints-torch.txt > constraints.new
+	@echo "$(TORCH)" | $(BIN)/uv pip compile $(UV_FLAGS) $(ARGS) --default-index https://pypi.org/simple --fork-strategy fewest \
+	    --extra dev -o constraints.new - pyproject.toml
+	@echo "$(TORCH)+cpu" | $(BIN)/uv pip compile $(UV_FLAGS) --default-index $(or $(TORCH_INDEX),https://download.pytorch.org/whl/cpu) \
+	    --no-deps -o constraints-torch-cpu.new - || { rm -f constraints-torch-cpu.new; \
+	    grep -q "^$(TORCH)+cpu " constraints-torch-cpu.txt || { rm constraints.new; echo "No hashes of $(TORCH)+cpu."; exit 1; }; \
+	    echo "constraints-torch-cpu.txt stays as it is: its index could not be read."; }
+	@echo "# Everything but torch, for make setup. Made by make constraints." > constraints.txt
+	@echo "# torch as PyPI has it, with CUDA's libraries for Linux. Made by make constraints." > constraints-torch.txt
+	@awk '/^[a-z0-9]/ {torch = /^(torch|triton|nvidia-|cuda-)/} {print >> (torch ? "constraints-torch.txt" : "constraints.txt")}' constraints.new
+	@[ ! -e constraints-torch-cpu.new ] || { echo "# torch for CPUs alone, as PyTorch's own index has it. Made by make constraints."; \
+	    cat constraints-torch-cpu.new; } > constraints-torch-cpu.txt
+	@rm -f constraints.new constraints-torch-cpu.new
+
+# --strict: a package that the service does not know is a failure, not a pass.
+audit: $(STAMP)  ## look the locked versions up among known vulnerabilities, at PyPI; ARGS="-s osv" asks OSV
+	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r constraints.txt -r constraints-torch.txt $(ARGS)
 
 clean:  ## remove the environments and what tools have cached
 	rm -rf .venv .venv-peers .venv-peers-pfl .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-# torch comes first and alone, so that its build is the one chosen here and not what another package asks for.
 # An environment that works is brought up to date; one that does not (its Python is gone) is made anew.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt constraints-torch.txt constraints-torch-cpu.txt
 	@$(call new_environment,$(VENV))
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt $(TORCH_FLAGS) $(TORCH)
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	@$(call locked_torch,$(VENV))
+	$(BIN)/python -m pip $(LOCKED) -r constraints.txt
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check $(PIP_FLAGS) || { echo "The lock lacks what pyproject.toml asks for: make constraints"; exit 1; }
 	@touch $@
 
+$(BIN)/uv:
+	$(MAKE) setup
+
+# What manent is compared with is not part of it, and not locked.
 .venv-peers/.installed: Makefile
 	@$(call new_environment,.venv-peers)
 	.venv-peers/bin/python -m pip install $(PIP_FLAGS) $(TORCH_FLAGS) $(TORCH)
@@ -87,4 +109,13 @@ $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
     echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
 $(1)/bin/python -m pip --version >/dev/null 2>&1 || { \
     echo "Making $(1); its packages take some minutes."; $(PYTHON) -m venv --clear $(1); }
+endef
+
+# A wheel whose hash is wrong ends it; only where no index has a build for CPUs is PyPI's taken.
+define locked_torch
+set -e; \
+$(1)/bin/python -m pip $(LOCKED) $(TORCH_FLAGS) -r constraints-torch-cpu.txt 2> $(1)/torch.log || { \
+    [ -z "$(TORCH_INDEX)" ] && grep -q "No matching distribution" $(1)/torch.log || { cat $(1)/torch.log; exit 1; }; \
+    echo "No index here has torch for CPUs alone. Taking PyPI's; on Linux that brings CUDA's libraries (some GB)."; \
+    $(1)/bin/python -m pip $(LOCKED) -r constraints-torch.txt; }
 endef

@@ -156,6 +156,10 @@ class Federation:
 
     def finish(self, seconds: float) -> None:
         """Wait for the end of every study, and until each site knows of it."""
+        # A server that was killed while it started may not have queued its query: a last one queues what is missing.
+        self.processes.kill("server")
+        queries = [f"query{number + 1}.py" for number in range(self.queries)]
+        self.processes.start("server", "serve", "training.py", *queries, *self._where())
         self.processes.wait(lambda: self.names <= set(self.results), seconds, f"The end of {len(self.names)} studies")
         self.processes.wait(lambda: all(self._rested(name) for name in SITES), 120, "The sites' rest")
         self.processes.stop()

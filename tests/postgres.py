@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SETTINGS = "-c max_connections=60 -c shared_buffers=32MB -c listen_addresses=''"
 # What is tested is kept through kills of processes, which needs no wait for the disk.
-SETTINGS = "-c fsync=off -c full_page_writes=off -c max_connections=60 -c shared_buffers=32MB -c listen_addresses=''"
+FAST = "-c fsync=off -c full_page_writes=off"
 
 
 class Absent(Exception):
@@ -25,8 +26,8 @@ class Absent(Exception):
 class Server:
     """A running server, reached through a socket in its folder."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self.folder, self.programs = folder, programs
+    def __init__(self, folder: Path, programs: Path, settings: str = FAST) -> None:
+        self.folder, self.programs, self.settings = folder, programs, f"{SETTINGS} {settings}"
         self._numbers = itertools.count()
         self._run("initdb", "-D", folder / "data", "-A", "trust", "-U", "manent", "-E", "UTF8", "--no-sync")
         self.start()
@@ -45,7 +46,7 @@ class Server:
                 raise Absent(f"{program} failed: {said.read()[-500:]}")
 
     def start(self) -> None:
-        options = f"{SETTINGS} -k {self.folder}"
+        options = f"{self.settings} -k {self.folder}"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "data" / "log", "-o", options, "-w", "start")
 
     def stop(self) -> None:
@@ -105,7 +106,7 @@ def programs() -> Path:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
+def running(settings: str = FAST) -> Iterator[Server]:
     """A server for as long as the block lasts. Raises Absent where none can be had."""
     found = programs()
     # Short, since a socket's path may have some hundred characters; and not in pytest's folder, which is closed to others.
@@ -119,7 +120,7 @@ def running() -> Iterator[Server]:
                     shutil.copytree(part, folder / part.relative_to(package.parent), symlinks=True)
                 found = folder / found.relative_to(package.parent)
             shutil.chown(folder, _user())
-        server = Server(folder, found)
+        server = Server(folder, found, settings)
         watching = server.watched()
         try:
             yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -29,22 +30,25 @@ def left(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_hospitals_learn_together_between_processes(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    found = manent("demo", "hospitals", "--network", "--private", "--rounds", 2, "--seeds", 2, "--folder", folder)
+    found = manent("demo", "hospitals", "--private", "--rounds", 2, "--seeds", 2, "--folder", folder)
     assert found.exit_code == 0
     said = re.sub(r"\s+", " ", found.stdout)
     assert "2 together with the server can subtract their own" in said
-    assert "VA Long Beach: epsilon 8 of 8 is spent" in said or re.search(r"VA Long Beach: epsilon [0-9.]+ of 8 is spent", said)
+    assert re.search(r"VA Long Beach: epsilon [1-8]\S* of 8 is spent [^,]", said)  # and nothing is set aside any more
     assert left(tmp_path) == []
     report = re.sub(r"\s+", " ", (folder / "report.html").read_text())
     assert "is bounded: epsilon 4" in report
-    assert "--network --private --rounds 2" in report
+    assert "manent demo hospitals --private --rounds 2" in report
     assert "each centre's own 15 numbers" not in report
-    assert manent("demo", "hospitals", "--network", "--folder", folder).exit_code == 2
+    assert "Nothing was measured on the way" in report
+    assert "matplotlib is installed" not in report
+    assert report.count("<small>once</small>") == 16  # two ways, two metrics, four centres
+    assert manent("demo", "hospitals", "--folder", folder).exit_code == 2
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    process = program("demo", "hospitals", "--network", "--rounds", 100, "--folder", tmp_path / "demo")
+    process = program("demo", "hospitals", "--rounds", 100, "--folder", tmp_path / "demo")
     invitation = tmp_path / "demo" / "federation" / "server" / "invitation.txt"
     end = time.monotonic() + 60
     while not invitation.exists() and time.monotonic() < end:
@@ -62,8 +66,21 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_options_of_the_network_go_with_it() -> None:
-    assert manent("demo", "hospitals", "--private").exit_code == 2
+def test_options_of_the_network_are_none_of_a_simulation() -> None:
+    assert manent("demo", "hospitals", "--simulate", "--private").exit_code == 2
+
+
+def test_without_the_packages_of_a_network_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("manent.network.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    found = manent("demo", "hospitals", "--folder", tmp_path / "demo")
+    assert found.exit_code == 1
+    said = re.sub(r"\s+", " ", found.stderr)
+    assert "'uvicorn'" in said
+    assert "pip install 'manent[server]'" in said
+    assert "manent demo hospitals --simulate" in said
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_process_that_fails_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class _Balanced(HTMLParser):
 
 
 def test_the_report_is_whole_and_self_contained(tmp_path: Path) -> None:
-    report = demonstrate(tmp_path / "demo", 2, Console(quiet=True))
+    report = demonstrate(tmp_path / "demo", 2, Console(quiet=True), simulated=True)
     parser = _Balanced()
     parser.feed(report.read_text())
     assert parser.open == []
@@ -135,8 +135,8 @@ def test_the_report_reads_without_plots(findings: Findings) -> None:
 
 
 def test_the_demo_command_prints_the_table_and_where_the_report_is(tmp_path: Path) -> None:
-    result = manent("demo", "hospitals", "--folder", tmp_path / "demo", "--seeds", 2)
+    result = manent("demo", "hospitals", "--simulate", "--folder", tmp_path / "demo", "--seeds", 2)
     assert result.exit_code == 0
     assert re.search(r"Switzerland +15/16", result.stdout)
     assert "report.html" in result.stdout.replace("\n", "")
-    assert manent("demo", "hospitals", "--folder", tmp_path / "demo", "--seeds", 2).exit_code == 2
+    assert manent("demo", "hospitals", "--simulate", "--folder", tmp_path / "demo", "--seeds", 2).exit_code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +251,26 @@ def test_the_program_itself_reports_on_stderr(tmp_path: Path) -> None:
     out, err = good.communicate(timeout=60)
     assert (good.returncode, err) == (0, "")
     assert "Who sees what" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (("serve", "STUDY"), "uvicorn", "network"),
+        (("serve", "STUDY"), "fastapi", "server"),
+        (("site", "join", "manent-join-1.x", "--folder", "SITE"), "httpx", "network"),
+        (("join", "manent-join-1.x", "--data", "load.py:load"), "httpx", "network"),
+    ],
+)
+def test_a_command_whose_packages_are_missing_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], package: str, extra: str
+) -> None:
+    places = {"STUDY": str(write(tmp_path)), "SITE": str(tmp_path / "site")}
+    manent("site", "init", "somewhere", "--folder", places["SITE"])
+    for name in [name for name in sys.modules if name.startswith(("manent.network.server", "manent.network.site"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    result = manent(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 1
+    assert f"'{package}'" in result.stderr
+    assert f"pip install 'manent[{extra}]'" in result.stderr.replace("\n", " ")

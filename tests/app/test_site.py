@@ -8,6 +8,7 @@ import pytest
 
 from manent.app.join import loader
 from manent.core.errors import InvalidInput
+from manent.network.site.state import Known, SiteState
 from tests.app.commands import manent
 
 
@@ -36,6 +37,17 @@ def test_a_study_is_named_by_its_first_digits(tmp_path):
     assert "0 studies begin with 'abc'" in found.stderr
 
 
+def test_a_study_is_left(tmp_path):
+    folder = tmp_path / "site"
+    manent("site", "init", "karolinska", "--folder", folder)
+    SiteState(folder).put_study(Known("ab" * 32, "cd" * 32, True, "", 1, 0, told=True))
+    found = manent("site", "leave", "abab", "--folder", folder)
+    assert found.exit_code == 0
+    assert "Left study abababababab" in found.stdout
+    known = SiteState(folder).study("ab" * 32)
+    assert (known.accepted, known.told, known.later) == (False, False, False)
+
+
 @pytest.mark.parametrize(("name", "said"), [("", "FILE.py:NAME"), (":none", "defines no"), (":number", "no function")])
 def test_a_loader_is_a_function(tmp_path, name, said):
     (tmp_path / "load.py").write_text("number = 4")
@@ -47,3 +59,17 @@ def test_a_loader_returns_data(tmp_path):
     (tmp_path / "load.py").write_text("def load():\n    return 3")
     with pytest.raises(InvalidInput, match="found a int"):
         loader(f"{tmp_path}/load.py:load")("data")
+
+
+def test_a_loader_with_a_parameter_is_given_the_data_sets_name(tmp_path):
+    path = tmp_path / "load.py"
+    path.write_text("import manent as mn\n\ndef load(name):\n    return mn.data.heart_disease().client(name)\n")
+    assert loader(f"{path}:load", ("Cleveland", "Hungary"))("Hungary").name == "Hungary"
+
+
+def test_a_loader_without_one_cannot_serve_several_data_sets(tmp_path):
+    path = tmp_path / "load.py"
+    path.write_text("import manent as mn\n\ndef load():\n    return mn.data.heart_disease().clients[0]\n")
+    assert loader(f"{path}:load", ("hearts",))("hearts").name == "Cleveland"
+    with pytest.raises(InvalidInput, match=r"several data sets \(hearts, lungs\)"):
+        loader(f"{path}:load", ("hearts", "lungs"))

@@ -22,6 +22,13 @@ def test_values_are_frozen():
     assert repeatable(7, "batches", 3, "Zurich").normal(size=2).tolist() == [1.6173611688116485, 1.4968644074033244]
 
 
+@given(st.integers(), st.text(max_size=5))
+def test_it_is_philox_with_this_key(seed, purpose):
+    ours = repeatable(seed, purpose)
+    theirs = np.random.Generator(np.random.Philox(key=repeatable_seed(seed, purpose)))
+    assert ours.bytes(40) == theirs.bytes(40)
+
+
 @given(paths, paths)
 def test_different_arguments_give_different_seeds(a, b):
     same = repeatable_seed(a[0], a[1], *a[2]) == repeatable_seed(b[0], b[1], *b[2])

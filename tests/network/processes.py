@@ -66,7 +66,7 @@ class Federation:
         own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=own)
 
-    def serve(self, *options: str, name: str = "server", port: int | None = None) -> None:
+    def serve(self, *options: str | Path, name: str = "server", port: int | None = None) -> None:
         """Start the server, or start it again; or another process of it, at a port of its own."""
         where = ("--folder", self.folder / "srv", "--port", str(port or self.port))
         self._start(name, "serve", self.study, *where, "--grace-seconds", "60", *options)

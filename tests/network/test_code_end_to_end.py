@@ -1,4 +1,4 @@
-"""A study with a model of its own, which each hospital shuts in: server and sites as processes give what a simulation gives."""
+"""A study whose model is code of its own, which each hospital shuts in: processes give what a simulation gives."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from manent.network.bundle import Bundle
 from manent.network.child import isolation_here
 from manent.network.identity import Identity
 from manent.network.site.joining import QUICK
-from tests.network.processes import Federation
+from tests.network.processes import Federation, until
 from tests.network.test_end_to_end import check_equal, check_receipts
 
-STUDY = """
+NETWORK = """
+import json
+from pathlib import Path
+
 import manent as mn
 from manent.core.study import plain
+
+SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text())
 
 
 class Net:
     kind, classes = "binary", 2
 
     def __init__(self):
-        self.inner = mn.LogisticModel(13)
+        self.inner = mn.LogisticModel(SETTINGS["features"])
         self.layout = self.inner.layout
 
     def __getattr__(self, name):
@@ -31,6 +36,10 @@ class Net:
 
     def plain(self):
         return {"kind": self.kind, "classes": 2, "layout": plain(self.layout)}
+"""
+STUDY = """
+import manent as mn
+from network import Net
 
 
 data = mn.data.heart_disease()
@@ -43,15 +52,21 @@ study = mn.Study(
 )
 """
 
+SETTINGS = '{"features": 13}\n'
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not isolation_here().complete, reason=f"this system cannot isolate: {isolation_here()}")
 def test_code_of_a_studys_own_runs_at_every_site(tmp_path):
     with Federation(tmp_path) as federation:
         federation.study.write_text(STUDY)
-        federation.serve()
+        (tmp_path / "network.py").write_text(NETWORK)
+        (tmp_path / "settings.json").write_text(SETTINGS)
+        federation.serve("--code", tmp_path / "settings.json")
         assert federation.tokens
-        hash = Bundle.of(load_study(federation.study).study, Schema(), "data", {"study.py": STUDY}).code_hash
+        code = {"study.py": STUDY, "network.py": NETWORK, "settings.json": SETTINGS}
+        hash = Bundle.of(load_study(federation.study).study, Schema(), "data", code).code_hash
+        until(lambda: hash in (tmp_path / "server.log").read_text(), 30, federation.logs)
         server = Identity.load(tmp_path / "srv" / "identity.key").public_hex
         policy = QUICK.format(server=server, allowed='"SecAgg"', data="data")
         policy = policy.replace('rule = "none"', f'rule = "listed"\nhashes = ["{hash}"]')

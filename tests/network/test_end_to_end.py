@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 
 import numpy as np
 import pytest
 
 import manent as mn
 from manent.app.studyfile import load_study
+from manent.core.store import Store
 from manent.network.identity import Identity
 from manent.network.receipts import stored, verify
+from manent.network.server import documents
 from manent.storage import open_store
 from tests.network.processes import Federation, free_port, until
 
@@ -61,10 +62,11 @@ def test_killed_servers_and_sites_lose_nothing(tmp_path):
         federation.serve()
         for index in range(federation.sites):
             federation.join(index)
-        kills = 0
+        assert federation.tokens
+        kept, kills = open_store(tmp_path / "srv" / "server.db"), 0
         while not federation.over and kills < 8:
-            target = progress(federation) + chance.randrange(1, 6)
-            until(lambda target=target: federation.over or progress(federation) >= target, 60, federation.logs)
+            target = progress(kept) + chance.randrange(1, 6)
+            until(lambda target=target: federation.over or progress(kept) >= target, 60, federation.logs)
             name = chance.choice(["server", "server", "site0", "site1", "site2", "site3"])
             federation.kill(name)
             kills += 1
@@ -78,32 +80,29 @@ def test_killed_servers_and_sites_lose_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_serve_one_study(tmp_path):
+@pytest.mark.parametrize("store", ["SQLite", "PostgreSQL"])
+def test_two_processes_serve_one_study(tmp_path, store, request):
     """Half of the sites know one process, half the other; one process is killed on the way, and its sites wait for it."""
+    options = ("--database", request.getfixturevalue("postgres_url")) if store == "PostgreSQL" else ()
     with Federation(tmp_path, "mn.SecAgg(minimum_cohort=3, dropped=0.2)", rounds=2) as federation:
         second = free_port()
-        federation.serve()
+        federation.serve(*options)
         assert federation.tokens
-        federation.serve(name="second", port=second)
+        federation.serve(*options, name="second", port=second)
         until(lambda: len(federation.tokens) == 2, 30, federation.logs)
         for index in range(federation.sites):
             federation.join(index, server=index % 2)
-        until(lambda: federation.over or progress(federation) >= 10, 60, federation.logs)
+        kept = open_store(options[1] if options else tmp_path / "srv" / "server.db")
+        until(lambda: federation.over or progress(kept) >= 6, 60, federation.logs)
         federation.kill("second")
-        federation.serve(name="second", port=second)
+        federation.serve(*options, name="second", port=second)
         check_equal(federation, federation.result(60))
+        check_receipts(federation, sums=2 + 1)
+    assert (tmp_path / "srv" / "server.db").exists() == (store == "SQLite")
 
 
-def progress(federation: Federation) -> int:
-    """How many rows the server has kept of its parties."""
-    path = federation.folder / "srv" / "server.db"
-    if not path.exists():
-        return 0
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
-        try:
-            return int(connection.execute("SELECT count(*) FROM logs").fetchone()[0])
-        finally:
-            connection.close()
-    except sqlite3.OperationalError:
-        return 0
+def progress(store: Store) -> int:
+    """How many rows a server has kept of its parties."""
+    with store.snapshot() as view:
+        sums = [documents.sum_of(view, key.removeprefix("sum/")) for key in view.keys("sum/")]
+        return sum(view.count(record.log) for record in sums if record is not None)

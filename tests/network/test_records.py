@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,9 +177,11 @@ class Site:
         self.world, self.hash, self.state = world, hash, SiteState(folder)
         self.wire = Wire(world, self.state.identity.public_hex)
         self.plan = world.rounds.plans.plan(world.study(hash))
+        if self.state.study(hash) is None:
+            self.state.put_study(Known(hash, "", True, "", 4, 0))
 
     def work(self):
-        known = self.state.study(self.hash) or Known(self.hash, "", True, "", 4, 0)
+        known = self.state.study(self.hash)
         client = self.world.data.clients[0]
 
         def roster(number):
@@ -185,8 +189,19 @@ class Site:
                 return self.world.rounds.rosters.roster(view, number)
 
         trainer = OwnProcess(self.plan, client)
-        of = (self.state, self.wire, known, self.plan, lambda: trainer, client.name, roster, lambda known, plan: known)
-        return SumWork(*of, SystemRandom())
+        account = SimpleNamespace(reserve=lambda known, plan: known, commit=lambda *of: None)
+        return SumWork(
+            self.state,
+            self.wire,
+            known,
+            self.plan,
+            lambda: trainer,
+            client.name,
+            roster,
+            account,
+            SystemRandom(),
+            threading.Lock(),
+        )
 
     def receipts(self):
         rows, last = stored(self.state.store)

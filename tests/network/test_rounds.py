@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+import multiprocessing
 
 import numpy as np
 import pytest
 
 import manent as mn
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
-from manent.network.server import messages
+from manent.core.parties import SERVER, Envelope
+from manent.crypto import SystemRandom
+from manent.network.audit import AuditLog
+from manent.network.server import documents, messages
 from manent.network.server.rounds import Settings
+from manent.network.server.sites import sum_of_site
 from manent.network.server.submitting import decide
 from manent.storage import open_store
 from manent.summation.secagg import wire
@@ -177,31 +181,167 @@ def test_studies_in_equal_states_do_not_lose_each_others_blobs(tmp_path):
     assert [world.run(hash).phase for hash in hashes] == ["finished", "finished"]
 
 
-def test_of_two_processes_one_releases(tmp_path):
-    """Both draw noise for the same sum; one draw is stored, and the other is gone."""
-    world = World(tmp_path, 4, store=open_store(tmp_path / "server.db"))
-    hash = world.begin(study_of(rounds=6, **PRIVATE))
-    for round in range(1, 7):
-        others = [world.process() for _ in range(3)]
+class Together:
+    """A source of noise that waits, at its first draw after `arm`, until as many processes have come so far."""
+
+    secure = True
+
+    def __init__(self, barrier):
+        self.barrier, self.source, self.armed = barrier, SystemRandom(), False
+
+    def _meet(self):
+        if self.armed:
+            self.armed = False
+            self.barrier.wait(60)
+
+    def bytes(self, count):
+        self._meet()
+        return self.source.bytes(count)
+
+    def words(self, count):
+        self._meet()
+        return self.source.words(count)
+
+
+def racer(world, barrier, drawn, rounds):
+    """A process of the server that comes to every release at the same time as the others."""
+    source = Together(barrier)
+    service = world.process(source)
+    for _ in range(rounds):
+        barrier.wait(60)
+        source.armed = True
+        service.rounds.tick()
+        drawn.put(not source.armed)
+        barrier.wait(60)
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
+def test_of_several_processes_one_releases(tmp_path, kind, request):
+    """All have drawn noise for the same sum before any of them stores it: one draw is stored, and the others are gone."""
+    place = request.getfixturevalue("postgres_url") if kind == "PostgreSQL" else tmp_path / "server.db"
+    count, rounds = 3, 4
+    world = World(tmp_path, 4, store=open_store(place))
+    hash = world.begin(study_of(rounds=rounds, **PRIVATE))
+    context = multiprocessing.get_context("fork")
+    barrier, drawn = context.Barrier(count + 1), context.Queue()
+    racers = [context.Process(target=racer, args=(world, barrier, drawn, rounds), daemon=True) for _ in range(count)]
+    for process in racers:
+        process.start()
+    source = Together(barrier)
+    world.again(source)
+    for round in range(1, rounds + 1):
         for site in range(4):
             world.talk(hash, site)
-        barrier = threading.Barrier(4)
-
-        def tick(service, barrier=barrier):
-            barrier.wait()
-            service.rounds.tick()
-
-        threads = [threading.Thread(target=tick, args=(service,)) for service in (world.service, *others)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        barrier.wait(60)
+        source.armed = True
+        world.tick()
+        assert not source.armed
+        assert all(drawn.get(timeout=60) for _ in range(count))
+        barrier.wait(60)
         assert world.study(hash).released == round
         assert [row["round"] for row in world.history(hash)] == list(range(1, round + 1))
+        assert names_of_states(tmp_path) == [world.study(hash).state]
         world.tick(2)
+    for process in racers:
+        process.join(60)
+        assert process.exitcode == 0
     assert world.study(hash).phase == "finished"
-    states = [path for path in (tmp_path / "srv" / "blobs").iterdir() if path.is_file() and b"state.model" in path.read_bytes()]
-    assert [path.name for path in states] == [world.study(hash).state]
+    assert left_over(world, hash) == set()
+
+
+def left_over(world, hash):
+    """Blobs beside the study's own, and what clients were sent, which is swept."""
+    study, there = world.study(hash), set(world.service.blobs.digests())
+    with world.store.snapshot() as view:
+        sums = [documents.sum_of(view, key.removeprefix("sum/")) for key in view.keys("sum/")]
+    return there - {study.bundle, study.state, study.result} - {record.assignment for record in sums}
+
+
+def names_of_states(folder):
+    found = (path for path in (folder / "srv" / "blobs").iterdir() if path.is_file())
+    return [path.name for path in found if b"state.model" in path.read_bytes()]
+
+
+def test_a_vector_that_comes_too_late_is_thrown_away_and_its_site_told(tmp_path):
+    world = World(tmp_path, 8)
+    hash = world.begin(study_of(cohort=mn.Cohort(size=5), rounds=1))
+    record, asked = world.sum(hash), world.asked(hash)
+    parties = [world.party(hash, site) for site in asked]
+    uploads = []
+    for party, site in zip(parties, asked, strict=True):
+        party.receive(Envelope(SERVER, party.name, world.rounds.message(record.id, party.name)))
+        uploads.append(party.contribute(world.vector(hash, site)).send[0].body)
+    for party, upload in zip(parties[:5], uploads, strict=False):
+        messages.take(world.service, record.id, party.name, upload)
+    world.tick()
+    for party, upload in zip(parties[5:], uploads[5:], strict=True):
+        (told,) = messages.take(world.service, record.id, party.name, upload)
+        assert wire.unframe(told)[0] is Kind.CLOSED
+        about = sum_of_site(world.service, record.id, party.name)
+        assert (about["state"], about["included"], about["survivors"]) == ("released", False, 5)
+        with pytest.raises(ProtocolAbort, match="is over"):
+            messages.check_open(world.service, record.id)
+    assert left_over(world, hash) == set()
+
+
+def test_of_equal_uploads_the_one_that_fails_does_not_take_the_other_with_it(tmp_path, monkeypatch):
+    """Blobs are named by their content: what two sites send may be one and the same."""
+    world = World(tmp_path, 4)
+    hash = world.begin(study_of(rounds=1))
+    record = world.sum(hash)
+    context = wire.unframe(world.rounds.message(record.id, world.identities[0].public_hex))[1]
+    body = wire.frame(Kind.UPLOAD, context, b"\x00" + np.zeros_like(world.vector(hash, 0)).tobytes())
+    messages.take(world.service, record.id, world.identities[0].public_hex, body)
+
+    def lost(*arguments):
+        raise ProtocolAbort("The store was lost while it committed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.rounds, "act", lost)
+        with pytest.raises(ProtocolAbort):
+            messages.take(world.service, record.id, world.identities[1].public_hex, body)
+    for site in (1, 2, 3):
+        messages.take(world.service, record.id, world.identities[site].public_hex, body)
+    world.tick(2)
+    assert world.study(hash).phase == "finished"
+    assert world.history(hash)[0]["answers"] == 4
+
+
+@pytest.mark.parametrize("study", [study_of(rounds=2), study_of(rounds=1, summation=SECURE)])
+def test_a_blob_that_another_process_removes_before_it_is_named_is_written_again(tmp_path, study, monkeypatch):
+    """The other one takes it for an equal one of its own that nobody needs any more."""
+    world = World(tmp_path, 4)
+    other, put, taken = world.process(), world.rounds.blobs.put, []
+
+    def put_and_lose(chunks, *arguments):
+        digest = put(chunks, *arguments)
+        if len(taken) % 2 == 0:
+            other.rounds.remove(digest)
+        taken.append(digest)
+        return digest
+
+    hash = world.submit(study)
+    monkeypatch.setattr(world.rounds.blobs, "put", put_and_lose)
+    world.tick()
+    for identity in world.identities:
+        decide(world.rounds, hash, identity.public_hex, True, "")
+    world.tick(6)
+    assert world.study(hash).phase == "running"
+    assert world.study(hash).open
+    monkeypatch.undo()
+    assert world.run(hash).phase == "finished"
+    run = mn.simulate(study, world.data, workers=0)
+    np.testing.assert_array_equal(world.result(hash)["model"], run.result["model"])
+
+
+def test_evaluation_counts_as_a_release_and_is_refused_where_it_could_not_be_charged(tmp_path):
+    world, local = World(tmp_path, 4), mn.LocalSGD(lr=0.1, steps=2, batch_size=4)
+    evaluated = mn.FedAvg(mn.LogisticModel(3), local, weighting="equal", evaluation=mn.Evaluation(every=2))
+    hash = world.begin(study_of(algorithm=evaluated, rounds=4))
+    assert world.run(hash).released == 4 + 2
+    assert sum(row["action"] == "release" for row in AuditLog(world.store).rows()) == 4 + 2
+    with pytest.raises(mn.Refused, match="evaluate"):
+        world.submit(study_of(**{**PRIVATE, "algorithm": evaluated}, name="private"))
 
 
 def test_replicas_take_turns_with_the_messages_of_one_sum(tmp_path):

@@ -361,7 +361,7 @@ def test_what_a_key_signs_beside_the_profile_is_refused(case):
     by = verifier()
     with pytest.raises(NotAuthorized, match=reason):
         verified(by, made)
-    with by._store.snapshot() as view:
+    with by._together.store.snapshot() as view:
         assert view.keys() == []
 
 
@@ -516,7 +516,7 @@ def test_of_many_copies_at_once_one_is_taken(tmp_path):
     assert sorted(outcomes)[:1] == [A.public.hex()] or outcomes.count(A.public.hex()) == 1
     assert sum("seen before" in outcome for outcome in outcomes) == 7
     for each in by:
-        each._store.close()
+        each._together.store.close()
 
 
 def test_a_nonce_is_used_up_with_what_the_request_did_or_not_at_all():

@@ -11,8 +11,10 @@ import numpy as np
 import manent as mn
 from manent.core.parties import SERVER, Envelope
 from manent.core.protocols import Assignment, ClientContext
+from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
 from manent.crypto import SystemRandom
+from manent.crypto.gradients import ExactDraws
 from manent.network.bundle import Bundle
 from manent.network.identity import Identity
 from manent.network.join import JoinToken
@@ -60,13 +62,14 @@ class World:
         for identity in self.identities:
             assert self.service.rosters.join(token.secret, identity.name, identity.public_hex, self.now)
 
-    def again(self) -> Service:
+    def again(self, random: PrivateRandom | None = None) -> Service:
         """Another process on the same store."""
-        self.service = self.process()
+        self.service = self.process(random)
         return self.service
 
-    def process(self) -> Service:
-        return Service.build(self.store, self.folder / "srv", self.server, (URL,), self.settings, clock=lambda: self.now)
+    def process(self, random: PrivateRandom | None = None) -> Service:
+        where = (self.store, self.folder / "srv", self.server, (URL,), self.settings)
+        return Service.build(*where, clock=lambda: self.now, random=random)
 
     @property
     def rounds(self):
@@ -125,7 +128,7 @@ class World:
         record, study = self.sum(hash), self.study(hash)
         plan, client = self.rounds.plans.plan(study), self.data.clients[site]
         arrays = decode_arrays(b"".join(self.service.blobs.read(record.assignment)))
-        context = ClientContext(client.name, record.round, study.seed)
+        context = ClientContext(client.name, record.round, study.seed, draws=ExactDraws(SystemRandom()))
         assignment = Assignment(record.name, arrays)
         return contribution(plan, OwnProcess(plan, client), assignment, None, context, SystemRandom())[0]
 

@@ -171,16 +171,22 @@ class Ledger:
                 )
         return reservation
 
-    def commit(self, reservation: Reservation, release: str) -> None:
+    def commit(self, reservation: Reservation, release: str, transaction: Transaction | None = None) -> None:
         """Record a release under a reservation, together with making it. A study may release several times.
 
         Args:
-            release: digest of what was released.
+            release: digest of what was released, or its name.
+            transaction: of the ledger's own store, in which the release is made; then both are recorded, or neither.
 
         Raises:
             InvalidInput: for a reservation that is unknown or over.
         """
-        self._note(reservation, {"kind": "commit", "state": "spent", "release": release})
+        content = {"kind": "commit", "state": "spent", "release": release}
+        if transaction is None:
+            self._note(reservation, content)
+        else:  # a counter stays behind until the next change, which it may
+            self._check_age(transaction)
+            self._record(transaction, {**content, "data_set": reservation.data_set, "reservation": reservation.id})
 
     def finish(self, reservation: Reservation, rounds: int) -> None:
         """A study is over: of a reserved Repeated(event, n), only so many rounds ran, and the rest goes back.

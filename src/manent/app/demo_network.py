@@ -223,5 +223,6 @@ def budgets(folder: Path) -> list[str]:
     found = []
     for name in heart_disease().names:
         for one in Ledger(open_store(folder / name.replace(" ", "-") / "site.db")).summary():
-            found.append(f"{name}: epsilon {one.spent + one.reserved:.3g} of {one.budget.epsilon:g} is spent or set aside")
+            left = f", {one.reserved:.3g} set aside" if one.reserved else ""
+            found.append(f"{name}: epsilon {one.spent:.3g} of {one.budget.epsilon:g} is spent{left}")
     return found

@@ -20,7 +20,7 @@ from manent.algorithms import FedAdam, FedAvg
 from manent.algorithms.gradient import GradientAlgorithm
 from manent.app.launch import Silent, default_folder
 from manent.app.outcome import who_saw_what
-from manent.core.errors import InvalidInput
+from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Client
 from manent.core.metrics import Scored, measure
 from manent.core.randomness import repeatable
@@ -280,14 +280,16 @@ def correctness(findings: Findings, way: str = MAIN) -> str:
 
 
 def demonstrate(
-    folder: Path | None, seeds: int, console: Console, network: bool = False, private: bool = False, rounds: int = ROUNDS
+    folder: Path | None, seeds: int, console: Console, simulated: bool = False, private: bool = False, rounds: int = ROUNDS
 ) -> Path:
     """Train, compare, and write report.html and results.json. Returns the report's path.
 
     Args:
-        network: learn together between processes over TLS, once, instead of in a simulation.
+        simulated: learn together in a simulation, once a seed, instead of once between processes over TLS.
         private: over the network, with noise for each patient.
         rounds: over the network.
+
+    Raises MissingExtra where what the network needs is not installed.
     """
     from manent.app.report import write_report
 
@@ -295,9 +297,11 @@ def demonstrate(
     where = folder or default_folder("hospitals")
     if (where / "report.html").exists() or (where / "federation").exists():
         raise InvalidInput(f"{where} already holds a report; give another --folder.")
+    if not simulated:
+        check_network()
     where.mkdir(parents=True, exist_ok=True)
-    console.print(f"Four hospitals, 740 patients, one question: who has coronary disease? {_times(seeds, network)}\n")
-    together_as = _over_the_network(where.absolute() / "federation", rounds, private, console) if network else None
+    console.print(f"Four hospitals, 740 patients, one question: who has coronary disease? {_times(seeds, simulated)}\n")
+    together_as = None if simulated else _over_the_network(where.absolute() / "federation", rounds, private, console)
     findings = find(tuple(range(FIRST_SEED, FIRST_SEED + seeds)), where, console, together_as)
     (where / "results.json").write_text(json.dumps(findings.plain(), indent=1))
     report = write_report(findings, where, time.monotonic() - began)
@@ -309,9 +313,19 @@ def demonstrate(
     return report
 
 
-def _times(seeds: int, network: bool) -> str:
+def check_network() -> None:
+    """Raises MissingExtra where a package that a server or a site needs is not installed."""
+    try:
+        import manent.network.server.serving
+        import manent.network.site.agent  # noqa: F401
+    except ImportError as error:
+        purpose = "Learning together over a network (without it, in one process: manent demo hospitals --simulate)"
+        raise MissingExtra(str(error.name), "server", purpose) from None
+
+
+def _times(seeds: int, simulated: bool) -> str:
     alone = f"Training {seeds} times in each way."
-    return f"{alone[:-1]}; together once, over a network." if network else alone
+    return alone if simulated else f"{alone[:-1]}; together once, over a network."
 
 
 def _over_the_network(folder: Path, rounds: int, private: bool, console: Console) -> Mapping[str, Run]:
@@ -330,7 +344,7 @@ def side_by_side(findings: Findings) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title="Each centre's test patients: mean and sd over trainings",
+        title="Each centre's test patients: mean and sd over trainings" + (", together of one" if findings.once else ""),
         caption="AUC: how well ill are told from healthy; 0.5 is a coin. Base: giving everyone the commoner diagnosis.",
         title_justify="left",
         caption_justify="left",
@@ -343,7 +357,7 @@ def side_by_side(findings: Findings) -> Table:
         for centre in findings.centres:
             y = findings.labels[centre]
             values = [findings.metric(metric, way, centre) for way in ways]
-            cells = [f"{v.mean():.2f} ±{v.std():.2f}" for v in values]
+            cells = [f"{v.mean():.2f}" + (f" ±{v.std():.2f}" if len(v) > 1 else "") for v in values]
             rate = f"{findings.commonest(centre):.2f}" if metric == "accuracy" else ""
             table.add_row(f" {centre}", f"{int(y.sum())}/{len(y)}", rate, *cells, end_section=centre == findings.centres[-1])
     return table

@@ -15,9 +15,18 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from manent.app import audit, join, people, privacy, receipts, roster, serve, site, storm
-from manent.core.errors import ClientFailed, InvalidInput, ManentError
+from manent.core.errors import ClientFailed, InvalidInput, ManentError, MissingExtra
 
 INTERRUPTED = 130
+EXTRAS = {
+    "httpx": "network",
+    "http_message_signatures": "network",
+    "uvicorn": "network",
+    "fastapi": "server",
+    "starlette": "server",
+    "prometheus_client": "server",
+}
+"""The extra that brings a package, for commands that need the whole of it."""
 
 
 class _Commands(TyperGroup):
@@ -29,6 +38,12 @@ class _Commands(TyperGroup):
         except ManentError as error:
             _say(f"[bold red]Error:[/] {escape(message(error))}")
             raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            _say(f"[bold red]Error:[/] {escape(str(MissingExtra(package, EXTRAS[package], 'This command')))}")
+            raise typer.Exit(1) from None
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
@@ -202,23 +217,28 @@ def describe(
 def hospitals(
     folder: Annotated[Path | None, typer.Option(help="Where to write. (default: runs/hospitals-DATE-TIME)")] = None,
     seeds: Annotated[int, typer.Option(min=2, max=50, help="How often everything is trained anew.")] = 5,
-    network: Annotated[bool, typer.Option("--network", help="Learn together between five processes over TLS.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="With --network: noise for each patient.")] = False,
-    rounds: Annotated[int | None, typer.Option(min=1, help="With --network: rounds of learning together.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Noise for each patient, on every step of learning together.")
+    ] = False,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Learn together within one process, without a network.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of learning together, over the network. (default: 15)")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
-    """Heart disease at four hospitals: each alone, all data together, and federated. Under a minute; writes a report.
+    """Heart disease at four hospitals: each alone, all data together, and federated; writes a report.
+
+    Starts a server and four hospitals on this machine, five processes that speak TLS; each hospital has its own key, database and
+    rules, and the server sees sums alone. All have stopped when it ends. About a minute.
 
     [dim]manent demo hospitals
-    manent demo hospitals --seeds 10 --open
-    manent demo hospitals --network --private[/]
+    manent demo hospitals --private --open
+    manent demo hospitals --simulate --seeds 10[/]
     """
     from manent.app.hospitals import ROUNDS, demonstrate
 
-    if not network and (private or rounds is not None):
-        raise InvalidInput("--private and --rounds go with --network; add it, or leave them out.")
+    if simulate and (private or rounds is not None):
+        raise InvalidInput("--private and --rounds are of the network; leave them out, or leave out --simulate.")
     try:
-        report = demonstrate(folder, seeds, Console(highlight=False), network, private, rounds or ROUNDS)
+        report = demonstrate(folder, seeds, Console(highlight=False), simulate, private, rounds or ROUNDS)
     except KeyboardInterrupt:
         _say("Stopped; nothing of it is running any more.")
         raise typer.Exit(INTERRUPTED) from None

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ class Processes:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
 
-    def start(self, name: str, *arguments: str | Path) -> None:
-        """Start `manent ARGUMENTS` in the folder."""
-        command = [*PROGRAM, *(str(argument) for argument in arguments)]
+    def start(self, name: str, *arguments: str | Path, through: Sequence[str] = ()) -> None:
+        """Start `manent ARGUMENTS` in the folder; `through` a command that becomes it, such as `ip netns exec NAME`."""
+        command = [*through, *PROGRAM, *(str(argument) for argument in arguments)]
         # One thread each: what they compute is small, and they are many.
         own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("ab") as log:

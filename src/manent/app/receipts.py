@@ -80,6 +80,8 @@ def _of_folder(folder: Path, noted: str | None) -> tuple[tuple[bytes, ...], str,
 
 
 def _of_file(path: Path, public: str | None, noted: str | None) -> tuple[tuple[bytes, ...], str | None, bytes]:
+    if not path.exists():
+        raise InvalidInput(f"There is no {path}; name a site's folder, or a file that `manent receipts export` wrote.")
     if public is None or noted is not None:
         raise InvalidInput(
             "Of exported receipts, give the site's key with --public, as its people read it out to you; no --noted."

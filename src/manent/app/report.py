@@ -8,7 +8,19 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manent.app.hospitals import ALONE, FEDERATED, MAIN, POOLED, ROUNDS, Difference, Findings, correctness, exceptions, headline
+from manent.app.hospitals import (
+    ALONE,
+    FEDERATED,
+    MAIN,
+    POOLED,
+    ROUNDS,
+    Difference,
+    Findings,
+    Numbers,
+    correctness,
+    exceptions,
+    headline,
+)
 from manent.core.errors import MissingExtra
 from manent.engines.folder import environment
 from manent.engines.plots import plot_runs, save
@@ -74,8 +86,8 @@ def _pictures(findings: Findings, folder: Path) -> dict[str, str]:
             metrics=("auc", "accuracy", "loss") if findings.once else ("auc", "loss"),
         ),
     }
-    if not any(run.probe or "loss" in row for run in findings.runs.values() for row in run.history):
-        del makers["training"]  # with noise for each patient nothing but the model is released
+    if not _curved(findings):
+        del makers["training"]
     drawn = {}
     try:
         for name, make in makers.items():
@@ -85,6 +97,11 @@ def _pictures(findings: Findings, folder: Path) -> dict[str, str]:
     except (ImportError, MissingExtra):
         return {}
     return drawn
+
+
+def _curved(findings: Findings) -> bool:
+    """Whether anything but the model was released: with noise for each patient, nothing is."""
+    return any(run.probe or "loss" in row for run in findings.runs.values() for row in run.history)
 
 
 def _inline(figure: Figure) -> str:
@@ -160,7 +177,13 @@ def _centres(findings: Findings, drawn: Drawn) -> str:
 
 
 def _compared(findings: Findings) -> str:
-    once = " Together once, between processes." if findings.once else ""
+    times = (
+        f"""Alone and in one place, it was trained {len(findings.seeds)} times from different starts; together once, by a
+server and {len(findings.centres)} processes, one a centre."""
+        if findings.once
+        else f"""Everything was trained {len(findings.seeds)}
+times from different starts."""
+    )
     return f"""
 <h2>What was compared</h2>
 <ul>
@@ -169,8 +192,8 @@ def _compared(findings: Findings) -> str:
 <li><b>Together</b>: in {findings.statement.rounds} rounds, each centre improves the shared model on its own patients and sends
 the change, not the patients. FedAvg averages the changes; FedAdam takes the average with a step that adapts.</li>
 </ul>
-<p>The model is logistic regression throughout, on features that each centre puts on its own scale. Everything was trained
-{len(findings.seeds)} times from different starts, and tested on patients that no training saw.{once}</p>
+<p>The model is logistic regression throughout, on features that each centre puts on its own scale. {times} It was tested
+on patients that no training saw.</p>
 <p><b>AUC</b> is the chance that an ill patient is scored above a healthy one: 0.5 is a coin, 1 is perfect, whatever the base
 rate. <b>Accuracy</b> is the share of right answers; calling everyone by the commoner diagnosis reaches the base rate for
 free.</p>"""
@@ -202,12 +225,16 @@ def _row(findings: Findings, metric: str, centre: str) -> str:
     values = [findings.metric(metric, way, centre) for way in (ALONE, POOLED, *FEDERATED)]
     best = max(f"{v.mean():.3f}" for v in values)
     cells = "".join(
-        f'<td class="{"best" if f"{v.mean():.3f}" == best else ""}">{v.mean():.3f}<small>± {v.std():.3f}</small></td>'
+        f'<td class="{"best" if f"{v.mean():.3f}" == best else ""}">{v.mean():.3f}<small>{_spread(v)}</small></td>'
         for v in values
     )
     rate = f"{findings.commonest(centre):.3f}" if metric == "accuracy" else ""
     difference = _difference(findings.difference(metric, ALONE, MAIN, centre))
     return f"<tr><td>{escape(centre)}</td><td>{int(y.sum())} / {len(y)}</td><td>{rate}</td>{cells}{difference}</tr>"
+
+
+def _spread(values: Numbers) -> str:
+    return f"± {values.std():.3f}" if len(values) > 1 else "once"
 
 
 def _difference(found: Difference) -> str:
@@ -241,11 +268,20 @@ def _training(findings: Findings, drawn: Drawn) -> str:
     sent = [
         f"{name} {sum(row['bytes_up'] + row['bytes_down'] for row in run.history):,} bytes" for name, run in findings.runs.items()
     ]
-    caption = f"""One training of each: mean over the centres' test parts, and the spread between centres. Sent by all, both
-    ways, in all rounds: {", ".join(sent)}."""
+    shown = (
+        "over all test patients, as the server learned it by secure aggregation: no centre's own numbers"
+        if findings.once
+        else "mean over the centres' test parts, and the spread between centres"
+    )
+    what = "Models and vectors sent, without the messages that protect them" if findings.once else "Sent by all"
+    caption = f"One training of each: {shown}. {what}, both ways, in all rounds: {', '.join(sent)}."
+    if not _curved(findings):
+        drawing = f"<p>Nothing was measured on the way, as each measurement would cost privacy. {what}: {', '.join(sent)}.</p>"
+    else:
+        drawing = _figure(drawn, "training", caption)
     return f"""
 <h2>How it went</h2>
-{_figure(drawn, "training", caption)}"""
+{drawing}"""
 
 
 def _seen(findings: Findings) -> str:
@@ -300,10 +336,10 @@ tuned here."""
 
 def _options(findings: Findings) -> str:
     if not findings.once:
-        return ""
+        return " --simulate"
     rounds = findings.statement.rounds
     private = " --private" if findings.statement.protection is not None else ""
-    return f" --network{private}" + (f" --rounds {rounds}" if rounds != ROUNDS else "")
+    return private + (f" --rounds {rounds}" if rounds != ROUNDS else "")
 
 
 def _footer(findings: Findings, seconds: float) -> str:

@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manent.app.stores import ServerArgument, server_store
 from manent.core.errors import InvalidInput, NotAuthorized
 
 if TYPE_CHECKING:
+    from manent.core.store import Store
     from manent.network.roster import RosterBook, SignedRoster
+    from manent.network.server.rosters import Rosters
 
 roster_app = typer.Typer(
     no_args_is_help=True,
     help="Who may take part: a numbered list of sites that expires, signed by the consortium.\n\n"
+    "On the machine with the key, which needs no network:\n\n"
     "[dim]manent roster init heart-consortium\n"
-    "manent roster add karolinska 5f1c...  (as `manent site init` prints it there)\n"
-    "manent roster sign                    (then give roster.json to the server)[/]",
+    "manent roster add karolinska 5f1c...   (as `manent site init` prints it there)\n"
+    "manent roster sign                     (writes roster.json, to be carried to the server)[/]\n\n"
+    "On the server:\n\n"
+    "[dim]manent serve study.py --consortium 9f86...\n"
+    "manent roster waiting server\n"
+    "manent roster publish server roster.json[/]",
 )
 Folder = Annotated[Path, typer.Option(help="Where book, roster and (unless elsewhere) the key are kept.")]
 KeyFile = Annotated[Path | None, typer.Option("--key", help="The consortium's key file. (default: consortium.key in the folder)")]
@@ -49,7 +57,8 @@ def init(
     typer.echo(
         f"Consortium {name}, key in {key or RosterBook.key_path(folder)}. Keep it, and a copy, where no network reaches: "
         "whoever has it decides who takes part.\n"
-        f"Its public half, for every site's operator, over a channel they trust:\n{book.signer}"
+        f"Its public half, for every site's operator over a channel they trust, and for the server:\n{book.signer}\n"
+        f"  manent serve STUDY.py --consortium {book.signer}"
     )
 
 
@@ -93,8 +102,53 @@ def sign(
     book, signed = book.sign(identity.signing_key, time.time(), days)
     typer.echo(
         f"Roster {signed.number} of {_counted(book)} signed, until {_date(signed.expires)}: {RosterBook.roster_path(folder)}\n"
-        "Give it to the server; sites take it from there, and refuse older ones."
+        "Take it to the server, and there: manent roster publish SERVER roster.json. Sites take it from there, and refuse older "
+        "ones."
     )
+
+
+@roster_app.command()
+def waiting(server: ServerArgument) -> None:
+    """Who asked a server to join, and is on no roster that it was given. To be run on the server.
+
+    What it prints was said by whoever had an invitation: compare each key with what the site's own people read out to you.
+
+    [dim]manent roster waiting server[/]
+    """
+    store = server_store(server)
+    rosters = _rosters(store)
+    with store.snapshot() as view:
+        number, found = rosters.newest(view), rosters.waiting(view)
+    typer.echo(f"Roster {number}; waiting: {len(found)}." if number else f"No roster yet; waiting: {len(found)}.")
+    for public, name in sorted(found.items(), key=lambda item: item[1]):
+        typer.echo(f"  manent roster add {name} {public}")
+
+
+@roster_app.command()
+def publish(
+    server: ServerArgument,
+    file: Annotated[Path, typer.Argument(metavar="ROSTER.json", help="As `manent roster sign` wrote it.")],
+) -> None:
+    """Hand a signed roster in, also while the server runs. To be run on the server; one that is older is refused.
+
+    [dim]manent roster publish server roster.json[/]
+    """
+    from manent.network.roster import read_roster
+
+    signed = read_roster(file)
+    taken = _rosters(server_store(server)).publish(signed, time.time())
+    count = f"{len(signed.entries):,} site{'s' * (len(signed.entries) != 1)}"
+    if taken:
+        typer.echo(f"Roster {signed.number} of {count} is in force, until {_date(signed.expires)}.")
+    else:
+        typer.echo(f"Roster {signed.number} of {count} was in force already.")
+
+
+def _rosters(store: Store) -> Rosters:
+    """A server's rosters, as whoever runs it may see them and hand them in."""
+    from manent.network.server.rosters import Rosters, settle
+
+    return Rosters(store, None, settle(store, None))
 
 
 @roster_app.command()

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manent.app.studyfile import load_study
-from manent.core.errors import MissingExtra
+from manent.app.studycode import code_of, pins
+from manent.app.studyfile import StudyFile, load_study
+from manent.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from manent.network.bundle import Bundle
+    from manent.network.server.serving import Prepared
+
+HERE = Path("server")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,53 +26,113 @@ def add_to(app: typer.Typer) -> None:
 
 def serve(
     studies: Annotated[list[Path] | None, typer.Argument(metavar="[STUDY.py...]", help="Study files to queue.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where everything is kept; started again on it, the server goes on.")] = Path(
-        "server"
-    ),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8443,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept; started again on it, the server goes on.")] = HERE,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8443,
     url: Annotated[str | None, typer.Option(help="By which sites reach it. (default: https://HOST:PORT)")] = None,
     sites: Annotated[int | None, typer.Option(min=1, help="Wait for so many. (default: the study's clients)")] = None,
+    consortium: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Public key that signs rosters, by `manent roster init`. (default: a quick start)"),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM, of an authority that sites know. (default: self-made, known by the invitation)"),
+    ] = None,
+    certificate_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
     data_set: Annotated[str, typer.Option(help="The name under which sites know the data that the studies ask for.")] = "data",
-    seed: Annotated[int, typer.Option(help="Of everything repeatable.")] = 0,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file that the studies' code needs and no import names; may be repeated."),
+    ] = None,
+    requirements: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Packages that the code needs, name==version in each line.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything repeatable.")] = 0,
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
     work_seconds: Annotated[float, typer.Option(help="That sites have to compute and upload.")] = 3600.0,
     phase_seconds: Annotated[float, typer.Option(help="For every other step of a sum.")] = 120.0,
     grace_seconds: Annotated[float, typer.Option(help="That sites have to come back after a restart of the server.")] = 30.0,
-    database: Annotated[str | None, typer.Option(help="URL of a PostgreSQL database. (default: SQLite in the folder)")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of a PostgreSQL database, which several servers may share. (default: SQLite)"),
+    ] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of an S3-compatible bucket, s3://NAME/PREFIX; keys by AWS_... (default: the folder)"),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Leave when every study is over.")] = False,
 ) -> None:
     """Serve studies to sites over HTTPS. Kill it at any moment; started again, it goes on.
 
+    Without --consortium the server itself signs the list of who takes part, from whoever joins with its invitation: a quick
+    start, in which it is trusted with that. With it, sites ask to join, and wait for a roster that the consortium has signed
+    offline: manent roster --help.
+
+    A study whose model is its own code travels with study.py, the files beside it that this imports, by name, and --code.
+
     [dim]manent serve study.py
-    manent serve study.py --folder srv --sites 4 --host 0.0.0.0 --url https://fl.example:8443[/]
+    manent serve study.py --folder srv --sites 4 --host 0.0.0.0 --url https://fl.example:8443
+    manent serve study.py --consortium 9f86d0...
+    manent serve --database postgresql://manent@db/manent --blobs s3://manent-blobs[/]
     """
-    try:
-        from manent.network.bundle import Bundle
-        from manent.network.logs import log_json
-        from manent.network.server.rounds import Settings
-        from manent.network.server.serving import Address, prepare, queue
-        from manent.network.server.serving import serve as run
-    except ImportError as error:
-        raise MissingExtra(str(error.name), "server", "A server") from None
+    from manent.network.identity import from_hex
+    from manent.network.logs import log_json
+    from manent.network.server.rounds import Settings
+    from manent.network.server.serving import Address, prepare
+    from manent.network.server.serving import serve as run
+
+    key = None if consortium is None else from_hex("A consortium's public key", consortium.strip().lower(), 32)
+    if (certificate is None) != (certificate_key is None):
+        raise InvalidInput("--certificate and --certificate-key go together; give both, or neither.")
+    given = None if certificate is None or certificate_key is None else (certificate, certificate_key)
     log_json()
     loaded = [(path, load_study(path, sets or ())) for path in studies or ()]
     needed = sites or max((len(file.data) for _, file in loaded), default=1)
+    bundles = [_bundle(path, file, data_set, code or (), requirements) for path, file in loaded]
     address = Address(host, port, (url or f"https://{host}:{port}").rstrip("/"))
     settings = Settings(work=work_seconds, phase=phase_seconds, grace=grace_seconds)
-    prepared = prepare(folder, address, needed, settings, database=database)
-    for path, file in loaded:
-        name = re.sub(r"[^A-Za-z0-9._:@-]+", "-", data_set).strip("-")
-        bundle = Bundle.of(file.study, file.data.schema, name, _code(file.study, path))
-        hash = queue(prepared, file.study, bundle, seed, needed)
-        typer.echo(f"Study {file.study.name or path.stem} ({hash[:16]}) waits for {needed} sites.")
-    typer.echo(f"Serving at {address.url}. Each site joins with:\n\nmanent join {prepared.token.encode()} --data load.py:load\n")
+    prepared = prepare(folder, address, needed, settings, key, database, blobs, given)
+    for (path, file), bundle in zip(loaded, bundles, strict=True):
+        _queue(prepared, path, file, bundle, seed, needed)
+    _tell(prepared, folder, database)
     run(prepared, folder, once)
 
 
-def _code(study: object, path: Path) -> dict[str, str]:
-    """The files that a study's model needs: none for a built-in one."""
+def _bundle(path: Path, file: StudyFile, data_set: str, more: list[Path] | tuple[()], requirements: Path | None) -> Bundle:
+    """The study as it travels: with code where its model is no built-in one."""
+    from manent.network.bundle import Bundle
     from manent.network.declared import DeclaredModel, rebuild
 
-    model = getattr(rebuild(study.plain()).algorithm, "model", None)  # type: ignore[attr-defined]
-    return {"study.py": path.read_text(encoding="utf-8")} if isinstance(model, DeclaredModel) else {}
+    name = re.sub(r"[^A-Za-z0-9._:@-]+", "-", data_set).strip("-")
+    own = isinstance(getattr(rebuild(file.study.plain()).algorithm, "model", None), DeclaredModel)
+    if not own and (more or requirements):
+        raise InvalidInput(f"{path} has a built-in model, so no code travels. Leave --code and --requirements out.")
+    pinned = () if requirements is None else pins(requirements)
+    return Bundle.of(file.study, file.data.schema, name, code_of(path, more) if own else {}, pinned)
+
+
+def _queue(prepared: Prepared, path: Path, file: StudyFile, bundle: Bundle, seed: int, needed: int) -> None:
+    from manent.network.server.serving import queue
+
+    hash = queue(prepared, file.study, bundle, seed, needed)
+    typer.echo(f"Study {file.study.name or path.stem} ({hash[:16]}) waits for {needed} sites.")
+    if bundle.code:
+        typer.echo(f"  with its code, which each site reads or lists first: {', '.join(bundle.code)}")
+        typer.echo(f"  code hash {bundle.code_hash}")
+
+
+def _tell(prepared: Prepared, folder: Path, database: str | None) -> None:
+    """What people need to know: the key, who says who takes part, and the invitation."""
+    service, signer = prepared.service, prepared.service.rosters.signer.hex()
+    typer.echo(f"Serving at {prepared.address.url}. Its public key, for the [researchers] of sites' policies:")
+    typer.echo(service.identity.public_hex)
+    if signer == service.identity.public_hex:
+        typer.echo("A quick start: this server signs the list of who takes part, and is trusted with that.")
+    else:
+        where = database or folder
+        typer.echo(
+            f"Who takes part is signed by the consortium {signer}.\n"
+            f"Who asked to join: manent roster waiting {where}. A signed roster is handed in by: manent roster publish {where}"
+        )
+    typer.echo(f"Each site joins with:\n\nmanent join {prepared.token.encode()} --data load.py:load\n")

@@ -7,26 +7,36 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manent.app.join import loader
+from manent.app.join import loader, stands
 from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from manent.network.site.spending import Account
     from manent.network.site.state import SiteState
+    from manent.network.site.telling import Trial
 
 site_app = typer.Typer(
     no_args_is_help=True,
     help="A site of a federation: its identity, its rules, what it is asked to do.\n\n"
     "[dim]manent site init karolinska\n"
     "manent site join manent-join-1.AbC...\n"
-    "manent site run --data load.py:load[/]",
+    "manent site run --data load.py:load\n"
+    "manent site status                    (which studies ask for something)\n"
+    "manent site test 4f6a --data load.py:load\n"
+    "manent site review 4f6a --approve[/]",
 )
 Folder = Annotated[Path, typer.Option(help="Where the site keeps its key, rules and state.")]
-Data = Annotated[str, typer.Option(metavar="FILE.py:NAME", help="A function of yours that returns this site's data.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE.py:NAME",
+        help="A function of yours that returns this site's data; given the data set's name if it takes one.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
 Chosen = Annotated[str, typer.Argument(metavar="STUDY", help="The first digits of its hash; see `manent site status`.")]
 HERE = Path("site")
@@ -64,8 +74,8 @@ def join(
     from manent.network.join import JoinToken
     from manent.network.site.joining import join_patiently
 
-    on = join_patiently(_open(folder), JoinToken.decode(token))
-    typer.echo("On the roster." if on else "Asked. The consortium has to put this site on its roster.")
+    state = _open(folder)
+    typer.echo(stands(state, join_patiently(state, JoinToken.decode(token))))
 
 
 @site_app.command()
@@ -80,7 +90,8 @@ def run(data: Data, folder: Folder = HERE) -> None:
     from manent.network.site.state import POLICY
 
     log_json()
-    Agent(_open(folder), Policy.load(folder / POLICY), loader(data)).run()
+    policy = Policy.load(folder / POLICY)
+    Agent(_open(folder), policy, loader(data, policy.data)).run()
 
 
 @site_app.command()
@@ -93,12 +104,12 @@ def status(folder: Folder = HERE, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    typer.echo(
-        f"Site {found['name']} ({found['public'][:16]}...), server {found['server'] or 'none yet'}, roster {found['roster']}"
-    )
+    typer.echo(f"Site {found['name']} ({found['public']})\nServer: {found['server'] or 'none yet; see manent site join'}")
+    if found["server"]:
+        typer.echo(f"Roster: {_roster(found)}")
     for study in found["studies"]:
         over = ", over" if study["over"] else ""
-        typer.echo(f"  {study['hash'][:12]}  {study['name'] or '-':20} {study['decision']}, round {study['round']}{over}")
+        typer.echo(f"  {study['hash'][:12]}  {_shown(study['name'] or '-'):20} {study['decision']}, round {study['round']}{over}")
         if study["reason"]:
             typer.echo(f"      {study['reason']}")
     for task in found["sums"]:
@@ -142,21 +153,65 @@ def review(
         typer.echo(f"\nApproved: {known.bundle}")
 
 
-@site_app.command("test")
-def try_out(study: Chosen, data: Data, folder: Folder = HERE, as_json: AsJson = False) -> None:
-    """A dry run on this site's data: do they fit, how long does it take, what would be sent? Nothing leaves the machine."""
+@site_app.command()
+def leave(study: Chosen, folder: Folder = HERE) -> None:
+    """Take part in no further sum of a study. What was released stays released; the other sites go on where they are enough."""
     from manent.network.site import telling
 
     state = _open(folder)
+    known = state.leave(telling.find(state, study).hash)
+    typer.echo(f"Left study {known.hash[:12]} after round {known.round}; the server is told when the site runs.")
+
+
+@site_app.command("test")
+def try_out(study: Chosen, data: Data, folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """A dry run on this site's data: do they fit, how long does it take, what would be sent? Nothing leaves the machine."""
+    from manent.network.declared import schema_of
+    from manent.network.policy import Policy
+    from manent.network.site import telling
+    from manent.network.site.state import POLICY
+    from manent.network.site.training import Children, taking_part
+
+    state = _open(folder)
     known = telling.find(state, study)
-    found = telling.trial(telling.own_plan(state, known), loader(data)(""), known.seed)
+    policy, plan, bundle = Policy.load(folder / POLICY), telling.own_plan(state, known), state.bundle(known.hash)
+    loaded = loader(data, policy.data)(bundle.data)
+    client = taking_part(loaded, schema_of(bundle.schema))
+    children = Children(policy, folder)
+    try:
+        found = telling.trial(plan, children.trainer(bundle, plan, client), loaded, client, known.seed)
+    finally:
+        children.close()
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
-        return
-    typer.echo(f"{found.client}: {found.rows} rows to train on, {found.test_rows} to test on; they fit.")
+    else:
+        _tell_trial(found)
+
+
+def _tell_trial(found: Trial) -> None:
+    typer.echo(f"{found.client}: {found.rows} rows to train on, {found.test_rows} to test on; they are what the schema says.")
+    if found.dropped:
+        typer.echo(f"  {found.dropped} rows that lack a value stay out of it.")
+    if found.columns:
+        typer.echo(f"  Columns that take part: {', '.join(dict.fromkeys(map(_shown, found.columns)))}")
     for name, sent in found.sent.items():
-        blocks = ", ".join(f"{block} ({size:,})" for block, size in sent["blocks"].items())
-        typer.echo(f"  {name}: {found.seconds[name]:.2f} s; would send {blocks}, {sent['bytes']:,} bytes")
+        blocks = ", ".join(f"{block} ({size:,} numbers)" for block, size in sent["blocks"].items())
+        took = f"{found.seconds[name]:.2f} s to compute"
+        typer.echo(f"  {name}: in {sent['rounds']} rounds, {took}; would send {blocks}, {sent['bytes']:,} bytes each time")
+    typer.echo(f"  Under: {found.guarantee}")
+
+
+def _shown(text: str) -> str:
+    """Text that a stranger chose: what could change a terminal becomes escapes."""
+    return json.dumps(text)[1:-1]
+
+
+def _roster(found: dict[str, Any]) -> str:
+    by = "the server itself (a quick start)" if found["quick_start"] else f"the consortium {found['signer'][:16]}..."
+    if not found["roster"]:
+        return f"none seen yet; it is to be signed by {by}"
+    until = time.strftime("%Y-%m-%d", time.gmtime(found["roster_expires"]))
+    return f"{found['roster']}, signed by {by}, until {until}; this site is {'' if found['member'] else 'NOT '}on it"
 
 
 def _open(folder: Path) -> SiteState:

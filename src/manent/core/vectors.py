@@ -17,6 +17,7 @@ from manent.core.errors import InvalidInput
 Vector = NDArray[np.float32]
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
+LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,12 @@ class Layout:
         name = self.not_finite(vector)
         if name is not None:
             raise InvalidInput(f"Tensor {name!r} holds NaN or infinity; every coordinate must be finite.")
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array with nothing in it that begins on a cache line, so that other libraries need no copy to read it."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    array: Array = raw[start : start + size].view(dtype).reshape(shape)
+    return array

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from manent.core.examples import Client
 from manent.core.protocols import Assignment
-from manent.core.vectors import Array
+from manent.core.vectors import Array, aligned_empty
 from manent.engines.clients import ClientSide, Unit, UnitAnswer
 
 AHEAD = 2  # jobs a thread that are under way or done before more are taken
@@ -34,8 +34,11 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, "manent-worker")
 
     def publish(self, assignment: Assignment) -> None:
-        """Remember the assignment."""
-        self._assignment = assignment
+        """Remember the assignment, with arrays that need not be copied again for each client."""
+        arrays = {name: aligned_empty(array.shape, array.dtype) for name, array in assignment.arrays.items()}
+        for name, array in arrays.items():
+            array[...] = assignment.arrays[name]
+        self._assignment = Assignment(assignment.sum, arrays)
 
     def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
         """The units' answers, in any order. Raises ClientFailed."""

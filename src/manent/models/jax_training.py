@@ -6,7 +6,6 @@ as the client takes, and rows that only fill up a batch weigh nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,10 @@ from jax import lax
 from numpy.typing import NDArray
 
 from manent.core.training import LocalTraining
-from manent.core.vectors import Array, Vector
+from manent.core.vectors import LINE, Array, Vector, aligned_empty
 
 Tree = Any  # a pytree of arrays
 Losses = Callable[[Tree, Any, Any], Any]  # (parameters, x, y) to the loss of each row
-LINE = 64  # bytes, where an array must begin for JAX to read it in place
 SMALL = 1 << 15  # bytes; arrays of less are copied at once, in the thread that asks
 
 
@@ -62,26 +60,23 @@ class Recipe:
         return {name: np.asarray(vector, np.float32) for name, vector in found.items()}
 
 
-def numbers(work: LocalTraining) -> dict[str, np.float32]:
-    """The numbers that the program is given, by name; those that a recipe leaves out are not looked at."""
+NUMBERS = ("lr", "prox", "momentum", "decay", "limit")
+
+
+def numbers(work: LocalTraining) -> Vector:
+    """The `NUMBERS` that the program is given, as one array; those that a recipe leaves out are not looked at."""
     local = work.local
-    values = {
-        "lr": work.lr,
-        "prox": work.prox,
-        "momentum": local.momentum,
-        "decay": local.weight_decay,
-        "limit": local.max_grad_norm or 0.0,
-    }
-    return {name: np.float32(value) for name, value in values.items()}
+    return np.array([work.lr, work.prox, local.momentum, local.weight_decay, local.max_grad_norm or 0.0], np.float32)
 
 
 def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
-    """A function (vectors, numbers, x [N, ...], y [N, ...], rows int32[T, B], steps) to the new vector and its mean loss, [d+1].
+    """A function (vectors, `NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps) to the new vector and its loss, [d+1].
 
     `rows` holds each step's row numbers, and -1 where a batch is not full.
     """
 
-    def train(vectors: dict[str, Any], scalars: dict[str, Any], x: Any, y: Any, rows: Any, steps: Any) -> Any:
+    def train(vectors: dict[str, Any], values: Any, x: Any, y: Any, rows: Any, steps: Any) -> Any:
+        scalars = dict(zip(NUMBERS, values, strict=True))
         trees = {name: unravel(vector) for name, vector in vectors.items()}
         start = trees["start"]
 
@@ -166,7 +161,7 @@ def padded(array: Array, size: int) -> Array:
     dtype = np.dtype(np.float32 if array.dtype.kind == "f" else np.int32)
     if len(array) == size and array.dtype == dtype and array.flags.c_contiguous:
         return array
-    grown = _fresh((size, *array.shape[1:]), dtype)
+    grown = aligned_empty((size, *array.shape[1:]), dtype)
     grown[: len(array)] = array
     grown[len(array) :] = array[0] if len(array) else 0
     return grown
@@ -180,15 +175,6 @@ def aligned(array: Array) -> Array:
     """
     if array.nbytes < SMALL or (array.flags.c_contiguous and array.ctypes.data % LINE == 0):
         return array
-    copied = _fresh(array.shape, array.dtype)
+    copied = aligned_empty(array.shape, array.dtype)
     np.copyto(copied, array)
     return copied
-
-
-def _fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array with nothing in it, that begins on a cache line."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
-    fresh: Array = raw[start : start + size].view(dtype).reshape(shape)
-    return fresh

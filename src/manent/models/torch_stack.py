@@ -18,6 +18,7 @@ from manent.models.torch_trace import traced
 
 _aten = torch.ops.aten
 _nll, _nll_slope = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
+_relu_slope = _aten.threshold_backward.default
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -51,7 +52,7 @@ class _Linear(Stage):
         turned = slope.t()
         targets[0].addmm_(turned, self.x, beta=keep, alpha=scale)
         if self.bias is not None:
-            targets[1].addmv_(turned, _ones(len(slope)), beta=keep, alpha=scale)
+            targets[1].addmv_(turned, _ones(slope.shape[0]), beta=keep, alpha=scale)
 
 
 class _Conv2d(Stage):
@@ -88,7 +89,7 @@ class _ReLU(Stage):
         return self.y
 
     def backward(self, slope: Tensor, deeper: bool) -> Tensor:
-        turned: Tensor = _aten.threshold_backward(slope, self.y, 0)
+        turned: Tensor = _relu_slope(slope, self.y, 0)
         return turned
 
 
@@ -164,13 +165,13 @@ def binary_cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean binary cross-entropy of [n, 1] logits and its derivative by them."""
     target = y[:, None].to(scores.dtype)
     loss = torch.binary_cross_entropy_with_logits(scores, target, reduction=1)
-    return loss, scores.sigmoid().sub_(target).mul_(1 / len(y))
+    return loss, scores.sigmoid().sub_(target).mul_(1 / y.shape[0])
 
 
 def mse(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared error of [n, 1] predictions and its derivative by them."""
     error = scores - y[:, None]
-    return error.square().mean(), error.mul_(2 / len(y))
+    return error.square().mean(), error.mul_(2 / y.shape[0])
 
 
 SLOPES: dict[str, Slope] = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy, "mse": mse}

@@ -219,22 +219,31 @@ def _refuse_table(annotation: object, table: Mapping[str, Any], where: str) -> N
 def difference(old: Bundle | None, new: Bundle) -> str:
     """What a person reviews: every setting, requirement and line that `new` has otherwise than `old`; all of it without `old`.
 
-    Text of the bundle is shown with everything that cannot be seen as escapes.
+    What runs comes first, and the columns of the data last. Text of the bundle is shown with everything that cannot be seen as
+    escapes.
     """
-    before, after = ({} if bundle is None else _without_code(bundle) for bundle in (old, new))
     lines: list[str] = []
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            lines += [f"{sign} {name} = {side[name]}" for sign, side in (("-", before), ("+", after)) if name in side]
+    for part in ("study", "data", "requirements"):
+        lines += _changed_settings(part, old, new)
     texts = old.code if old else {}
     for name in sorted({*texts, *new.code}):
         a, b = (code[name].split("\n") if name in code else [] for code in (texts, new.code))
         lines += difflib.unified_diff(a, b, f"{name} (approved)" if name in texts else "/dev/null", name, lineterm="")
-    return "\n".join(lines) or "No difference."
+    return "\n".join([*lines, *_changed_settings("schema", old, new)]) or "No difference."
 
 
-def _without_code(bundle: Bundle) -> dict[str, str]:
-    return dict(_settings({part: getattr(bundle, part) for part in _PARTS if part != "code"}))
+def _changed_settings(part: str, old: Bundle | None, new: Bundle) -> list[str]:
+    before, after = ({} if bundle is None else dict(_settings({part: getattr(bundle, part)})) for bundle in (old, new))
+    lines = []
+    for name in sorted({*before, *after}, key=_by_number):
+        if before.get(name) != after.get(name):
+            lines += [f"{sign} {name} = {side[name]}" for sign, side in (("-", before), ("+", after)) if name in side]
+    return lines
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts columns[2] before columns[10]."""
+    return [(int(piece), "") if piece.isascii() and piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", name)]
 
 
 def _settings(value: object, path: str = "") -> Iterator[tuple[str, str]]:

@@ -126,23 +126,28 @@ def _value(annotation: Any, value: object, where: str) -> Any:
 
 
 def approved(path: str | Path) -> frozenset[str]:
-    """Hashes of the bundles that were approved by hand; none where there is no such file.
+    """Hashes of the bundles that were approved by hand. Raises InvalidInput as `approvals`."""
+    return frozenset(approvals(path))
+
+
+def approvals(path: str | Path) -> tuple[str, ...]:
+    """Hashes of the bundles that were approved by hand, in this order; none where there is no such file.
 
     Raises InvalidInput, by line, for what is no approval.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return frozenset()
+        return ()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read as approvals: {error}.") from None
-    found = set()
+    found = []
     for number, line in enumerate(lines, start=1):
         head = line.split("#", 1)[0].strip()
         if head:
             check_hash(f"{path}, line {number}", head)
-        found.add(head)
-    return frozenset(found - {""})
+            found.append(head)
+    return tuple(found)
 
 
 def approve(path: str | Path, bundle: str, note: str) -> None:

@@ -233,6 +233,24 @@ class RosterBook:
         return self
 
 
+def trusted(signer: str, quick_start: bool) -> str:
+    """What is taken for granted about who takes part: a line for a study's statement.
+
+    Args:
+        signer: public key by which rosters are signed, in hexadecimal.
+        quick_start: whether that is the server's own.
+    """
+    if quick_start:
+        return (
+            f"Who takes part is what the server says: it signs the roster itself (a quick start, key {signer[:16]}). One that "
+            f"makes up sites can sum a single real site with sites of its own, and see that one's numbers."
+        )
+    return (
+        f"Who takes part is what the consortium says: it signs the roster with the key {signer[:16]}, which is kept from the "
+        f"server. The server can neither add a site nor show an older roster; trusted is whoever holds that key."
+    )
+
+
 def read_roster(path: str | Path) -> SignedRoster:
     """The roster in a file, not verified yet. Raises InvalidInput for a file that holds none."""
     return SignedRoster.read(read_file(Path(path), LARGEST + 1).removesuffix(b"\n"))

@@ -23,6 +23,7 @@ from manent.core.store import Store, Transaction
 from manent.crypto import SigningKey, SystemRandom
 from manent.crypto import verify as signature_holds
 from manent.crypto.digest import digest
+from manent.storage.together import Together
 
 try:
     import http_message_signatures as rfc9421
@@ -107,7 +108,8 @@ class Verifier:
 
     Args:
         keys: the public key (32 bytes) of a key id, or None for one that may not sign. Where it raises, the request is refused.
-        store: keeps the nonces, for as long as their signatures are accepted; several processes may share it.
+        store: keeps the nonces, for as long as their signatures are accepted; several processes may share it. Or what commits to
+            one together with others' steps.
         max_age: seconds for which a signature is accepted.
         skew: seconds by which the signer's clock may differ, either way.
         clock: seconds since 1970 (UTC).
@@ -117,13 +119,14 @@ class Verifier:
     def __init__(
         self,
         keys: Callable[[str], bytes | None],
-        store: Store,
+        store: Store | Together,
         max_age: float = MAX_AGE,
         skew: float = SKEW,
         clock: Callable[[], float] = time.time,
         most: int = MOST_NONCES,
     ) -> None:
-        self._keys, self._store, self._clock = keys, store, clock
+        self._keys, self._clock = keys, clock
+        self._together = store if isinstance(store, Together) else Together(store)
         self._max_age, self._skew, self._most = max_age, skew, most
         self._swept = -1
 
@@ -144,7 +147,7 @@ class Verifier:
         return signed.keyid
 
     def examine(self, method: str, url: str, headers: Headers) -> Signed:
-        """What a request's headers say, for a body that is still to come: `spend` it, hash the body, then `check_body`.
+        """What a request's headers say, for a body that is still to come: hash that, `check_body`, then `spend` it.
 
         Raises NotAuthorized as `verify` does; repeated nonces are for `spend`.
         """
@@ -167,8 +170,7 @@ class Verifier:
         Raises NotAuthorized for one that was used before, and where the key has signed too many.
         """
         if transaction is None:
-            with self._store.transaction() as own:
-                self.spend(signed, own)
+            self._together.run(lambda shared, _: self.spend(signed, shared))
             return
         now = self._clock()
         self._check_time(signed.created, now)
@@ -344,7 +346,10 @@ class _Library(rfc9421.HTTPMessageVerifier):
         super().__init__(signature_algorithm=_Ed25519, key_resolver=self)  # type: ignore[arg-type]
 
     def resolve_public_key(self, key_id: str) -> bytes | None:
-        return self._members(key_id)
+        found = self._members(key_id)
+        if found is None:
+            raise refused(f"its key {key_id[:16]!a} counts for nobody here; it has to be on the newest roster")
+        return found
 
     def validate_created_and_expires(self, sig_input: Any, max_age: Any = None) -> None:
         created, expires = sig_input.params.get("created"), sig_input.params.get("expires")

@@ -69,6 +69,7 @@ class Statement:
 
     Attributes:
         summing: what the summation rests on.
+        granted: what is taken for granted beside what observers' guarantees rest on, as of who takes part.
         epsilon_is: what the epsilons are about: "of the study", or of one that is deployed, where this is a simulation; "none"
             where no epsilon holds.
     """
@@ -85,6 +86,11 @@ class Statement:
     protection: Protection | None = None
     epsilon_is: str = "of the study"
     summing: tuple[str, ...] = ()
+    granted: tuple[str, ...] = ()
+
+    def deployed(self, granted: str) -> Statement:
+        """The statement of a study in a federation, with what is taken for granted of who takes part in it."""
+        return replace(self, granted=(*self.granted, granted))
 
     def simulated(self) -> Statement:
         """The statement of a run on one machine: its epsilons would hold if the study were deployed."""
@@ -121,7 +127,7 @@ class Statement:
             lines.append(f"  {observer.name:<{width}}  {observer.sees} ({self._epsilon(observer)})")
             if observer.why:
                 lines.append(f"  {'':<{width}}  {observer.why}")
-        assumed = tuple(dict.fromkeys(line for observer in self.observers for line in observer.assumptions))
+        assumed = (*self.granted, *dict.fromkeys(line for observer in self.observers for line in observer.assumptions))
         if assumed:
             lines += ["", "Taken for granted", *(f"  - {line}" for line in assumed)]
         lines += ["", "Not covered", *(f"  - {line}" for line in self.not_covered)]

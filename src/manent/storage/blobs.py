@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -68,6 +68,36 @@ class Place(Protocol):
         ...
 
 
+class Spool:
+    """What may become a blob: hashed while it is written."""
+
+    def __init__(self, place: Place, file: BinaryIO) -> None:
+        self._place, self._file, self._hash = place, file, sha256()
+        self.size = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Add to its end."""
+        self._hash.update(chunk)
+        self._place.write(self._file, chunk)
+        self.size += len(chunk)
+
+    @property
+    def digest(self) -> str:
+        """Of what was written up to now, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def read(self, chunk: int = CHUNK) -> Iterator[bytes]:
+        """What was written, in pieces; nothing is written after that."""
+        self._file.seek(0)
+        while data := self._file.read(chunk):
+            yield data
+
+    def publish(self) -> str:
+        """Make it a blob, whole and durable, in one step; its digest."""
+        self._place.publish(self._file, self.digest)
+        return self.digest
+
+
 class Blobs:
     """Blobs in a folder, or in a bucket of an S3-compatible service.
 
@@ -102,18 +132,22 @@ class Blobs:
         """
         if digest is not None:
             _check(digest)
-        found, size = sha256(), 0
-        with self._place.spool() as spool:
-            for chunk in chunks:
-                size += len(chunk)
-                if most is not None and size > most:
-                    raise InvalidInput(f"At most {most:,} bytes are taken here; found more.")
-                found.update(chunk)
-                self._place.write(spool, chunk)
-            if digest is not None and found.hexdigest() != digest:
-                raise InvalidInput(f"The content has the digest {found.hexdigest()}, not {digest}; send it again.")
-            self._place.publish(spool, found.hexdigest())
-        return found.hexdigest()
+        with self.spool() as spool:
+            for chunk in _bounded(chunks, 0, most):
+                spool.write(chunk)
+            if digest is not None and spool.digest != digest:
+                raise InvalidInput(f"The content has the digest {spool.digest}, not {digest}; send it again.")
+            return spool.publish()
+
+    @contextmanager
+    def spool(self) -> Iterator[Spool]:
+        """To be written to a piece at a time; gone after the block unless it was published."""
+        with self._place.spool() as file:
+            yield Spool(self._place, file)
+
+    def there(self, digest: str) -> bool:
+        """Whether there is such a blob."""
+        return self._place.size(_check(digest)) is not None
 
     def size(self, digest: str) -> int:
         """Bytes of a blob. Raises InvalidInput where there is none."""

@@ -71,8 +71,9 @@ class Sqlite:
         except OSError as error:
             raise InvalidInput(f"Cannot open the store {self.path}: {error.strerror}. Name a file that can be written.") from None
         url = sa.URL.create("sqlite+pysqlite", database=str(self.path.absolute()))
+        # As many as there are threads are kept: to open one costs more than most transactions.
         engine = sa.create_engine(
-            url, isolation_level="AUTOCOMMIT", connect_args={"timeout": self.timeout}, max_overflow=-1, hide_parameters=True
+            url, isolation_level="AUTOCOMMIT", connect_args={"timeout": self.timeout}, pool_size=0, hide_parameters=True
         )
         event.listen(engine, "connect", self._prepare)
         return engine
@@ -92,6 +93,7 @@ class Sqlite:
         if (cursor.fetchone() or [""])[0] != "wal":
             raise InvalidInput(f"{self.name} cannot be kept in WAL mode here; put it on a local disk.")
         cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA cache_size = -256")  # KiB of each connection; the system keeps the file in memory as it is
         cursor.close()
 
     def check(self, connection: sa.Connection) -> None:

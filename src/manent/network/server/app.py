@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized
 from manent.network.server import documents, persons, sites
+from manent.network.server.admission import Admitted
 from manent.network.server.description import TEXT, WHOLE, YES, describe, described, table
 from manent.network.server.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.requests import answer, failure
@@ -47,6 +48,7 @@ def application(service: Service) -> FastAPI:
     app.include_router(persons.routes(service))
     app.include_router(persons.study_routes(service))
     metrics = Metrics(service)
+    app.add_middleware(Admitted)
     app.add_middleware(Measured, metrics=metrics)
     app.include_router(sites.routes(service))
     app.include_router(sites.study_routes(service))

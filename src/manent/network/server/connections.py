@@ -19,6 +19,8 @@ MOST_CONNECTIONS = 16_384
 """With so many connections, further requests are answered with 503."""
 MOST_HEAD = 32 << 10
 """Bytes of a request's line and headers, at most."""
+WAITING = 1 << 16
+"""Bytes of answers that wait in a connection, beyond which no more are made: slow readers cost memory."""
 
 
 class Impatient(H11Protocol):
@@ -41,6 +43,7 @@ class Impatient(H11Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_write_buffer_limits(WAITING)
         super().connection_made(transport)
         self._wait()
         silent = _silent(self.server_state)

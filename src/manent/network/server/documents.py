@@ -115,6 +115,10 @@ class SumRecord:
         """The log of the present attempt's party."""
         return f"sum/{self.id}/{self.attempt}"
 
+    def upload(self, key: str) -> str:
+        """The name of a site's upload in parts in the present attempt."""
+        return f"{self.id}/{self.attempt}/{key}"
+
 
 Record = TypeVar("Record", StudyRecord, SumRecord)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 import numpy as np
 
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
+from manent.core.store import Snapshot
 from manent.network.server.documents import SumRecord
 from manent.network.server.parties import INLINE
 from manent.network.server.service import Service
-from manent.network.sums import ServerParty
+from manent.network.sums import AnyCall, ServerParty
+from manent.storage.blobs import Spool
 from manent.summation.plain_parties import STRETCH, PlainCall, PlainServer, check_numbers, upload_type
 from manent.summation.secagg import ring, wire
 from manent.summation.secagg.wire import Kind
@@ -29,29 +29,54 @@ def largest(service: Service, id: str) -> int:
 def check_member(service: Service, id: str, key: str) -> SumRecord:
     """The sum, where the site is in its cohort; raises NotAuthorized where it is not."""
     with service.store.snapshot() as view:
-        record = service.rounds.record(view, id)
-        if key not in service.rounds.cohort(view, record):
-            raise NotAuthorized("This sum does not ask this site.")
+        return _asking(service, view, id, key)
+
+
+def _asking(service: Service, view: Snapshot, id: str, key: str) -> SumRecord:
+    record = service.rounds.record(view, id)
+    if key not in service.rounds.cohort(view, record):
+        raise NotAuthorized("This sum does not ask this site.")
     return record
+
+
+def check_open(service: Service, id: str) -> None:
+    """Raises ProtocolAbort for a sum that is over: what comes late is not kept."""
+    with service.store.snapshot() as view:
+        record = service.rounds.record(view, id)
+    if record.state != "open":
+        raise ProtocolAbort(f"Sum {id} is over ({record.state}); nothing more is taken in.")
 
 
 def take(service: Service, id: str, key: str, body: bytes) -> list[bytes]:
     """Pass a message on to a sum's party; what it answers."""
-    record = check_member(service, id, key)
-    with service.store.snapshot() as view:
-        plain = isinstance(service.rounds.call(view, record), PlainCall)
-    kind, _, _ = wire.unframe(body)
-    if kind is Kind.UPLOAD and (plain or len(body) > INLINE):
-        digest = service.blobs.put([body], sha256(body).hexdigest())
-        return take_stored(service, id, key, digest)
+    with service.blobs.spool() as spool:
+        spool.write(body)
+        return take_spooled(service, id, key, spool)
+
+
+def take_spooled(service: Service, id: str, key: str, spool: Spool) -> list[bytes]:
+    """Pass on a message that was written to a disk as it came; an upload stays there."""
+    call = _call(service, id, key)
+    if spool.size > INLINE or isinstance(call, PlainCall):
+        head = next(spool.read(wire.HEAD), b"")
+        if wire.unframe(head)[0] is Kind.UPLOAD:
+            return _take_stored(service, id, key, spool.publish(), call)
+    body = b"".join(spool.read())
     return _replies(service, id, key, service.rounds.act(id, lambda party, _: party.receive(Envelope(key, SERVER, body))))
 
 
 def take_stored(service: Service, id: str, key: str, digest: str) -> list[bytes]:
     """Pass on an upload that lies in a blob. Where it is not taken in, the blob goes."""
-    record = check_member(service, id, key)
+    return _take_stored(service, id, key, digest, _call(service, id, key))
+
+
+def _call(service: Service, id: str, key: str) -> AnyCall:
+    """The call of a sum that asks this site."""
     with service.store.snapshot() as view:
-        call = service.rounds.call(view, record)
+        return service.rounds.call(view, _asking(service, view, id, key))
+
+
+def _take_stored(service: Service, id: str, key: str, digest: str, call: AnyCall) -> list[bytes]:
     size = service.blobs.size(digest)
     try:
         if isinstance(call, PlainCall):
@@ -61,9 +86,14 @@ def take_stored(service: Service, id: str, key: str, digest: str) -> list[bytes]
             body = b"".join(service.blobs.read(digest))
             step = service.rounds.act(id, lambda party, _: party.receive(Envelope(key, SERVER, body)), digest)
     except (ProtocolAbort, InvalidInput):
-        service.blobs.remove(digest)
+        service.rounds.remove(digest)  # but not one that counts already: two sites' uploads may be equal
         raise
-    return _replies(service, id, key, step)
+    if step.keep:
+        return _replies(service, id, key, step)
+    # It came again, or too late: then it is thrown away, and the site is told that the sum is over.
+    service.rounds.remove(digest)
+    told = service.rounds.message(id, key)
+    return [] if told is None else [told]
 
 
 def _stored(party: ServerParty, key: str, digest: bytes, size: int, tag: int) -> Step:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from manent.core.parties import Step
@@ -37,11 +39,16 @@ def decode_row(row: bytes, blobs: Blobs) -> bytes:
 
 @dataclass
 class Held:
-    """A party in memory, and how many rows of its log it has taken in."""
+    """A party in memory, and how many rows of its log it has taken in.
+
+    Attributes:
+        sound: whether all that it did was stored; one that is not is of no use.
+    """
 
     attempt: int
     party: ServerParty
     seen: int = 0
+    sound: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -53,14 +60,25 @@ class Parties:
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
 
-    def held(self, record: SumRecord, call: AnyCall, roster: Roster) -> Held:
+    def held(self, record: SumRecord, of: Callable[[], tuple[AnyCall, Roster]]) -> Held:
         """The party of a sum's present attempt; not up to date before `catch_up`."""
         with self._lock:
             found = self._held.get(record.id)
             if found is None or found.attempt != record.attempt:
-                found = Held(record.attempt, server_party(call, roster, (), self._read))
+                found = Held(record.attempt, server_party(*of(), (), self._read))
                 self._held[record.id] = found
             return found
+
+    @contextmanager
+    def kept(self, id: str, held: Held) -> Iterator[None]:
+        """Nobody else uses the party until what it does is stored; where the block ends with an error, it is dropped."""
+        with held.lock:
+            try:
+                yield
+            except BaseException:
+                held.sound = False
+                self.forget(id)
+                raise
 
     def forget(self, id: str) -> None:
         """Drop a party: its sum is over, or what it did was not stored."""
@@ -69,9 +87,15 @@ class Parties:
 
     def catch_up(self, view: Snapshot, record: SumRecord, held: Held) -> None:
         """Take in the rows that were added since, by whichever process."""
-        rows = view.rows(record.log, held.seen)
-        held.party.catch_up([decode_row(row, self._blobs) for row in rows])
-        held.seen += len(rows)
+        try:
+            rows = view.rows(record.log, held.seen)
+            for row in rows:  # one at a time: they may be as large as the model
+                held.party.catch_up([decode_row(row, self._blobs)])
+            held.seen += len(rows)
+        except BaseException:
+            held.sound = False
+            self.forget(record.id)
+            raise
 
     def keep(self, transaction: Transaction, record: SumRecord, held: Held, step: Step, stored: str | None = None) -> None:
         """Append what a step asks to be kept."""

@@ -110,8 +110,8 @@ def study_routes(service: Service) -> APIRouter:
     @router.get("/studies/{hash}/statement", **described("Who sees what", PERSON, STATEMENT))
     async def statement(request: Request, hash: Hash) -> Response:
         found = await study_for(request, service, hash, "see")
-        plan = await run_in_threadpool(service.rounds.plans.plan, found)
-        return answer({"statement": plan.statement.plain(), "text": str(plan.statement)})
+        stated = await run_in_threadpool(service.statement, found)
+        return answer({"statement": stated.plain(), "text": str(stated)})
 
     @router.get("/studies/{hash}/result", **described("What the study has come to, safetensors", PERSON, ranged=True))
     async def result(request: Request, hash: Hash) -> Response:

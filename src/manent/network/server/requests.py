@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -18,11 +19,13 @@ from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Protoco
 from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server.service import Service
-from manent.network.signing import Verifier, received
-from manent.storage.blobs import Blobs
+from manent.network.signing import Signed, Verifier, received
+from manent.storage.blobs import Blobs, Spool
 
 PATIENCE = 120.0
 """Seconds in which a body arrives; at 4 MiB, 35 kB/s."""
+PIECE = 1 << 16
+"""Bytes of an answer that wait for a slow reader."""
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _STATUS: tuple[tuple[type[ManentError], int], ...] = (
     (NotAuthorized, 403),
@@ -44,22 +47,26 @@ class Asked:
     body: bytes
 
 
-async def body_of(request: Request, most: int) -> bytes:
-    """The body as it was sent; nothing is ever unpacked. Raises InvalidInput for a larger one, before more of it is read."""
+async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
+    """The body as it comes; nothing is ever unpacked. Raises InvalidInput for a larger one, before more of it is read."""
     _check_told(request, most)
-    found, size = [], 0
+    size = 0
     try:
         async with asyncio.timeout(PATIENCE):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > most:
                     raise InvalidInput(f"A body of at most {most:,} bytes is taken here; upload what is larger in parts.")
-                found.append(chunk)
+                yield chunk
     except TimeoutError:
         raise InvalidInput(f"The body took more than {PATIENCE:g} s; send smaller parts.") from None
     except ClientDisconnect:
         raise InvalidInput("The body broke off.") from None
-    return b"".join(found)
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body, at once. Raises InvalidInput for a larger one, before more of it is read."""
+    return b"".join([chunk async for chunk in pieces_of(request, most)])
 
 
 def _check_told(request: Request, most: int) -> None:
@@ -71,20 +78,44 @@ def _check_told(request: Request, most: int) -> None:
         raise InvalidInput("A body is sent as it is, without Content-Encoding: the server unpacks nothing.")
 
 
+async def headed(request: Request, verifier: Verifier, origins: tuple[str, ...]) -> Signed:
+    """What the request's headers say, and who signed it; its body is not read yet, and its nonce not used up.
+
+    Raises NotAuthorized where nobody signed it who may.
+    """
+    protocol.check_version(request.headers.get(protocol.HEADER))
+    return await run_in_threadpool(verifier.examine, *received(request.scope, origins))
+
+
+async def _sound(request: Request, verifier: Verifier, found: Signed, digest: bytes, once: bool = True) -> None:
+    """Check that a body is the one that was signed, and use up the nonce."""
+    found.check_body(digest)
+    if once:
+        await run_in_threadpool(verifier.spend, found)
+    request.state.actor = f"site:{found.keyid}"
+
+
 async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16, once: bool = True) -> Asked:
     """The request's body, and who signed it. Raises NotAuthorized where nobody did who may: of a stranger no body is read.
 
     Args:
         once: whether its nonce is used up. Not for what anyone may ask, whom nothing must let write into the store.
     """
-    protocol.check_version(request.headers.get(protocol.HEADER))
-    found = await run_in_threadpool(verifier.examine, *received(request.scope, origins))
+    found = await headed(request, verifier, origins)
     body = await body_of(request, most)
-    found.check_body(sha256(body).digest())
-    if once:
-        await run_in_threadpool(verifier.spend, found)
-    request.state.actor = f"site:{found.keyid}"
+    await _sound(request, verifier, found, sha256(body).digest(), once)
     return Asked(found.keyid, body)
+
+
+@asynccontextmanager
+async def spooled(request: Request, verifier: Verifier, found: Signed, blobs: Blobs, most: int) -> AsyncIterator[Spool]:
+    """The request's body, the one that was signed, written to a disk and hashed as it comes: memory does not grow with it."""
+    with ExitStack() as stack:
+        spool = await run_in_threadpool(lambda: stack.enter_context(blobs.spool()))
+        async for chunk in pieces_of(request, most):
+            await run_in_threadpool(spool.write, chunk)
+        await _sound(request, verifier, found, bytes.fromhex(spool.digest))
+        yield spool
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -117,5 +148,5 @@ def blob(request: Request, service: Service, digest: str) -> Response:
     headers["Content-Length"] = str(stop - start)
     if found is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    chunks: Iterator[bytes] = blobs.read(digest, start, stop)
+    chunks: Iterator[bytes] = blobs.read(digest, start, stop, PIECE)
     return StreamingResponse(chunks, 206 if found else 200, headers, protocol.OCTETS)

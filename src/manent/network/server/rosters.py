@@ -10,6 +10,7 @@ from hashlib import sha256
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
+from manent.crypto import SigningKey
 from manent.network.audit import note
 from manent.network.identity import Identity, check_name, from_hex
 from manent.network.join import JoinToken
@@ -18,12 +19,35 @@ from manent.network.server.documents import beat
 from manent.summation.secagg import Roster
 
 NEWEST = "roster/newest"
+SIGNER = "consortium"  # the key of its public key; empty in a quick start
+_JOINING = "joining/"
 YEAR = 365 * 86400
 MOST_NAMED = 100  # sites that the audit log names of one change
+MOST_KNOWN = 4  # rosters in memory
+_Known = tuple[SignedRoster, Roster, Mapping[str, str]]
 
 
 def _key(number: int) -> str:
     return f"roster/{number:012d}"
+
+
+def settle(store: Store, consortium: bytes | None) -> bytes | None:
+    """Whose rosters a server takes, which is said once, when it begins: a consortium's public key; None in a quick start.
+
+    Raises InvalidInput for another key than the server began with, as its sites know it by that.
+    """
+    with store.transaction() as transaction:
+        known = transaction.get(SIGNER)
+        if known is None:
+            transaction.put(SIGNER, b"" if consortium is None else consortium.hex().encode())
+            return consortium
+    if consortium is not None and known.decode() != consortium.hex():
+        began = f"takes rosters signed by {known.decode()}" if known else "signs its own rosters (a quick start)"
+        raise InvalidInput(
+            f"This server {began}, and its sites know it so; the consortium given is {consortium.hex()}. Begin a server in "
+            f"another folder, and let the sites join that one."
+        )
+    return bytes.fromhex(known.decode()) if known else None
 
 
 class Rosters:
@@ -31,17 +55,27 @@ class Rosters:
 
     In a quick start the server signs a new roster for whoever joins with an invitation; with a consortium it only passes on what
     that has signed.
+
+    Args:
+        identity: the server's, which signs in a quick start; None where rosters are only handed in.
+        consortium: public key by which rosters are signed, 32 bytes; None in a quick start.
     """
 
-    def __init__(self, store: Store, identity: Identity, consortium: bytes | None) -> None:
+    def __init__(self, store: Store, identity: Identity | None, consortium: bytes | None) -> None:
         self._store, self._identity, self._consortium = store, identity, consortium
-        self._known: dict[int, tuple[SignedRoster, Roster, Mapping[str, str]]] = {}
+        self._known: dict[int, _Known] = {}
         self._lock = threading.Lock()
 
     @property
     def signer(self) -> bytes:
         """By whose key rosters are signed."""
-        return self._consortium or self._identity.signing_key.public
+        return self._consortium or self._own.public
+
+    @property
+    def _own(self) -> SigningKey:
+        if self._identity is None:
+            raise InvalidInput("This server signs its own rosters, from whoever joins with its invitation; it takes no others.")
+        return self._identity.signing_key
 
     def newest(self, view: Snapshot) -> int:
         """The newest number; 0 before the first."""
@@ -60,24 +94,43 @@ class Rosters:
         number = self.newest(view)
         return self._all(view, number)[2] if number else {}
 
-    def _all(self, view: Snapshot, number: int) -> tuple[SignedRoster, Roster, Mapping[str, str]]:
+    def _all(self, view: Snapshot, number: int) -> _Known:
         with self._lock:
-            if number not in self._known:
+            found = self._known.get(number)
+            if found is None:
                 document = view.get(_key(number))
                 if document is None:
-                    raise InvalidInput(f"There is no roster {number}.")
-                signed = SignedRoster.read(document)
-                roster = Roster.of(number, [bytes.fromhex(entry.public) for entry in signed.entries])
-                self._known[number] = signed, roster, dict(signed.names)
-            return self._known[number]
+                    raise InvalidInput(f"There is no roster {number}." if number else "There is no roster yet.")
+                found = self._remember(SignedRoster.read(document))
+            return found
 
-    def publish(self, signed: SignedRoster, now: float) -> None:
-        """Take a roster that the consortium has signed. Raises NotAuthorized for one that does not hold, or is not newer."""
+    def _remember(self, signed: SignedRoster) -> _Known:
+        """Keep what was made of a roster: of the last few, as each takes memory for every site."""
+        roster = Roster.of(signed.number, [bytes.fromhex(entry.public) for entry in signed.entries])
+        self._known[signed.number] = found = signed, roster, dict(signed.names)
+        while len(self._known) > MOST_KNOWN:
+            del self._known[min(self._known)]
+        return found
+
+    def publish(self, signed: SignedRoster, now: float) -> bool:
+        """Take a roster that the consortium has signed; False where it was taken before.
+
+        Raises NotAuthorized for one that does not hold, is older than the newest, or another of the same number; InvalidInput in
+        a quick start.
+        """
         with self._store.transaction() as transaction:
             newest = self.newest(transaction)
-            signed.verify(self.signer, now, newest)
+            known = self.roster(transaction, newest).root if newest else None
+            signed.verify(self.signer, now, newest, known)
             if signed.number > newest:
                 self._put(transaction, signed, now)
+            return signed.number > newest
+
+    def waiting(self, view: Snapshot) -> Mapping[str, str]:
+        """Names by public key of those who asked to join, and are not on the newest roster."""
+        members = self.members(view)
+        asked = {key.removeprefix(_JOINING): (view.get(key) or b"").decode() for key in view.keys(_JOINING)}
+        return {public: name for public, name in asked.items() if public not in members}
 
     def _put(self, transaction: Transaction, signed: SignedRoster, now: float) -> None:
         before, after = set(self.members(transaction).items()), set(signed.names.items())
@@ -104,14 +157,14 @@ class Rosters:
         from_hex("A site's public key", public, 32)
         with self._store.transaction() as transaction:
             members = self.members(transaction)
-            if members.get(public) == name:
-                return True
+            if members.get(public) == name or (self._consortium is not None and public in members):
+                return True  # the consortium may name a site as it likes
             if name in members.values() or public in members:
                 raise InvalidInput(f"There is another site of the name {name!r}, or with this key; choose another name.")
-            asked = transaction.get(f"joining/{public}") == name.encode()
+            asked = transaction.get(_JOINING + public) == name.encode()
             if not asked:
                 self._use(transaction, secret)
-                transaction.put(f"joining/{public}", name.encode())
+                transaction.put(_JOINING + public, name.encode())
                 note(transaction, now, f"site:{public}", "join", name)
             if self._consortium is not None:
                 return False
@@ -119,7 +172,7 @@ class Rosters:
             entries = self.signed(transaction, number).entries if number else ()
             entries = (*entries, Entry(name, public, int(now)))
             expires = int(now) + 10 * YEAR
-            self._put(transaction, SignedRoster.sign(self._identity.signing_key, number + 1, int(now), expires, entries), now)
+            self._put(transaction, SignedRoster.sign(self._own, number + 1, int(now), expires, entries), now)
             return True
 
     def _use(self, transaction: Transaction, secret: str) -> None:

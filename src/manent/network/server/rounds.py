@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
 from manent.core.parties import Step
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
@@ -25,11 +26,14 @@ from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.server.sweeping import named
-from manent.network.sums import AnyCall, ServerParty, decode_arrays, draw_asked, encode_arrays, make_call, read_call
+from manent.network.sums import AnyCall, ServerParty, asked, decode_arrays, draw_asked, encode_arrays, make_call, read_call
 from manent.privacy.check import Plan
-from manent.storage.blobs import Blobs
+from manent.storage.blobs import Blobs, Parts
+from manent.storage.together import Together
+from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.server")
+Act = Callable[[ServerParty, SumRecord], Step]
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Rounds:
         random: PrivateRandom | None = None,
     ) -> None:
         self.store, self.blobs, self.rosters, self.clock = store, blobs, rosters, clock
+        self.parts, self.together = Parts(blobs), Together(store)
         self.settings, self.random = settings or Settings(), random or SystemRandom()
         self.plans, self.parties = Plans(blobs), Parties(blobs)
         self.began = clock()
@@ -147,6 +152,7 @@ class Rounds:
         with self.store.transaction() as transaction:
             running = sum(other.phase == "running" for other in documents.studies(transaction))
             if running < self.settings.running and study_of(transaction, study.hash) == study:
+                self.check_there(state)
                 put(transaction, replace(study, phase="running", state=state, begun=self.clock(), since=self.clock()))
 
     # One sum.
@@ -172,6 +178,7 @@ class Rounds:
         record = SumRecord(*of, 1, "", count, number, digest, "", 0.0, now)
         with self.store.transaction() as transaction:
             if study_of(transaction, study.hash) == study:  # else another process was quicker
+                self.check_there(digest)
                 self._call(transaction, plan, record, self.random.bytes(32))
                 put(transaction, replace(study, open=id))
 
@@ -179,6 +186,7 @@ class Rounds:
         """Write a study unless it has changed meanwhile."""
         with self.store.transaction() as transaction:
             if study_of(transaction, study.hash) == study:
+                self.check_there(after.result)
                 put(transaction, after)
 
     def _call(self, transaction: Transaction, plan: Plan, record: SumRecord, beacon: bytes) -> None:
@@ -198,49 +206,56 @@ class Rounds:
             record = sum_of(view, id)
             if record is None or record.state != "open":
                 return
-            held = self._held(view, record)
-        with held.lock, self.store.snapshot() as view:
-            self.parties.catch_up(view, record, held)
-        if not held.party.finished and self._overdue(record):
+            with ExitStack() as until:
+                party = self._party(view, record, until).party
+        if not party.finished and self._overdue(record):
             self.act(id, lambda party, record: party.deadline() if self._overdue(record) else Step())
-        if held.party.finished:
-            self._close(record, held.party)
+        if party.finished:
+            self._close(record, party)
 
     def _overdue(self, record: SumRecord) -> bool:
         now = self.clock()
         return now >= record.closes and now >= self.began + self.settings.grace
 
-    def act(self, id: str, act: Callable[[ServerParty, SumRecord], Step], stored: str | None = None) -> Step:
+    def act(self, id: str, act: Act, stored: str | None = None) -> Step:
         """Let a sum's party do something, and keep what it asks to be kept; nothing where the sum is over.
 
         Args:
             act: it either raises and changes nothing, or returns what the party did.
             stored: digest of the message, where it is a blob already.
         """
-        with self.store.snapshot() as view:
-            held = self._held(view, self.record(view, id))
-        sound = True
-        with held.lock:
-            try:
-                with self.store.transaction() as transaction:
-                    record = self.record(transaction, id)
-                    if record.state != "open" or record.attempt != held.attempt:
-                        return Step()
-                    self.parties.catch_up(transaction, record, held)
-                    was, notes = held.party.phase, len(held.party.notes)
-                    found = act(held.party, record)
-                    sound = False
-                    self.parties.keep(transaction, record, held, found, stored)
-                    if held.party.phase != was:
-                        phase = held.party.phase
-                        put(transaction, replace(record, phase=phase, closes=self._closes(phase)))
-                sound = True
-            finally:
-                if not sound:
-                    self.parties.forget(id)  # it did what was not stored
+        return self.together.run(lambda transaction, until: self._act(transaction, until, id, act, stored))
+
+    def _act(self, transaction: Transaction, until: ExitStack, id: str, act: Act, stored: str | None) -> Step:
+        record = self.record(transaction, id)
+        if record.state != "open":
+            return Step()
+        self.check_there(stored or "")
+        held = self._party(transaction, record, until)
+        was, notes = held.party.phase, len(held.party.notes)
+        found = act(held.party, record)
+        try:
+            self.parties.keep(transaction, record, held, found, stored)
+            if held.party.phase != was:
+                phase = held.party.phase
+                put(transaction, replace(record, phase=phase, closes=self._closes(phase)))
+        except ManentError as error:  # the party has gone on, and others' steps with it must not be kept
+            raise RuntimeError(str(error)) from error
         for reason in held.party.notes[notes:]:
             log.info("not taken in", extra={"sum": id, "reason": reason})
         return found
+
+    def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
+        """A sum's party, up to date, and nobody else's until the stack is left."""
+        while True:
+            held = self.parties.held(record, lambda: self._call_and_roster(view, record))
+            until.enter_context(self.parties.kept(record.id, held))
+            if held.sound:
+                self.parties.catch_up(view, record, held)
+                return held
+
+    def _call_and_roster(self, view: Snapshot, record: SumRecord) -> tuple[AnyCall, Roster]:
+        return self.call(view, record), self.rosters.roster(view, record.roster)
 
     def record(self, view: Snapshot, id: str) -> SumRecord:
         """A sum by its id. Raises InvalidInput for one that there is none of."""
@@ -255,9 +270,6 @@ class Rounds:
         if study is None:
             raise InvalidInput(f"Sum {record.id} belongs to no study.")
         return read_call(self.plans.plan(study), bytes.fromhex(record.call))
-
-    def _held(self, view: Snapshot, record: SumRecord) -> Held:
-        return self.parties.held(record, self.call(view, record), self.rosters.roster(view, record.roster))
 
     def cohort(self, view: Snapshot, record: SumRecord) -> frozenset[str]:
         """Public keys of those who are asked."""
@@ -277,10 +289,9 @@ class Rounds:
                 raise NotAuthorized(f"Sum {id} does not ask this site.")
             if record.state != "open":
                 return bytes.fromhex(record.closed)
-            held = self._held(view, record)
-        with held.lock, self.store.snapshot() as view:
-            self.parties.catch_up(view, record, held)
-            return None if held.party.finished else held.party.message(name)
+            with ExitStack() as until:
+                party = self._party(view, record, until).party
+                return None if party.finished else party.message(name)
 
     # The end of a sum.
 
@@ -300,13 +311,19 @@ class Rounds:
         wait = min(self.settings.retry * 2.0 ** min(record.attempt - 1, 20), self.settings.work)
         if self.clock() < record.opened + wait:
             return
-        plan = self.plans.plan(study)
+        plan, state = self.plan_and_state(study)
+        with self.store.snapshot() as view:
+            number = self.rosters.newest(view)
+            left = len(self.rosters.roster(view, number).identities)
+        count = asked(plan, left) or min(record.count, left)  # sites may have left the roster since, or come
+        if count < max(1, plan.gathering.least):
+            self._end(study, record, nobody(plan, study, state, record.name, count, self.random))
+            return
         with self.store.transaction() as transaction:
             now = self.record(transaction, record.id)
             if now.state == "open" and now.attempt == record.attempt:
                 beacon = self.call(transaction, now).beacon
-                again = replace(now, attempt=now.attempt + 1, roster=self.rosters.newest(transaction))
-                self._call(transaction, plan, again, beacon)
+                self._call(transaction, plan, replace(now, attempt=now.attempt + 1, roster=number, count=count), beacon)
         log.info("another attempt", extra={"sum": record.id, "reason": party.reason})
 
     def _end(self, study: StudyRecord, record: SumRecord | None, ending: Ending) -> None:
@@ -320,6 +337,7 @@ class Rounds:
         with self.store.transaction() as transaction:
             first = study_of(transaction, study.hash) == study
             if first:
+                self.check_there(digest, after.result)
                 transaction.append(history_log(study.hash), canonical(row))
                 sum = {"round": study.round, "index": study.index, "answers": ending.row["answers"], "reason": ending.reason}
                 action = "release" if ending.released else "abandon"
@@ -334,32 +352,41 @@ class Rounds:
             log.info("sum over", extra={"study": study.hash, "round": study.round, "index": study.index, **ending.row})
             self._discard(study, record, digest)
         else:
-            self._throw_away(study.hash, digest)
+            self.remove(digest, after.result)
 
     def _finished(self, study: StudyRecord, plan: Plan, state: State) -> StudyRecord:
         result = self.blobs.put([encode_arrays(result_of(plan, state))])
         return replace(study, phase="finished", result=result, since=self.clock())
 
     def _discard(self, study: StudyRecord, record: SumRecord | None, digest: str) -> None:
-        """Remove what nobody needs any more: uploads, the assignment, the state before."""
+        """Remove what nobody needs any more: uploads, whole or in part, and the state before."""
         if record is not None:
             with self.store.snapshot() as view:
-                uploads = self.parties.uploads(view, record)
+                uploads, cohort = self.parties.uploads(view, record), self.cohort(view, record)
             self.parties.forget(record.id)
-            self._remove(*uploads)
-        if study.state != digest:
-            self._remove(study.state)
+            for key in cohort:
+                self.parts.discard(record.upload(key))
+            self.remove(*uploads)
+        self.remove(study.state)
 
-    def _throw_away(self, hash: str, digest: str) -> None:
-        with self.store.snapshot() as view:
-            now = study_of(view, hash)
-        if now is not None and now.state != digest:
-            self._remove(digest)
+    def remove(self, *digests: str) -> None:
+        """Remove those of these blobs that nobody names: two studies in equal states name one and the same.
 
-    def _remove(self, *digests: str) -> None:
-        """Remove blobs that nobody names: two studies in equal states name one and the same."""
-        for digest in set(digests) - named(self.store, self.parties) - {""}:
-            self.blobs.remove(digest)
+        As long as this looks and removes, nobody comes to name one: see `check_there`.
+        """
+        with self.store.transaction() as transaction:
+            for digest in set(digests) - named(transaction, self.parties) - {""}:
+                self.blobs.remove(digest)
+
+    def check_there(self, *digests: str) -> None:
+        """To be asked in the transaction that names blobs which were written before it.
+
+        Raises ProtocolAbort where another process has removed one meanwhile, which it took for an equal one of its own; the step
+        is taken again then.
+        """
+        for digest in digests:
+            if digest and not self.blobs.there(digest):
+                raise ProtocolAbort(f"Blob {digest} has been removed meanwhile; nothing of this step was kept.")
 
     def plan_and_state(self, study: StudyRecord) -> tuple[Plan, State]:
         """A running study's plan, and the arrays that it has come to."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from types import FrameType
 
 import uvicorn
 
+from manent.core.errors import InvalidInput
 from manent.core.randomness import repeatable
 from manent.core.study import Study
 from manent.network.bundle import Bundle
@@ -24,6 +26,7 @@ from manent.network.server import documents
 from manent.network.server.app import application
 from manent.network.server.connections import MOST_CONNECTIONS, MOST_HEAD, Impatient, allow_descriptors
 from manent.network.server.documents import StudyRecord, history_log
+from manent.network.server.rosters import settle
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import submit
@@ -62,27 +65,49 @@ def prepare(
     settings: Settings | None = None,
     consortium: bytes | None = None,
     database: str | None = None,
+    bucket: str | None = None,
+    given: tuple[Path, Path] | None = None,
 ) -> Prepared:
     """The server in a folder, new or as it was left. Several processes may serve one folder, each at its own address.
 
     Args:
         database: URL of a store elsewhere; None keeps it in the folder.
+        bucket: URL of an S3-compatible bucket for blobs; None keeps them in the folder.
         invited: how many sites may join with the invitation.
-        consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself.
+        given: a certificate (with its chain) and its key, as PEM files, for which an authority vouches that sites know; None
+            makes one, whose hash is in the invitation.
+        consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself, and for a
+            server that began with one.
+
+    Raises InvalidInput for another consortium than the server began with, and for a certificate that cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / IDENTITY
     identity = Identity.load(path) if path.exists() else Identity.create(path, "server")
-    host = address.url.removeprefix("https://").split("/")[0].rsplit(":", 1)[0].strip("[]")
-    certificate, key, pin = self_signed(folder / "tls", [host])
+    certificate, key, pin = _tls(folder, address, given)
     store = open_store(database or folder / STORE)
-    service = Service.build(store, folder, identity, (address.url,), settings, consortium)
+    consortium = settle(store, consortium)
+    service = Service.build(store, folder, identity, (address.url,), settings, consortium, bucket=bucket)
     token = _token(folder, address.url, pin, consortium)
     service.rosters.invite(token, invited)
     return Prepared(service, token, address, certificate, key)
 
 
-def _token(folder: Path, url: str, pin: str, consortium: bytes | None) -> JoinToken:
+def _tls(folder: Path, address: Address, given: tuple[Path, Path] | None) -> tuple[Path, Path, str | None]:
+    """Certificate, key, and the pin for the invitation."""
+    if given is None:
+        host = address.url.removeprefix("https://").split("/")[0].rsplit(":", 1)[0].strip("[]")
+        return self_signed(folder / "tls", [host])
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*given, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidInput(
+            f"{given[0]} and {given[1]} are no certificate and its key, in PEM without a password: {error}."
+        ) from None
+    return *given, None
+
+
+def _token(folder: Path, url: str, pin: str | None, consortium: bytes | None) -> JoinToken:
     """The invitation to this address that was given out before, where it still holds; else a new one."""
     for path in (folder / TOKEN, folder / f"invitation-{sha256(url.encode()).hexdigest()[:8]}.txt"):
         found = JoinToken.decode(path.read_text()) if path.exists() else None
@@ -185,8 +210,7 @@ def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
     if study.result:
         (folder / "result.safetensors").write_bytes(b"".join(service.blobs.read(study.result)))
     if study.clients:
-        plan = service.rounds.plans.plan(study)
-        (folder / "statement.txt").write_text(f"{plan.statement}\n", encoding="utf-8")
+        (folder / "statement.txt").write_text(f"{service.statement(study)}\n", encoding="utf-8")
     facts = {"hash": study.hash, "name": study.name, "phase": study.phase, "reason": study.reason, "seed": study.seed}
     part = folder / "study.json.part"
     part.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -15,11 +18,14 @@ from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server import description as told
 from manent.network.server import documents, messages
+from manent.network.server.admission import AGAIN
 from manent.network.server.description import SITE, TEXT, WHOLE, YES, Hash, Number, Offset, Seen, SumId, Wait, described
 from manent.network.server.documents import StudyRecord, study_of
-from manent.network.server.requests import Asked, answer, blob, octets, signed
+from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
+from manent.network.signing import Verifier
+from manent.storage.blobs import Spool
 
 _STUDY = dict.fromkeys(("hash", "name", "phase", "reason"), TEXT) | dict.fromkeys(("clients", "roster", "seed"), WHOLE)
 TASKS = told.table({"studies": told.rows(told.table({**_STUDY, "decided": YES})), "sums": told.rows(TEXT), "roster": WHOLE})
@@ -69,7 +75,7 @@ def routes(service: Service) -> APIRouter:
             found = await run_in_threadpool(tasks_of, service, key)
             return None if sha256(found).hexdigest() == seen else found
 
-        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)), "application/json")
+        return await polled(service, look, wait, "application/json")
 
     return router
 
@@ -112,16 +118,25 @@ def study_routes(service: Service) -> APIRouter:
 
 def sum_routes(service: Service) -> APIRouter:
     """The routes of one sum."""
-    router, verifier = APIRouter(prefix="/v1/sums/{id}"), service.verifier()
+    router, verifier, anyone = APIRouter(prefix="/v1/sums/{id}"), service.verifier(), service.newcomers()
 
-    async def member(request: Request, id: str, most: int = 1 << 16) -> Asked:
-        found = await signed(request, verifier, service.origins, most)
+    async def member(request: Request, id: str, by: Verifier = verifier) -> Asked:
+        found = await signed(request, by, service.origins, once=by is verifier)
         await run_in_threadpool(messages.check_member, service, id, found.key)
         return found
 
+    @asynccontextmanager
+    async def member_sends(request: Request, id: str, most: int) -> AsyncIterator[tuple[str, Spool]]:
+        """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
+        found = await headed(request, verifier, service.origins)
+        await run_in_threadpool(messages.check_member, service, id, found.keyid)
+        async with spooled(request, verifier, found, service.blobs, most) as spool:
+            yield found.keyid, spool
+
     @router.get("", **described("How a sum stands", SITE, SUM))
     async def about(request: Request, id: SumId) -> Response:
-        key = (await member(request, id)).key
+        # Also a site that has left the roster since hears how a sum ended to which it sent its vector.
+        key = (await member(request, id, by=anyone)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
     @router.get("/assignment", **described("What clients are sent, safetensors", SITE, ranged=True))
@@ -138,12 +153,12 @@ def sum_routes(service: Service) -> APIRouter:
             found = await run_in_threadpool(service.rounds.message, id, key)
             return None if found is None or sha256(found).hexdigest() == after else found
 
-        return octets(await service.pulse.until(look, min(wait, protocol.LONGEST_WAIT)))
+        return await polled(service, look, wait)
 
     @router.post("/message", **described("A message to the sum", SITE, body=told.MESSAGE))
     async def post(request: Request, id: SumId) -> Response:
-        found = await member(request, id, protocol.MOST_MESSAGE)
-        replies = await run_in_threadpool(messages.take, service, id, found.key, found.body)
+        async with member_sends(request, id, protocol.MOST_MESSAGE) as (key, spool):
+            replies = await run_in_threadpool(messages.take_spooled, service, id, key, spool)
         return octets(protocol.pack(replies))
 
     @router.get("/upload", **described("How much of an upload has arrived", SITE, LENGTH))
@@ -153,11 +168,13 @@ def sum_routes(service: Service) -> APIRouter:
 
     @router.put("/upload", **described("A part of an upload", SITE, LENGTH, told.octets(0, protocol.PART)))
     async def part(request: Request, id: SumId, offset: Offset) -> Response:
-        found = await member(request, id, protocol.PART)
-        most = await run_in_threadpool(messages.largest, service, id)
-        if not offset >= 0 or offset + len(found.body) > most:
-            raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
-        length = await run_in_threadpool(service.parts.append, upload_id(service, id, found.key), offset, [found.body])
+        async with member_sends(request, id, protocol.PART) as (key, spool):
+            await run_in_threadpool(messages.check_open, service, id)
+            most = await run_in_threadpool(messages.largest, service, id)
+            if not offset >= 0 or offset + spool.size > most:
+                raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
+            name = upload_id(service, id, key)
+            length = await run_in_threadpool(service.parts.append, name, offset, spool.read())
         return answer({"length": length})
 
     @router.post("/upload/complete", **described("The upload is whole", SITE, body=told.table({"digest": told.DIGEST})))
@@ -171,10 +188,22 @@ def sum_routes(service: Service) -> APIRouter:
     return router
 
 
+async def polled(
+    service: Service, look: Callable[[], Awaitable[bytes | None]], wait: float, kind: str = protocol.OCTETS
+) -> Response:
+    """What a look finds within so many seconds; where it was not waited for, when to ask again."""
+    wait, began = min(wait, protocol.LONGEST_WAIT), time.monotonic()
+    found = await service.pulse.until(look, wait)
+    response = octets(found, kind)
+    if found is None and time.monotonic() - began < wait:
+        response.headers["Retry-After"] = str(AGAIN)
+    return response
+
+
 def upload_id(service: Service, id: str, key: str) -> str:
     """Of a site's upload in the present attempt."""
     with service.store.snapshot() as view:
-        return f"{id}/{service.rounds.record(view, id).attempt}/{key}"
+        return service.rounds.record(view, id).upload(key)
 
 
 def tasks_of(service: Service, key: str) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
+from manent.core.store import Transaction
 from manent.core.study import canonical
 from manent.network.audit import note
 from manent.network.bundle import Bundle
 from manent.network.declared import DeclaredModel, rebuild
-from manent.network.server import documents
 from manent.network.server.documents import StudyRecord, decision_key, put, study_of
 from manent.network.server.plans import plan_of
 from manent.network.server.rounds import Rounds
@@ -40,6 +40,7 @@ def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, init
     first = rounds.blobs.put([initial]) if initial else ""
     with rounds.store.transaction() as transaction:
         if study_of(transaction, study.hash) is None:
+            rounds.check_there(digest, first)
             number = len(transaction.keys("study/"))
             now = rounds.clock()
             put(transaction, StudyRecord(study.hash, study.name, number, digest, by, seed, needed, now, initial=first))
@@ -67,14 +68,17 @@ def _stopped(by: str) -> str:
 
 def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) -> None:
     """Note a site's decision. It may change its mind until the study begins."""
-    with rounds.store.transaction() as transaction:
+    about = {"accepted": accepted, "reason": reason[:MOST_REASON]}
+
+    def write(transaction: Transaction, _: object) -> None:
         study = study_of(transaction, hash)
         if study is None:
             raise InvalidInput(f"There is no study {hash[:64]!r}.")
         if study.phase == "gathering":
             raise NotAuthorized("This study is not planned yet; a site decides about a plan.")
-        transaction.put(decision_key(hash, public), canonical({"accepted": accepted, "reason": reason[:MOST_REASON]}))
-        about = {"accepted": accepted, "reason": reason[:MOST_REASON]}
+        # Other sites wait for nothing of this: they are not woken.
+        transaction.put(decision_key(hash, public), canonical(about))
         note(transaction, rounds.clock(), f"site:{public}", "decide", hash, about)
-        documents.beat(transaction)
+
+    rounds.together.run(write)
     log.info("decision", extra={"study": hash, "site": public, "accepted": accepted, "reason": reason[:MOST_REASON]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manent.core.store import Store
+from manent.core.store import Snapshot, Store
 from manent.network.server import documents
 from manent.network.server.documents import sum_of
 from manent.network.server.parties import Parties
@@ -12,15 +12,14 @@ AGE = 900.0
 """Seconds for which a blob may be on its way into a transaction."""
 
 
-def named(store: Store, parties: Parties) -> set[str]:
+def named(view: Snapshot, parties: Parties) -> set[str]:
     """Digests of every blob that is still needed."""
     found: set[str] = set()
-    with store.snapshot() as view:
-        for study in documents.studies(view):
-            found |= {study.bundle, study.initial, study.state, study.result}
-            record = sum_of(view, study.open)
-            if record is not None:
-                found |= {record.assignment, *parties.uploads(view, record)}
+    for study in documents.studies(view):
+        found |= {study.bundle, study.initial, study.state, study.result}
+        record = sum_of(view, study.open)
+        if record is not None:
+            found |= {record.assignment, *parties.uploads(view, record)}
     return found - {""}
 
 
@@ -34,10 +33,14 @@ class Sweeper:
     def sweep(self, now: float, age: float = AGE) -> int:
         """Remove what has been unnamed for so many seconds, each time it was looked at; how many that was."""
         there = set(self._blobs.digests())
-        unnamed = there - named(self._store, self._parties)
+        with self._store.snapshot() as view:
+            unnamed = there - named(view, self._parties)
         self._since = {digest: self._since.get(digest, now) for digest in unnamed}
-        gone = [digest for digest, since in self._since.items() if now - since >= age]
-        for digest in gone:
-            self._blobs.remove(digest)
-            del self._since[digest]
+        gone = {digest for digest, since in self._since.items() if now - since >= age}
+        if gone:
+            with self._store.transaction() as transaction:  # in which nobody comes to name one: see Rounds.check_there
+                gone -= named(transaction, self._parties)
+                for digest in gone:
+                    self._blobs.remove(digest)
+                    del self._since[digest]
         return len(gone)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
+
+from manent.network.server.admission import MOST_HELD
 
 Found = TypeVar("Found")
 
 
 class Pulse:
-    """Wakes those who wait when the store's pulse has changed. Set from any thread, waited for in one event loop."""
+    """Wakes those who wait when the store's pulse has changed. Set from any thread, waited for in one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        most: so many may wait at a time; for others there is one look.
+    """
+
+    def __init__(self, most: int = MOST_HELD) -> None:
+        self._most, self._held = most, 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event = asyncio.Event()
         self._seen = -1
@@ -41,16 +47,19 @@ class Pulse:
         self._event = asyncio.Event()
 
     async def until(self, look: Callable[[], Awaitable[Found | None]], seconds: float) -> Found | None:
-        """What `look` finds, as soon as it finds anything; None after so many seconds."""
+        """What `look` finds, as soon as it finds anything; None after so many seconds, or at once where too many wait."""
         self._loop = asyncio.get_running_loop()
-        end = time.monotonic() + seconds
+        end = self._loop.time() + seconds
         while True:
             event = self._event  # taken before the look, so that nothing between the two is missed
             found = await look()
-            left = end - time.monotonic()
-            if found is not None or left <= 0 or self.draining:
+            left = end - self._loop.time()
+            if found is not None or left <= 0 or self.draining or self._held >= self._most:
                 return found
+            self._held += 1
             try:
                 await asyncio.wait_for(event.wait(), left)
             except TimeoutError:
                 return await look()
+            finally:
+                self._held -= 1

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
-from manent.core.errors import ManentError, ProtocolAbort
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
 from manent.core.examples import Client
-from manent.crypto import SystemRandom
 from manent.network.bundle import Bundle
-from manent.network.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.network.declared import Sites, rebuild, schema_of
 from manent.network.identity import replace_file
 from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
 from manent.network.site import told
 from manent.network.site.connection import Away, Connection, pause
+from manent.network.site.machine import Machine
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
-from manent.network.site.training import Children, OwnProcess, Trainer
-from manent.network.site.work import SumWork
+from manent.network.site.training import Children, Trainer, taking_part
+from manent.network.site.work import WAIT, SumWork
 from manent.network.sums import check_network
 from manent.privacy.check import Plan, resolve
-from manent.summation.secagg import Roster
+from manent.summation.secagg import Roster, wire
+from manent.summation.secagg.wire import Kind
 
 log = logging.getLogger("manent.site")
+ROSTER_WAIT, LONGEST_ROSTER_WAIT = 1.0, 30.0
+"""Seconds between two looks at the roster, by a site that is not on it: longer each time."""
 
 
 class Agent:
@@ -38,13 +41,19 @@ class Agent:
         load: the site's own data, under the name of a data set; called when a study needs them.
     """
 
-    def __init__(self, state: SiteState, policy: Policy, load: Callable[[str], Client], wait: float = 25.0) -> None:
-        self.state, self.policy, self.load, self.wait = state, policy, load, wait
+    def __init__(self, state: SiteState, policy: Policy, load: Callable[[str], Client], machine: Machine | None = None) -> None:
+        self.state, self.policy, self.load, self.machine = state, policy, load, machine or Machine()
         self.server = state.server
-        self.connection = Connection(self.server.url, self.server.pin, state.identity.signing_key)
+        of = (self.server.url, self.server.pin, state.identity.signing_key)
+        self.connection = Connection(*of, self.machine.clock, self.machine.transport)
         self.account = Account(state, policy)
-        self._working: dict[str, threading.Thread] = {}
+        self._random = self.machine.random()
+        self._queues: dict[str, list[str]] = {}  # sums to take part in, by study; a study that is here has a thread
+        self._lock, self._computing = threading.Lock(), threading.Lock()
+        self._tasks: dict[str, Any] = {"studies": [], "sums": []}
+        self._declined: set[bytes] = set()  # contexts of attempts
         self._plans: dict[str, Plan] = {}
+        self._loaded: dict[str, Client] = {}
         self._clients: dict[str, Client] = {}
         self._children = Children(policy, state.folder)
         self._stop = threading.Event()
@@ -55,6 +64,7 @@ class Agent:
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Ask for work and do it, until `stop`, or until `until` holds between two questions."""
+        self._await_roster(until)
         failures = 0
         while not self._stop.is_set() and not until():
             try:
@@ -66,8 +76,10 @@ class Agent:
                 self._pause(failures)
             except ManentError as error:
                 failures += 1
-                log.error("refused by the server", extra={"reason": str(error)})
+                log.error("refused", extra={"reason": str(error)})
                 self._pause(failures)
+                if isinstance(error, NotAuthorized):  # it may have been taken off the roster
+                    self._await_roster(until)
 
     def done(self) -> bool:
         """Whether every study that the site has decided about is over."""
@@ -75,20 +87,23 @@ class Agent:
         return bool(known) and all(one.over or not one.accepted for one in known) and not self.state.tasks()
 
     def _pause(self, failures: int) -> None:
-        self._stop.wait(pause(failures))
+        self.machine.pause(self._stop, pause(failures, self._random))
 
     def once(self) -> None:
         """One question to the server, and what follows from the answer."""
-        busy = any(thread.is_alive() for thread in self._working.values())
         unfinished = [task.id for task in self.state.tasks()]
-        waiting = busy or bool(unfinished) or self._seen == ""
-        body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": 0.5 if waiting else self.wait, "seen": self._seen})
+        for id in unfinished:
+            self._work(id)
+        ending = any(id not in self._tasks["sums"] for id in unfinished)
+        wait = 0.0 if self._seen == "" else 1.0 if ending else WAIT
+        body = self.connection.ask("GET", "/v1/tasks", b"", {"wait": wait, "seen": self._seen})
         if body is not None:
             self._tasks = told.tasks(body)
+            self._take_newest(int(self._tasks["roster"]))
             self._seen = sha256(body).hexdigest()
         for study in self._tasks["studies"]:
             self._study(study)
-        for id in [*unfinished, *(id for id in self._tasks["sums"] if id not in unfinished)]:
+        for id in self._tasks["sums"]:
             self._work(id)
 
     # Studies.
@@ -97,18 +112,23 @@ class Agent:
         """Decide about a study that is new, and tell the server; note that one is over."""
         hash, known = str(told["hash"]), self.state.study(str(told["hash"]))
         if told["phase"] in ("finished", "failed"):
-            if known is not None and not known.over:
-                self.account.finish(known)
-                self.state.put_study(replace(known, over=True))
-                self._children.end(known.bundle)
-                log.info("study over", extra={"study": hash, "phase": told["phase"], "reason": told["reason"]})
+            self._over(hash, str(told["phase"]), str(told["reason"]))
             return
         if known is None or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
             known = self._decide(hash, int(str(told["roster"])), int(str(told["seed"])), known)
         if not known.later and (not known.told or told["decided"] is not True):
             values = {"accepted": known.accepted, "reason": known.reason}
             self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
-            self.state.put_study(replace(known, told=True))
+            self.state.change_study(hash, lambda found: replace(found, told=found.accepted == values["accepted"]))
+
+    def _over(self, hash: str, phase: str, reason: str) -> None:
+        """Note, once, that a study is over; not while a sum of it is under way, which may still spend."""
+        known = None if self.state.study(hash) is None else self.state.close(hash)
+        if known is None:
+            return
+        self.account.finish(known)
+        self._children.end(known.bundle)
+        log.info("study over", extra={"study": hash, "phase": phase, "reason": reason})
 
     def _may_differ(self, known: Known) -> bool:
         """Whether a refusal may have become another decision: by time, or because somebody has approved the bundle."""
@@ -159,7 +179,14 @@ class Agent:
     def facts(self) -> Facts:
         """What only this site knows now."""
         seen = approved(self.state.folder / APPROVALS)
-        return Facts(datetime.now(), self._children.isolated, self.account.ledger, seen, load_now(), on_mains())
+        return Facts(
+            datetime.fromtimestamp(self.machine.clock()),
+            self._children.isolated,
+            self.account.ledger,
+            seen,
+            load_now(),
+            on_mains(),
+        )
 
     def plan(self, known: Known) -> Plan:
         """The site's own plan of a study that it has accepted."""
@@ -170,66 +197,150 @@ class Agent:
         return self._plans[known.hash]
 
     def _trainer(self, bundle: Bundle, plan: Plan) -> Trainer:
-        if isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
-            return self._children.trainer(bundle, plan, self._client(bundle.data))
-        return OwnProcess(plan, self._client(bundle.data))
+        return self._children.trainer(bundle, plan, self._client(bundle))
 
-    def _client(self, data: str) -> Client:
-        if data not in self._clients:
-            self._clients[data] = self.load(data)
-        return self._clients[data]
+    def _client(self, bundle: Bundle) -> Client:
+        """What of the site's data takes part in a study. Raises InvalidInput where they are not what its schema says."""
+        if bundle.data not in self._loaded:
+            self._loaded[bundle.data] = self.load(bundle.data)
+        if bundle.hash not in self._clients:
+            self._clients[bundle.hash] = taking_part(self._loaded[bundle.data], schema_of(bundle.schema))
+        return self._clients[bundle.hash]
 
     # Rosters.
+
+    def _await_roster(self, until: Callable[[], bool]) -> None:
+        """Wait until this site is on the roster: with a consortium, until that has signed the next."""
+        looks, failures, told = 0, 0, ""
+        while not self._stop.is_set() and not until():
+            try:
+                signed = SignedRoster.read(self.connection.ask("GET", "/v1/roster") or b"")
+                self.state.take_roster(signed, bytes.fromhex(self.server.signer), self.machine.clock())
+                if self.state.identity.public_hex in signed.names:
+                    return
+                reason, failures = f"roster {signed.number} does not name this site", 0
+            except Away as error:
+                reason, failures = str(error), failures + 1
+            except ManentError as error:
+                reason, failures = str(error), 0
+            if reason != told:
+                log.warning("waits for a roster with this site on it", extra={"reason": reason})
+                told = reason
+            looks += 1
+            self._stop.wait(pause(failures) if failures else min(ROSTER_WAIT * 1.1**looks, LONGEST_ROSTER_WAIT))
+
+    def _take_newest(self, number: int) -> None:
+        """Fetch a roster that is newer than those seen, so that an older one is known as such. Raises NotAuthorized for a server
+        that has fallen behind."""
+        known = self.state.newest_roster
+        if number < known:
+            raise NotAuthorized(f"The server's newest roster is {number}; this site has seen {known}, and takes no older one.")
+        if number > known:
+            self._signed(number)
 
     def _signed(self, number: int) -> SignedRoster:
         found = self.state.signed_roster(number)
         if found is None:
             found = SignedRoster.read(self.connection.ask("GET", "/v1/roster", b"", {"number": number}) or b"")
-        self.state.take_roster(found, bytes.fromhex(self.server.signer), time.time())
+        self.state.take_roster(found, bytes.fromhex(self.server.signer), self.machine.clock())
         return found
 
     def roster(self, number: int) -> Roster:
         """A roster, verified anew: it may have expired, or have been replaced."""
-        return self.state.take_roster(self._signed(number), bytes.fromhex(self.server.signer), time.time())
+        return self.state.take_roster(self._signed(number), bytes.fromhex(self.server.signer), self.machine.clock())
 
     # Sums.
 
     def _work(self, id: str) -> None:
-        """Begin, or go on with, a sum in a thread of its own; one of a study at a time."""
+        """Take part in a sum, in a thread of its own: one of a study at a time."""
         study = id.rsplit("-", 2)[0]
         known = self.state.study(study)
-        thread = self._working.get(study)
-        if known is None or not known.accepted or (thread is not None and thread.is_alive()):
+        if known is not None and not known.accepted and not self._begun(id):
+            self._decline(id, known)
             return
-        round, index = (int(part) for part in id.rsplit("-", 2)[1:])
-        begun = any(task.id == id for task in self.state.tasks())
-        if not begun and ((round, index) <= (known.round, known.index) or conditions(self.policy, self.facts())):
+        if not self._wanted(id) or (not self._begun(id) and conditions(self.policy, self.facts())):
             return
-        plan, bundle = self.plan(known), self.state.bundle(study)
-        work = SumWork(
+        with self._lock:
+            queue = self._queues.get(study)
+            if queue is None:
+                self._queues[study] = [id]
+                self.machine.start(lambda: self._follow(study), f"study {study[:16]}")
+            elif id not in queue:
+                queue.append(id)  # its thread goes on with it
+
+    def _begun(self, id: str) -> bool:
+        return any(task.id == id for task in self.state.tasks())
+
+    def _wanted(self, id: str) -> bool:
+        """Whether a sum was begun and is not over, or is asked for and comes after all that the site took part in."""
+        if self._begun(id):
+            return True
+        known = self.state.study(id.rsplit("-", 2)[0])
+        place = tuple(int(part) for part in id.rsplit("-", 2)[1:])
+        return (
+            known is not None
+            and known.accepted
+            and not known.over
+            and id in self._tasks["sums"]
+            and place > (known.round, known.index)
+        )
+
+    def _follow(self, study: str) -> None:
+        """Take part in the sums of a study that are queued, one after the other."""
+        while True:
+            with self._lock:
+                queue = self._queues[study]
+                if not queue or self._stop.is_set():
+                    del self._queues[study]
+                    return
+            self._take_part(queue[0])
+            with self._lock:
+                queue.pop(0)
+
+    def _take_part(self, id: str) -> None:
+        """Take part in a sum, again and again where the server is away, or the sum cannot go on, until it is over."""
+        failures = 0
+        while not self._stop.is_set() and self._wanted(id):
+            failures += 1
+            try:
+                self._sum_work(id).run(id)
+            except Away as error:
+                log.warning("server away", extra={"reason": str(error), "sum": id})
+            except ManentError as error:
+                log.error("this sum is not taken part in", extra={"sum": id, "reason": str(error)})
+                failures += 2
+            except Exception:
+                log.exception("a sum failed", extra={"sum": id})
+                failures += 4
+            else:
+                return
+            self._pause(failures)
+
+    def _sum_work(self, id: str) -> SumWork:
+        known = self.state.study(id.rsplit("-", 2)[0])
+        if known is None:
+            raise InvalidInput(f"Sum {id} belongs to no study that this site knows.")
+        plan, bundle = self.plan(known), self.state.bundle(known.hash)
+        return SumWork(
             self.state,
             self.connection,
             known,
             plan,
             lambda: self._trainer(bundle, plan),
-            self._client(bundle.data).name,
+            self._client(bundle).name,
             self.roster,
-            self.account.reserve,
-            SystemRandom(),
+            self.account,
+            self.machine.random(),
+            self._computing,
         )
-        thread = threading.Thread(target=self._guarded, args=(work, id), name=f"sum {id[-20:]}", daemon=True)
-        self._working[study] = thread
-        thread.start()
 
-    def _guarded(self, work: SumWork, id: str) -> None:
-        try:
-            work.run(id)
-        except Away as error:
-            log.warning("server away", extra={"reason": str(error), "sum": id})
-            self._pause(1)
-        except ManentError as error:
-            log.error("this sum is not taken part in", extra={"sum": id, "reason": str(error)})
-            self._pause(3)
-        except Exception:
-            log.exception("a sum failed", extra={"sum": id})
-            self._pause(5)
+    def _decline(self, id: str, known: Known) -> None:
+        """Leave a sum of a study in which the site takes no part, so that nobody waits for it."""
+        message = None if known.later or not known.told else self.connection.message(id, "", 0.0)
+        if message is None:
+            return
+        kind, context, _ = wire.unframe(message)
+        if kind is not Kind.CLOSED and context not in self._declined:
+            self.connection.post(id, wire.frame(Kind.ABORT, context, b"This site takes no part in the study."))
+            self._declined.add(context)
+            log.info("declined", extra={"sum": id})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
@@ -13,7 +12,9 @@ from typing import Any
 import httpx
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
+from manent.core.randomness import PrivateRandom
 from manent.core.study import canonical
+from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
 from manent.network import protocol
 from manent.network.signing import sign_request
@@ -30,9 +31,14 @@ class Away(Exception):
     """The server could not be reached, or is not ready; to be tried again."""
 
 
-def pause(failures: int) -> float:
+def pause(failures: int, random: PrivateRandom | None = None) -> float:
     """Seconds to wait: longer with every failure, and not the same for all sites."""
-    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 2000)
+    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + _drawn(random) / 2)
+
+
+def _drawn(random: PrivateRandom | None = None) -> float:
+    """Uniform in [0, 1)."""
+    return int.from_bytes((random or SystemRandom()).bytes(4), "big") / 2**32
 
 
 class Connection:
@@ -41,13 +47,21 @@ class Connection:
     Args:
         url: the server's, without a slash at its end.
         pin: SHA-256 of its certificate in hexadecimal; None where the system's authorities vouch for it.
+        transport: how requests travel, in place of HTTPS.
     """
 
-    def __init__(self, url: str, pin: str | None, key: SigningKey, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        pin: str | None,
+        key: SigningKey,
+        clock: Callable[[], float] = time.time,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.url, self._key, self._clock = url, key, clock
         verify = True if pin is None else pinned_context(pin)
         timeout = httpx.Timeout(PATIENCE, connect=10.0)
-        self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=False)
+        self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=False, transport=transport)
 
     def close(self) -> None:
         self._client.close()
@@ -59,10 +73,16 @@ class Connection:
         """
         response = self._send(method, path, body, query or {})
         if response.status_code == 204:
+            self._wait(response.headers.get("Retry-After", ""))
             return None
         if response.is_success:
             return response.content
         raise self._failed(response)
+
+    def _wait(self, seconds: str) -> None:
+        """Where the server does not hold a question, ask again when it says, and not all sites at once."""
+        if seconds.isascii() and seconds.isdigit() and len(seconds) < 4:
+            time.sleep(min(int(seconds), LONGEST_PAUSE) * (0.5 + _drawn()))
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manent.core.errors import InvalidInput, NotAuthorized
-from manent.core.store import Store, Transaction
+from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
+from manent.core.store import Snapshot, Store, Transaction
 from manent.core.study import canonical
 from manent.core.vectors import Vector
 from manent.network.bundle import MOST_BYTES, Bundle
@@ -25,6 +26,7 @@ from manent.summation.secagg import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
 INLINE = 1 << 16
+HEAD = 32  # bytes before what a client keeps
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Known:
         roster: number of the one that it was planned for.
         later: whether it was refused for the moment alone.
         round, index: the last sum in which the site took part.
+        sent: to how many sums, which are over, it has sent its vector.
         reservation: in the site's ledger, or "".
+        steps: of what is reserved, how much one sum uses; 0 where nothing goes back by the sum.
         told: whether the server knows of the decision.
     """
 
@@ -64,7 +68,9 @@ class Known:
     seed: int
     round: int = 0
     index: int = 0
+    sent: int = 0
     reservation: str = ""
+    steps: int = 0
     told: bool = False
     later: bool = False
     over: bool = False
@@ -100,7 +106,10 @@ class SiteState:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / IDENTITY).exists():
-            raise InvalidInput(f"{self.folder} is no site; begin one with: manent site init {self.folder}")
+            raise InvalidInput(
+                f"{self.folder} is no site's folder; name another with --folder, or begin a site: manent site init NAME --folder "
+                f"{self.folder}"
+            )
         self.identity = Identity.load(self.folder / IDENTITY)
         self.store: Store = open_store(self.folder / STORE)
         self.blobs = Blobs(self.folder / "blobs")
@@ -108,7 +117,8 @@ class SiteState:
 
     @classmethod
     def create(cls, folder: str | Path, name: str) -> SiteState:
-        """A new site with a new identity."""
+        """A new site with a new identity, in a folder that only its user may look into: it will hold keys, rows and vectors."""
+        Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         Identity.create(Path(folder) / IDENTITY, name)
         return cls(folder)
 
@@ -142,8 +152,28 @@ class SiteState:
             return [Known(**json.loads(view.get(key) or b"{}")) for key in keys]
 
     def put_study(self, known: Known) -> None:
+        """Keep a decision about a study."""
         with self.store.transaction() as transaction:
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
+
+    def change_study(self, hash: str, change: Callable[[Known], Known]) -> Known:
+        """Write what becomes of a study as it stands now, whoever else has changed it: a server that delays its answer must not
+        bring back, by what a thread still had in hand, how far the site was before. Raises InvalidInput for an unknown one."""
+        with self.store.transaction() as transaction:
+            return _changed(transaction, hash, change)
+
+    def close(self, hash: str) -> Known | None:
+        """Note that a study is over: no sum of it begins any more. None, and nothing is noted, while one is under way, or where
+        that was noted before."""
+        with self.store.transaction() as transaction:
+            if _study(transaction, hash).over or transaction.keys(f"task/{hash}-"):
+                return None
+            return _changed(transaction, hash, lambda known: replace(known, over=True))
+
+    def leave(self, hash: str) -> Known:
+        """Take part in no further sum of a study."""
+        reason = "The site has left the study."
+        return self.change_study(hash, lambda k: replace(k, accepted=False, later=False, told=False, reason=reason))
 
     def bundle_path(self, hash: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{64}", hash):
@@ -167,19 +197,20 @@ class SiteState:
         return None if document is None else SignedRoster.read(document)
 
     def take_roster(self, signed: SignedRoster, signer: bytes, now: float) -> Roster:
-        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key.
+        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key:
+        then the newest, which has not expired, vouches for it.
 
         Raises NotAuthorized for any other.
         """
         newest = self.newest_roster
-        if signed.number >= newest:
-            known = self.signed_roster(newest) if signed.number == newest and newest else None
-            root = None if known is None else _roster(known).root
+        latest = self.signed_roster(newest) if newest else None
+        if latest is None or signed.number >= newest:
+            root = None if latest is None else _roster(latest).root
             found = signed.verify(signer, now, newest, root)
         else:
-            found = signed.verify(signer, now)
-            latest = self.signed_roster(newest)
-            gone = set(signed.names.items()) - set({} if latest is None else latest.names.items())
+            latest.verify(signer, now)
+            found = signed.verify(signer, min(now, signed.expires - 1))
+            gone = set(signed.names.items()) - set(latest.names.items())
             if gone:
                 raise NotAuthorized(
                     f"Roster {signed.number} is older than {newest}, and names {sorted(gone)[0][1]}, who has left."
@@ -198,7 +229,13 @@ class SiteState:
             return [Task(**json.loads(view.get(key) or b"{}")) for key in view.keys("task/")]
 
     def begin(self, task: Task) -> None:
+        """Keep a sum that the site is to take part in. Raises ProtocolAbort where its study is over, or the site has left it."""
         with self.store.transaction() as transaction:
+            known = _study(transaction, task.study)
+            if known.over:
+                raise ProtocolAbort(f"Sum {task.id} comes after the end of its study; what that had set aside may be given back.")
+            if not known.accepted:
+                raise ProtocolAbort(f"This site takes no part in the study of sum {task.id}.")
             transaction.put(f"task/{task.id}", canonical(asdict(task)))
 
     def records(self, id: str) -> list[bytes]:
@@ -210,7 +247,9 @@ class SiteState:
     def keep(self, task: Task, records: Sequence[bytes], memory: Vector | None = None) -> None:
         """Append to the log of a sum's party; with the memory that is to be kept if its term is in the sum."""
         rows = [b"\x00" + r if len(r) <= INLINE else b"\x01" + bytes.fromhex(self.blobs.put([r])) for r in records]
-        staged = None if memory is None else self.blobs.put([np.ascontiguousarray(memory, np.float32).tobytes()])
+        # Equal content is one blob: a head of its own keeps this one apart from an equal memory of another study.
+        head = sha256(task.id.encode()).digest()
+        staged = None if memory is None else self.blobs.put([head, np.ascontiguousarray(memory, np.float32).tobytes()])
         with self.store.transaction() as transaction:
             count = len(transaction.keys(f"party/{task.id}/"))
             for number, row in enumerate(rows, start=count):
@@ -232,11 +271,23 @@ class SiteState:
         """What the site's client has kept of a study; None before anything."""
         with self.store.snapshot() as view:
             digest = view.get(f"memory/{study}")
-        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32)
+        return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32, offset=HEAD)
 
-    def finish(self, task: Task, included: bool, study: Known, receipt: Receipt | None = None) -> None:
-        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left."""
+    def finish(
+        self,
+        task: Task,
+        included: bool,
+        receipt: Receipt | None = None,
+        spend: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left.
+
+        Args:
+            spend: records what the sum has spent, in the same transaction.
+        """
         with self.store.transaction() as transaction:
+            if spend is not None:
+                spend(transaction)
             if receipt is not None:
                 self.receipts.add(transaction, receipt)
             gone = self._forget(transaction, task.id)
@@ -248,7 +299,8 @@ class SiteState:
                 else:
                     before = staged
                 gone |= {before.decode()} if before is not None and before != transaction.get(f"memory/{task.study}") else set()
-            transaction.put(f"study/{study.hash}", canonical(asdict(study)))
+            sent = bool(task.upload)
+            _changed(transaction, task.study, lambda k: replace(k, round=task.round, index=task.index, sent=k.sent + sent))
         for digest in gone:
             self.blobs.remove(digest)
 
@@ -261,6 +313,19 @@ class SiteState:
             transaction.remove(key)
         transaction.remove(f"task/{id}")
         return gone
+
+
+def _study(view: Snapshot, hash: str) -> Known:
+    document = view.get(f"study/{hash}")
+    if document is None:
+        raise InvalidInput(f"This site knows no study {hash[:64]!r}.")
+    return Known(**json.loads(document))
+
+
+def _changed(transaction: Transaction, hash: str, change: Callable[[Known], Known]) -> Known:
+    known = change(_study(transaction, hash))
+    transaction.put(f"study/{hash}", canonical(asdict(known)))
+    return known
 
 
 def _roster(signed: SignedRoster) -> Roster:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from manent.core.errors import InvalidInput
+from manent.core.errors import InvalidInput, ManentError
 from manent.core.examples import Client
 from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import repeatable
@@ -16,16 +16,18 @@ from manent.crypto import SystemRandom
 from manent.crypto.gradients import ExactDraws
 from manent.network.bundle import Bundle, difference
 from manent.network.declared import Sites, rebuild, schema_of
-from manent.network.policy import approved
+from manent.network.policy import approvals, approved
+from manent.network.receipts import Promise
+from manent.network.roster import trusted
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
-from manent.network.site.training import OwnProcess, contribution
+from manent.network.site.training import Trainer, contribution
 from manent.privacy.check import Plan, resolve
 
 
 def status(state: SiteState, account: Account) -> dict[str, Any]:
     """How a site stands, from its own store alone."""
-    joined = state.get("server")
+    joined, newest = state.get("server"), state.signed_roster(state.newest_roster)
     studies = [_study(state, known) for known in state.studies()]
     tasks = [{"study": task.study, "round": task.round, "index": task.index, "sum": task.name} for task in state.tasks()]
     return {
@@ -33,7 +35,10 @@ def status(state: SiteState, account: Account) -> dict[str, Any]:
         "public": state.identity.public_hex,
         "server": None if joined is None else joined["url"],
         "quick_start": None if joined is None else joined["quick_start"],
+        "signer": None if joined is None else joined["signer"],
         "roster": state.newest_roster,
+        "roster_expires": None if newest is None else newest.expires,
+        "member": newest is not None and state.identity.public_hex in newest.names,
         "studies": studies,
         "sums": tasks,
         "budgets": [
@@ -67,30 +72,41 @@ def find(state: SiteState, prefix: str) -> Known:
 
 
 def own_plan(state: SiteState, known: Known) -> Plan:
-    """The site's own plan of a study."""
+    """The site's own plan of a study, its statement with what is trusted about who takes part."""
     bundle, roster = state.bundle(known.hash), state.signed_roster(known.roster)
     if roster is None:
         raise InvalidInput(f"The roster {known.roster} of this study has not been fetched.")
-    return resolve(rebuild(bundle.study), Sites(tuple(roster.names.values()), schema_of(bundle.schema)))
+    plan = resolve(rebuild(bundle.study), Sites(tuple(roster.names.values()), schema_of(bundle.schema)))
+    return replace(plan, statement=plan.statement.deployed(trusted(state.server.signer, state.server.quick_start)))
 
 
 def review(state: SiteState, known: Known) -> str:
     """What a person reads before approving: who sees what, the code, and what changed since the last approved version."""
     bundle, before = state.bundle(known.hash), _last_approved(state, known)
     against = "everything, as nothing of this name was approved before" if before is None else f"since {before.hash[:12]}"
+    seen = bundle.hash in approved(state.folder / APPROVALS)
+    answer = "accepted." if known.accepted else f"waits. {known.reason}" if known.later else f"refused. {known.reason}"
     head = (
-        f"Study {bundle.study['name'] or known.hash[:12]!r}, bundle {bundle.hash}\n"
-        f"by {bundle.researcher}, on data {bundle.data!r}"
+        f"Study {bundle.study['name'] or known.hash[:12]!a}, bundle {bundle.hash}\n"
+        f"by {bundle.researcher}, on data {bundle.data!a}\n"
+        f"{'Approved here' if seen else 'Not approved here'}. The site's last answer: {answer}"
     )
+    try:
+        stated = str(own_plan(state, known).statement)
+    except ManentError as error:
+        stated = f"This site comes to no statement: {error}"
     changed = f"What is different ({against}):\n{difference(before, bundle)}"
-    return f"{head}\n\n{own_plan(state, known).statement}\n\n{changed}"
+    return f"{head}\n\n{stated}\n\n{changed}"
 
 
 def _last_approved(state: SiteState, known: Known) -> Bundle | None:
-    seen, name = approved(state.folder / APPROVALS), state.bundle(known.hash).study["name"]
-    others = [one for one in state.studies() if one.hash != known.hash and one.bundle in seen]
-    same = [bundle for one in others if (bundle := state.bundle(one.hash)).study["name"] == name]
-    return same[-1] if same else None
+    """The bundle of another study of the same name that was approved last."""
+    name, by_bundle = state.bundle(known.hash).study["name"], {one.bundle: one for one in state.studies()}
+    for hash in reversed(approvals(state.folder / APPROVALS)):
+        other = by_bundle.get(hash)
+        if other is not None and other.hash != known.hash and state.bundle(other.hash).study["name"] == name:
+            return state.bundle(other.hash)
+    return None
 
 
 @dataclass(frozen=True)
@@ -98,21 +114,33 @@ class Trial:
     """A dry run on the site's own data: nothing left the machine.
 
     Attributes:
-        rows, test_rows: of the site's data.
+        rows, test_rows: of the site's data, as far as they take part.
+        dropped: rows that the study's schema lets drop, as they lack a value.
+        columns: that the study declares, features and others; the rest of the site's stays out of it.
         seconds: by kind of sum, for one answer.
-        sent: by kind of sum, blocks and bytes of what would be sent.
+        sent: by kind of sum, blocks and bytes of what would be sent, and in how many rounds.
+        guarantee: under which all of it would be released.
     """
 
     client: str
     rows: int
     test_rows: int
+    dropped: int
+    columns: tuple[str, ...]
     seconds: dict[str, float]
     sent: dict[str, Any]
+    guarantee: str
 
 
-def trial(plan: Plan, client: Client, seed: int = 0) -> Trial:
-    """Compute one answer to each kind of sum, and throw it away. Raises InvalidInput for data that do not fit."""
-    trainer, algorithm = OwnProcess(plan, client), plan.study.algorithm
+def trial(plan: Plan, trainer: Trainer, loaded: Client, client: Client, seed: int = 0) -> Trial:
+    """Compute one answer to each kind of sum, and throw it away.
+
+    Args:
+        loaded, client: the site's data, and what of them takes part.
+
+    Raises InvalidInput for data that do not fit, ClientFailed where the study's code fails.
+    """
+    algorithm = plan.study.algorithm
     state = algorithm.init(plan.public, repeatable(seed, "init"))
     seconds: dict[str, float] = {}
     sent: dict[str, Any] = {}
@@ -130,5 +158,10 @@ def trial(plan: Plan, client: Client, seed: int = 0) -> Trial:
             seconds[given.sum] = time.perf_counter() - began
             bits = plan.summation.bits(stack.form, plan.gathering.most)
             blocks = {block.name: block.size for block in stack.layout.blocks}
-            sent[given.sum] = {"blocks": blocks, "bytes": -(-stack.layout.size * bits // 8)}
-    return Trial(client.name, len(client.train), 0 if client.test is None else len(client.test), seconds, sent)
+            rounds = plan.study.rounds // plan.sums[given.sum].every
+            sent[given.sum] = {"blocks": blocks, "bytes": -(-stack.layout.size * bits // 8), "rounds": rounds}
+    schema = plan.public.schema
+    columns = tuple(column.name for column in (*schema.features, *schema.columns))
+    sizes = (len(client.train), 0 if client.test is None else len(client.test))
+    dropped = len(loaded.train) + (0 if loaded.test is None else len(loaded.test)) - sum(sizes)
+    return Trial(client.name, *sizes, dropped, columns, seconds, sent, str(Promise.of(plan.statement)))

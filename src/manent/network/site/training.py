@@ -11,17 +11,33 @@ from typing import Protocol
 import numpy as np
 
 from manent.core.errors import ClientFailed, InvalidInput, ManentError
-from manent.core.examples import Client
+from manent.core.examples import Client, Examples, Schema
 from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
+from manent.data.checks import checked_client
 from manent.network.bundle import Bundle
 from manent.network.child import Child, Limits, isolation_here
+from manent.network.declared import DeclaredModel
 from manent.network.handover import Data
 from manent.network.policy import Policy
 from manent.privacy.check import Plan
 
 log = logging.getLogger("manent.site")
+
+
+def taking_part(client: Client, schema: Schema) -> Client:
+    """What of a site's data takes part in a study of this schema: its columns alone, without the rows that it lets drop.
+
+    Raises InvalidInput for what the schema does not allow, as in a simulation.
+    """
+    declared = {column.name for column in schema.columns}
+
+    def part(data: Examples) -> Examples:
+        return replace(data, columns={name: values for name, values in data.columns.items() if name in declared})
+
+    own = Client(client.name, part(client.train), None if client.test is None else part(client.test))
+    return checked_client(own, schema)
 
 
 class Trainer(Protocol):
@@ -70,7 +86,12 @@ class Children:
         return self._isolated
 
     def trainer(self, bundle: Bundle, plan: Plan, client: Client) -> Trainer:
-        """The process of a bundle's code, started; it reads a copy of the client's data. Raises as `Child.start`."""
+        """The process of a bundle's code, started, which reads a copy of the client's data; for a built-in model, this process.
+
+        Raises as `Child.start`, and InvalidInput for data that do not fit the model.
+        """
+        if not isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
+            return OwnProcess(plan, client)
         with self._lock:
             found = self._found.get(bundle.hash)
             if found is None or found.plan is not plan:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from manent.crypto.gradients import ExactDraws
 from manent.network.receipts import Outcome, Promise, Receipt
 from manent.network.site import told
 from manent.network.site.connection import Connection
+from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
 from manent.network.sums import ClientParty, client_party, decode_arrays, read_call
@@ -29,7 +31,6 @@ from manent.summation.secagg.wire import Kind
 
 log = logging.getLogger("manent.site")
 WAIT = 25.0
-_computing = threading.Lock()  # one sum's training at a time
 
 
 class SumWork:
@@ -37,7 +38,8 @@ class SumWork:
 
     Args:
         client: the name by which the study's repeatable randomness knows the site's data.
-        reserve: sets aside what the study costs, before data are touched; raises BudgetSpent where the budget does not cover it.
+        account: where what the study costs is set aside before data are touched, and spent with the release.
+        computing: held while a sum is computed, so that the site computes one at a time.
     """
 
     def __init__(
@@ -49,22 +51,28 @@ class SumWork:
         trainer: Callable[[], Trainer],
         client: str,
         roster: Callable[[int], Roster],
-        reserve: Callable[[Known, Plan], Known],
+        account: Account,
         random: PrivateRandom,
+        computing: threading.Lock,
     ) -> None:
         self.state, self.connection, self.known, self.plan = state, connection, known, plan
-        self.trainer, self.client, self.roster, self.reserve, self.random = trainer, client, roster, reserve, random
+        self.trainer, self.client, self.roster, self.account, self.random = trainer, client, roster, account, random
+        self.computing = computing
 
     def run(self, id: str) -> None:
         """Raises Away where the server cannot be reached: to be run again then."""
         about = self._about(id)
         task = next((task for task in self.state.tasks() if task.id == id), None)
+        call = bytes.fromhex(about["call"])
+        if about["state"] != "open":
+            if task is not None:
+                self._finish(task, about, self._witness(task, call))
+            return
         if task is None:
-            if about["state"] != "open":
-                return
             task = self._begin(id, about["name"], about["call"], int(about["roster"]), about["assignment"])
-        party = self._party(task, bytes.fromhex(about["call"]))
-        self._talk(task, party)
+        else:
+            task = self._renewed(task, call)
+        self._talk(task, self._party(task, call))
 
     def _about(self, id: str) -> dict[str, Any]:
         """How a sum stands, as the server says."""
@@ -76,16 +84,25 @@ class SumWork:
         count = read_call(self.plan, bytes.fromhex(call)).terms.clients
         task = Task(id, study, name, int(round), int(index), roster, count, assignment)
         spec = self.plan.sums.get(name)
-        if spec is None or study != self.known.hash or not 1 <= task.round <= self.plan.study.rounds or task.round % spec.every:
+        if (
+            spec is None
+            or study != self.known.hash
+            or not 1 <= task.round <= self.plan.study.rounds
+            or task.round % spec.every
+            or task.index >= len(self.plan.sums)
+        ):
             raise ProtocolAbort(f"Sum {id} ({name!r}) is none of the study's.")
         if (task.round, task.index) <= (self.known.round, self.known.index):
             raise ProtocolAbort(f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; none is repeated.")
+        if self.plan.privacy is not None and self.known.sent >= self.plan.privacy.releases:
+            raise ProtocolAbort(f"The study accounts {self.plan.privacy.releases} releases, and so many sums were answered.")
         self._fetch(task)
         self.state.begin(task)
         return task
 
     def _fetch(self, task: Task) -> bytes:
-        path = self.state.folder / "assignments" / task.model
+        """What clients are sent for a sum, fetched once. Each sum has a file of its own: two studies' may be equal."""
+        path = self._assignment(task)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             # A few vectors of the model's size are sent, of four bytes a number, and what layers need.
@@ -93,10 +110,20 @@ class SumWork:
             self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path, most)
         return path.read_bytes()
 
+    def _assignment(self, task: Task) -> Path:
+        return self.state.folder / "assignments" / task.id
+
     def _party(self, task: Task, call: bytes) -> ClientParty:
         of = (task.index, task.name, task.round, bytes.fromhex(task.model), self.state.identity.signing_key)
         roster, records = self.roster(task.roster), self.state.records(task.id)
         return client_party(self.plan, read_call(self.plan, call), *of, roster, self.random, records)
+
+    def _witness(self, task: Task, call: bytes) -> ClientParty | None:
+        """The party of a sum that is over, for what it saw; None where its roster is not taken any more."""
+        try:
+            return self._party(task, call)
+        except ManentError:
+            return None
 
     def _talk(self, task: Task, party: ClientParty) -> None:
         """Follow the protocol to its end, each step kept before it is sent."""
@@ -116,7 +143,9 @@ class SumWork:
 
     def _hear(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty, list[bytes]]:
         """Take in a message; what the server says to the answer."""
-        task, party = self._renewed(task, party, message)
+        kind, _, body = wire.unframe(message)
+        if kind is Kind.CALL and (renewed := self._renewed(task, body)) is not task:
+            task, party = renewed, self._party(renewed, body)
         known = len(party.refusals)
         step = party.receive(Envelope(SERVER, party.name, message))
         task = replace(task, after=sha256(message).hexdigest())
@@ -125,34 +154,35 @@ class SumWork:
             log.warning("refused", extra={"sum": task.id, "reason": reason})
         return task, party, self._send(task, step)
 
-    def _renewed(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty]:
-        """Where another attempt is under another roster, the party for that: of one that has not uploaded."""
-        kind, _, body = wire.unframe(message)
-        if kind is not Kind.CALL or party.uploaded_in is not None:
-            return task, party
-        number = read_call(self.plan, body).roster_number
-        if number == task.roster:
-            return task, party
-        task = self.state.restart(replace(task, roster=number))
-        return task, self._party(task, body)
+    def _renewed(self, task: Task, body: bytes) -> Task:
+        """Where another attempt is under another roster, the task under that; but an upload is never made again."""
+        call = read_call(self.plan, body)
+        if task.upload or call.roster_number == task.roster:
+            return task
+        return self.state.restart(replace(task, roster=call.roster_number, count=call.terms.clients))
 
     def _over(self, task: Task, party: ClientParty) -> bool:
         """Whether the sum is over; then what was staged for it counts, or does not."""
         about = self._about(task.id)
         if about["state"] == "open":
             return False
-        included = about["state"] == "released" and about["included"] is True
-        known = self.state.study(task.study) or self.known
-        known = replace(known, round=task.round, index=task.index)
-        self.state.finish(task, included, known, self._receipt(task, about, included, party) if task.upload else None)
-        (self.state.folder / "assignments" / task.model).unlink(missing_ok=True)
-        log.info("sum over", extra={"sum": task.id, "state": about["state"], "included": included})
+        self._finish(task, about, party)
         return True
 
-    def _receipt(self, task: Task, about: dict[str, Any], included: bool, party: ClientParty) -> Receipt:
+    def _finish(self, task: Task, about: dict[str, Any], party: ClientParty | None) -> None:
+        included = about["state"] == "released" and about["included"] is True
+        known = self.state.study(task.study) or self.known
+        receipt = self._receipt(task, about, included, party) if task.upload else None
+        self.state.finish(task, included, receipt, self.account.commit(known, task.id) if included else None)
+        self._assignment(task).unlink(missing_ok=True)
+        late = bool(task.upload) and about["state"] == "released" and not included
+        why = {"reason": "The sum was closed before this site's vector came."} if late else {}
+        log.info("sum over", extra={"sum": task.id, "state": about["state"], "included": included, **why})
+
+    def _receipt(self, task: Task, about: dict[str, Any], included: bool, party: ClientParty | None) -> Receipt:
         """What the site sent to a sum that is over."""
         outcome: Outcome = "released" if included else "left out" if about["state"] == "released" else "abandoned"
-        told = about.get("survivors") if party.survivors is None else party.survivors
+        told = about.get("survivors") if party is None or party.survivors is None else party.survivors
         survivors = told if about["state"] == "released" else None
         of = (task.study, task.name, task.round, task.index, task.attempt, task.upload, outcome, task.count)
         counted = survivors if isinstance(survivors, int) else None
@@ -167,8 +197,7 @@ class SumWork:
             vector, memory = self._compute(task)
         except ManentError as error:
             log.error("the client leaves this sum", extra={"sum": task.id, "reason": str(error)})
-            known = self.state.study(task.study) or self.known
-            self.state.finish(task, False, replace(known, round=task.round, index=task.index))
+            self.state.finish(task, False)
             call = bytes.fromhex(self._about(task.id)["call"])
             leave = wire.frame(Kind.ABORT, read_call(self.plan, call).context, b"The client cannot answer.")
             self.connection.post(task.id, leave)
@@ -181,9 +210,9 @@ class SumWork:
 
     def _compute(self, task: Task) -> tuple[Array, Vector | None]:
         """The vector as it is summed; the budget is set aside first."""
-        self.known = self.reserve(self.known, self.plan)
-        with _computing:
-            assignment = Assignment(task.name, decode_arrays(self._fetch(task)))
+        self.known = self.account.reserve(self.known, self.plan)
+        assignment = Assignment(task.name, decode_arrays(self._fetch(task)))
+        with self.computing:
             context = ClientContext(self.client, task.round, self.known.seed, draws=ExactDraws(self.random))
             return contribution(self.plan, self.trainer(), assignment, self._memory(), context, self.random)
 

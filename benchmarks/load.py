@@ -1,0 +1,208 @@
+"""Load on a server: how many sites it carries, how fast, and how much memory it takes.
+
+    python benchmarks/load.py [--sites 2000] [--fewer 200] [--megabytes 1] [--sums Plain SecAgg] [--json]
+
+For each kind of sum, the real server (`manent serve`, a process, over TLS) carries a round of `--fewer` sites, and, started anew,
+one of `--sites`. Sites are played by a few processes, with many threads each (`load_sites.py`): each with its own key,
+connection, signatures and party, and updates at random. All begin at the same moment.
+
+`updates_per_second`: acknowledged updates, from the first request of the sum to the last acknowledgement. `p50_s`, `p99_s`: of one
+site's update, from its first request of the sum to its acknowledgement. `server_memory_mb`: the largest resident set of the
+server, from its start; `memory_ratio`: to that with fewer sites. `failed`: sites whose update is not in the released sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import httpx
+import numpy as np
+from common import keep, show
+
+import manent as mn
+from manent.app.processes import Processes, free_port
+from manent.core.examples import Schema
+from manent.crypto import SigningKey, SystemRandom
+from manent.network import protocol
+from manent.network.bundle import Bundle
+from manent.network.join import JoinToken
+from manent.network.people import People
+from manent.network.tls import pinned_context
+from manent.storage import open_store
+
+HERE = Path(__file__).parent
+SUMS = ("Plain", "SecAgg")
+DRIVERS = 2
+MEMORY = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
+TICK = os.sysconf("SC_CLK_TCK")
+COLUMNS = ("sites", "updates_per_second", "p50_s", "p99_s", "server_memory_mb", "memory_ratio", "server_cpu_s", "failed")
+
+
+def study(size: int, sum: str) -> mn.Study:
+    """One round of a model of so many numbers."""
+    fedavg = mn.FedAvg(mn.LogisticModel(size - 1), mn.LocalSGD(lr=0.1, steps=1, batch_size=1), weighting="equal")
+    if sum == "Plain":
+        return mn.Study(fedavg, rounds=1, name="load")
+    return mn.Study(fedavg, rounds=1, name="load", summation=mn.SecAgg(dropped=0.05, corrupt=0.05))
+
+
+class Server:
+    """A server process, and what the system says of it."""
+
+    def __init__(self, processes: Processes, sites: int) -> None:
+        self.processes, self.folder, port = processes, processes.folder / "srv", free_port()
+        processes.start("server", "serve", "--folder", "srv", "--port", str(port), "--sites", str(sites))
+        processes.wait(lambda: "manent join" in (processes.folder / "server.log").read_text(), 90, "The server's invitation")
+        self.token = JoinToken.decode((self.folder / "invitation.txt").read_text())
+        self.pid = processes.running["server"].pid
+        self.person = People(open_store(self.folder / "server.db")).create("load", "researcher")
+        self.client = httpx.Client(verify=pinned_context(self.token.pin or ""), timeout=120)
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
+        answer = self.client.request(
+            method, self.token.url + path, content=body, headers={"Authorization": f"Bearer {self.person}"}
+        )
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def submit(self, study: mn.Study, size: int, sites: int) -> str:
+        bundle = Bundle.of(study, Schema(shape=(size - 1,), classes=2), "data").sign(SigningKey.generate(SystemRandom()))
+        return str(self.ask("POST", f"/v1/studies?sites={sites}", protocol.pack([bundle.encode()]))["hash"])
+
+    @property
+    def cpu(self) -> tuple[float, float]:
+        """Processor seconds up to now: the program's own, and the system's for it."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) / TICK, int(fields[12]) / TICK
+
+    def status(self, name: str) -> int:
+        """Bytes of memory by a name in the system's file of status."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+class Sites:
+    """The processes that play sites, and what they said."""
+
+    def __init__(self, folder: Path, token: JoinToken, sites: int) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.failed = False
+        self._processes: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
+        share = -(-sites // DRIVERS)
+        for first in range(0, sites, share):
+            own = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            of = (str(folder / str(first)), str(first), str(min(share, sites - first)), str(sites))
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "load_sites.py"), *of],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=own,
+            )
+            self._processes.append(process)
+            assert process.stdin
+            process.stdin.write(token.encode() + "\n")
+            process.stdin.close()
+            self._readers.append(threading.Thread(target=self._read, args=(process,), daemon=True))
+            self._readers[-1].start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            self.said.append(json.loads(line))
+        self.failed = self.failed or process.wait() != 0
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        for reader in self._readers:
+            reader.join(max(0.0, end - time.monotonic()))
+        for process in self._processes:
+            process.kill()
+
+    def those(self, name: str) -> list[dict[str, Any]]:
+        return [said for said in list(self.said) if name in said]
+
+
+def carried(sites: int, size: int, sum: str, seconds: float) -> dict[str, Any]:
+    """One round of so many sites with a server of its own."""
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory(dir=MEMORY) as memory:
+        with Processes(Path(place)) as processes:
+            server = Server(processes, sites)
+            hash = server.submit(study(size, sum), size, sites)
+            played = Sites(Path(memory), server.token, sites)
+            while len(played.those("joined")) < min(DRIVERS, sites) and time.sleep(0.2) is None:
+                processes.check()
+                if played.failed:
+                    raise SystemExit("A process of sites has failed; see above.")
+            before = server.cpu
+            played.wait(seconds)
+            told = server.ask("GET", f"/v1/studies/{hash}")
+            peak, cpu, now = server.status("VmHWM"), server.cpu, server.status("VmRSS")
+            if os.environ.get("LOAD_LOG"):
+                print(processes.tail("server", 20), file=sys.stderr)
+    ended = played.those("began")
+    times = sorted(one["acknowledged"] - one["began"] for one in ended if one["acknowledged"])
+    whole = max(one["acknowledged"] for one in ended) - min(one["began"] for one in ended if one["began"])
+    cuts = quantiles(times, n=100, method="inclusive")
+    return {
+        "sites": sites,
+        "updates_per_second": round(len(times) / whole, 1),
+        "p50_s": round(cuts[49], 2),
+        "p99_s": round(cuts[98], 2),
+        "server_memory_mb": round(peak / 1e6, 1),
+        "server_memory_after_mb": round(now / 1e6, 1),
+        "server_cpu_s": round(cpu[0] + cpu[1] - before[0] - before[1], 1),
+        "server_system_s": round(cpu[1] - before[1], 1),
+        "sites_cpu_s": round(sum_of(played, "cpu"), 1),
+        "failed": sites - builtin_sum(one["included"] for one in ended),
+        "round_s": round(whole, 1),
+        "joining_s": round(max(one["seconds"] for one in played.those("joined")), 1),
+        "requests": round(sum_of(played, "requests")),
+        "tried_again": round(sum_of(played, "away")),
+        "phase": told["phase"],
+        "reasons": sorted({one["reason"] for one in ended if one["reason"]})[:5],
+    }
+
+
+builtin_sum = sum
+
+
+def sum_of(played: Sites, name: str) -> float:
+    return float(builtin_sum(one[name] for one in played.those(name)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=2000)
+    parser.add_argument("--fewer", type=int, default=200, help="sites with which memory is compared; 0 leaves it out")
+    parser.add_argument("--megabytes", type=float, default=1.0, help="of the model, in float32")
+    parser.add_argument("--sums", nargs="+", choices=SUMS, default=list(SUMS))
+    parser.add_argument("--seconds", type=float, default=240.0, help="that a round may take")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    chosen = parser.parse_args()
+    size = round(chosen.megabytes * 2**20 / 4)
+    found: dict[str, Any] = {}
+    for name in chosen.sums:
+        few = carried(chosen.fewer, size, name, chosen.seconds) if chosen.fewer else {}
+        print(few, file=sys.stderr, flush=True)
+        found[name] = carried(chosen.sites, size, name, chosen.seconds)
+        print(found[name], file=sys.stderr, flush=True)
+        if few:
+            found[name] |= {"memory_ratio": round(found[name]["server_memory_mb"] / few["server_memory_mb"], 2), "fewer": few}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Many sites in one process, for `load.py`: each has a key, a connection and a store of its own, and the code of real sites.
+
+    python load_sites.py FOLDER FIRST COUNT SITES < invitation
+
+What is left out of a site is its computing and its disk: the update is drawn at random, and stores lie in memory, as the disk of
+2,000 sites is not the server's. A roster is verified once in a process. Tells on standard output, a line each: that all have
+joined; then, for each site, when its update was begun and acknowledged, and whether it is in the released sum.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manent.core.errors import ManentError
+from manent.core.protocols import Assignment, ClientContext, Contribution
+from manent.core.vectors import Array, Vector
+from manent.crypto import SigningKey, SystemRandom
+from manent.network.bundle import Bundle
+from manent.network.declared import Sites, rebuild, schema_of
+from manent.network.identity import Identity
+from manent.network.join import JoinToken
+from manent.network.receipts import Receipts
+from manent.network.roster import SignedRoster
+from manent.network.site.connection import Away, Connection, pause
+from manent.network.site.joining import join
+from manent.network.site.state import Known, SiteState
+from manent.network.site.work import SumWork
+from manent.privacy.check import Plan, resolve
+from manent.storage import MemoryStore
+from manent.storage.blobs import Blobs
+from manent.summation.secagg import Roster, wire
+from manent.summation.secagg.wire import Kind
+
+JOINING = 8  # at a time
+
+
+class Timed(Connection):
+    """Notes when the site first asked about the sum, and when its update was acknowledged."""
+
+    began = acknowledged = 0.0
+    requests = 0
+
+    def table(self, method: str, path: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        if path.startswith("/v1/sums/"):
+            self.began = self.began or time.monotonic()
+        return super().table(method, path, values)
+
+    def ask(self, *arguments: Any) -> bytes | None:
+        self.requests += 1
+        return super().ask(*arguments)
+
+    def post(self, id: str, message: bytes) -> list[bytes]:
+        found = super().post(id, message)
+        if wire.unframe(message)[0] is Kind.UPLOAD:
+            self.acknowledged = self.acknowledged or time.monotonic()
+        return found
+
+
+class Kept(SiteState):
+    """A site's state whose store lies in memory."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.store = folder, MemoryStore()
+        self.identity = Identity(name, SigningKey.generate(SystemRandom()))
+        self.blobs = Blobs(folder / "blobs")
+        self.receipts = Receipts(self.store, self.identity)
+
+
+class Drawn:
+    """In the place of training: an update at random."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+
+    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
+        vector: Array = np.random.default_rng([self._seed, context.round]).random(self._size, np.float32)
+        return Contribution(vector, memory)
+
+
+class Many:
+    """The sites of this process, and what they share."""
+
+    def __init__(self, folder: Path, token: JoinToken, first: int, count: int, sites: int) -> None:
+        self.token, self.first, self.count, self.sites = token, first, count, sites
+        self.states = [Kept(folder / str(index), f"site{index}") for index in range(first, first + count)]
+        self.connections = [Timed(token.url, token.pin, state.identity.signing_key) for state in self.states]
+        self.lock = threading.Lock()
+        self.plans: dict[str, tuple[Known, Plan]] = {}
+        self.rosters: dict[int, Roster] = {}
+        self.away = 0
+
+    def join(self) -> None:
+        with ThreadPoolExecutor(JOINING) as pool:
+            list(pool.map(lambda state: join(state, self.token), self.states))
+
+    def run(self) -> None:
+        threads = [threading.Thread(target=self._site, args=(number,), daemon=True) for number in range(self.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _site(self, number: int) -> None:
+        """As the agent of a site: asks for work, decides, takes part, and tries again where the server is away."""
+        state, connection, failures, seen, decided, reason = self.states[number], self.connections[number], 0, "", False, ""
+        included = False
+        while failures < 100:
+            try:
+                body = connection.ask("GET", "/v1/tasks", b"", {"wait": 25.0, "seen": seen})
+                if body is None:
+                    continue
+                seen, told = sha256(body).hexdigest(), json.loads(body)
+                for study in told["studies"]:
+                    known, plan = self._plan(connection, study)
+                    if not decided:
+                        values = {"accepted": True, "reason": ""}
+                        connection.table("POST", f"/v1/studies/{known.hash}/decision", values)
+                        decided = True
+                    if study["phase"] == "failed":
+                        reason = study["reason"]
+                for id in told["sums"]:
+                    self._work(state, connection, known, plan, id, number)
+                if told["studies"] and all(study["phase"] in ("finished", "failed") for study in told["studies"]):
+                    included = any(row["outcome"] == "released" for row in receipts(state))
+                    break
+                failures = 0
+            except Away as error:
+                failures, reason = failures + 1, str(error)
+                with self.lock:
+                    self.away += 1
+                time.sleep(pause(failures))
+            except ManentError as error:
+                reason = f"{type(error).__name__}: {error}"
+                break
+        connection.close()
+        times = {"began": connection.began, "acknowledged": connection.acknowledged, "requests": connection.requests}
+        say(**times, included=included, reason="" if included else reason)
+
+    def _work(self, state: Kept, connection: Connection, known: Known, plan: Plan, id: str, number: int) -> None:
+        done = state.study(known.hash) or known
+        round, index = (int(part) for part in id.rsplit("-", 2)[1:])
+        if (round, index) <= (done.round, done.index):
+            return
+        size = plan.sums[next(iter(plan.sums))].layout.size
+        trainer = Drawn(size, self.first + number)
+        SumWork(
+            state, connection, done, plan, lambda: trainer, f"site{number}", lambda n: self._roster(connection, n),
+            lambda known, plan: known, SystemRandom(),
+        ).run(id)  # fmt: skip
+
+    def _plan(self, connection: Connection, told: dict[str, Any]) -> tuple[Known, Plan]:
+        with self.lock:
+            if told["hash"] not in self.plans:
+                bundle = Bundle.read(connection.ask("GET", f"/v1/studies/{told['hash']}/bundle") or b"")
+                known = Known(told["hash"], bundle.hash, True, "", int(told["roster"]), int(told["seed"]))
+                names = tuple(f"site {index}" for index in range(self.sites))
+                self.plans[told["hash"]] = known, resolve(rebuild(bundle.study), Sites(names, schema_of(bundle.schema)))
+            return self.plans[told["hash"]]
+
+    def _roster(self, connection: Connection, number: int) -> Roster:
+        with self.lock:
+            if number not in self.rosters:
+                signed = SignedRoster.read(connection.ask("GET", "/v1/roster", b"", {"number": number}) or b"")
+                signer = self.states[0].server.signer
+                self.rosters[number] = signed.verify(bytes.fromhex(signer), time.time())
+            return self.rosters[number]
+
+
+def receipts(state: SiteState) -> list[dict[str, Any]]:
+    """What the site has noted of each sum that it sent an update to."""
+    with state.store.snapshot() as view:
+        return [json.loads(row) for row in view.rows("receipts")]
+
+
+_out = threading.Lock()
+
+
+def say(**values: Any) -> None:
+    """One line to whoever started this."""
+    with _out:
+        print(json.dumps(values), flush=True)
+
+
+def main() -> None:
+    folder, first, count, sites = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:5])
+    many = Many(folder, JoinToken.decode(sys.stdin.readline()), first, count, sites)
+    try:
+        began = time.monotonic()
+        many.join()
+        say(joined=count, seconds=time.monotonic() - began)
+        many.run()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        say(done=True, cpu=used.ru_utime + used.ru_stime, away=many.away, memory_mb=used.ru_maxrss / 1000)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
