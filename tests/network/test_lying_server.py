@@ -27,6 +27,7 @@ from manent.network.server.app import application
 from manent.network.server.submitting import decide, submit
 from manent.network.site import connection as connection_module
 from manent.network.site.agent import Agent
+from manent.network.site.connection import Connection
 from manent.network.site.joining import QUICK
 from manent.network.site.state import APPROVALS, IDENTITY, Server, SiteState
 from manent.network.sums import read_call
@@ -441,6 +442,27 @@ def test_nonsense_is_refused_and_the_site_goes_on(stage, path, lie):
     stage.lying.lies.clear()
     stage.until(lambda: stage.world.study(stage.hash).over)
     assert stage.world.study(stage.hash).phase == "finished"
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[0, 0], [-1], [10**9], [None], [True], [0, 5, 5], [7, 3]],
+    ids=["nothing", "-1", "more", "none", "true", "twice", "back"],
+)
+def test_an_upload_that_does_not_go_on_ends(monkeypatch, lengths):
+    sent, left = [], iter(lengths)
+
+    class Made(Connection):
+        def ask(self, method, path, body=b"", query=None):
+            sent.append((method, path))
+            assert len(sent) < 10, "the site goes on for ever"
+            return canonical({"length": next(left)}) if path.endswith("/upload") else protocol.pack([])
+
+    monkeypatch.setattr(protocol, "MOST_MESSAGE", 4)
+    monkeypatch.setattr(protocol, "PART", 5)
+    with pytest.raises(mn.ProtocolAbort, match="upload"):
+        Made("https://127.0.0.1:9", None, SigningKey(bytes([1] * 32))).post("x", b"0123456789")
+    assert ("POST", "/v1/sums/x/upload/complete") not in sent
 
 
 def test_a_bomb_is_not_unpacked(stage):

@@ -18,6 +18,7 @@ from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
 from manent.network import protocol
 from manent.network.signing import sign_request
+from manent.network.site import told
 from manent.network.tls import pinned_context
 
 LONGEST_PAUSE = 60.0
@@ -153,10 +154,11 @@ class Connection:
         path = f"/v1/sums/{id}"
         if len(message) <= protocol.MOST_MESSAGE:
             return protocol.unpack(self.ask("POST", f"{path}/message", message) or b"")
-        length = int(self.table("GET", f"{path}/upload")["length"])
+        length = told.length(self.table("GET", f"{path}/upload"), 0, len(message))
         while length < len(message):
             data = message[length : length + protocol.PART]
-            length = int(_table(self.ask("PUT", f"{path}/upload", data, {"offset": length}))["length"])
+            answered = _table(self.ask("PUT", f"{path}/upload", data, {"offset": length}))
+            length = told.length(answered, length + 1, len(message))  # each part brings it on, or there would be no end
         done = canonical({"digest": sha256(message).hexdigest()})
         return protocol.unpack(self.ask("POST", f"{path}/upload/complete", done) or b"")
 
