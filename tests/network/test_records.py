@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from hashlib import sha256
 
@@ -177,7 +178,9 @@ class Site:
         self.plan = world.rounds.plans.plan(world.study(hash))
 
     def work(self):
-        known = self.state.study(self.hash) or Known(self.hash, "", True, "", 4, 0)
+        if self.state.study(self.hash) is None:
+            self.state.put_study(Known(self.hash, "", True, "", 4, 0))
+        known = self.state.study(self.hash)
         client = self.world.data.clients[0]
 
         def roster(number):
@@ -186,7 +189,7 @@ class Site:
 
         trainer = OwnProcess(self.plan, client)
         of = (self.state, self.wire, known, self.plan, lambda: trainer, client.name, roster, lambda known, plan: known)
-        return SumWork(*of, SystemRandom())
+        return SumWork(*of, SystemRandom(), threading.Lock())
 
     def receipts(self):
         rows, last = stored(self.state.store)
