@@ -104,13 +104,13 @@ class Stage:
         self._limiter = anyio.to_thread.current_default_thread_limiter()
 
     def __exit__(self, *error: object) -> None:
-        for troupe in self._troupes:
-            self.kill(troupe)
         self.loop.run_until_complete(self._emptied())
         self.loop.close()
 
     async def _emptied(self) -> None:
         while any(thread.is_alive() for thread in self._threads):
+            for troupe in self._troupes:  # also those that a timer has started meanwhile
+                self.kill(troupe)
             await asyncio.sleep(1.0)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
