@@ -17,7 +17,7 @@ from manent.core.store import Snapshot
 from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server import documents, messages
-from manent.network.server.admission import AGAIN
+from manent.network.server.admission import AGAIN, POLLS
 from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
 from manent.network.server.service import Service
@@ -177,8 +177,15 @@ async def polled(service: Service, look: Callable[[], Awaitable[bytes | None]], 
     found = await service.pulse.until(look, wait)
     response = octets(found)
     if found is None and time.monotonic() - began < wait:
-        response.headers["Retry-After"] = str(AGAIN)
+        sites = await run_in_threadpool(count_sites, service)
+        response.headers["Retry-After"] = str(max(AGAIN, sites // POLLS))
     return response
+
+
+def count_sites(service: Service) -> int:
+    """On the newest roster."""
+    with service.store.snapshot() as view:
+        return len(service.rosters.members(view))
 
 
 def upload_id(service: Service, id: str, key: str) -> str:
