@@ -43,7 +43,6 @@ from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
-
 ARRIVING = 40  # sites a second, before the sum is opened
 
 
