@@ -5,7 +5,7 @@
 
 For each kind of sum, the real server (`manent serve`, a process, over TLS) carries a round of `--fewer` sites, and, started anew,
 one of `--sites`. Sites are played by a few processes, with many threads each (`load_sites.py`): each with its own key,
-connection, signatures and party, and updates at random. All begin at the same moment.
+connection, signatures and party, and updates at random. They arrive at 40 a second; the sum is opened when all have decided.
 
 `updates_per_second`: acknowledged updates, from the first request of the sum to the last acknowledgement. `p50_s`, `p99_s`: of
 one site's update, from its first request of the sum to its acknowledgement. `server_memory_mb`: the largest resident set of the

@@ -43,6 +43,8 @@ from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
+ARRIVING = 40  # sites a second, before the sum is opened
+
 
 class Timed(Connection):
     """Notes when the site first asked about the sum, and when its update was acknowledged."""
@@ -111,6 +113,7 @@ class Many:
         """As the agent of a site: asks for work, decides, takes part, and tries again where the server is away."""
         state, connection, failures, seen, decided, reason = self.states[number], self.connections[number], 0, "", False, ""
         included = False
+        time.sleep((number / self.count) * self.sites / ARRIVING)
         while failures < 100:
             try:
                 body = connection.ask("GET", "/v1/tasks", b"", {"wait": 25.0, "seen": seen})

@@ -6,12 +6,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manent.network import protocol
 
-MOST = 256
+MOST = 128
 """Requests in work or waiting. Whoever comes beyond is to come again; sites do so by themselves, ever more rarely."""
-MOST_HELD = 128
+MOST_HELD = 64
 """Of these, long polls that are held. Further ones are answered at once, and say when to ask again."""
 AGAIN = 4
-"""Seconds after which a long poll that was not held is to be repeated, on average."""
+"""Seconds after which a long poll that was not held is to be repeated, on average; at least."""
+POLLS = 40
+"""A second, of all sites together: of many, each asks more rarely."""
 _EXEMPT = ("/health", "/ready", "/metrics")
 
 

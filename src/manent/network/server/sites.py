@@ -18,7 +18,7 @@ from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server import description as told
 from manent.network.server import documents, messages
-from manent.network.server.admission import AGAIN
+from manent.network.server.admission import AGAIN, POLLS
 from manent.network.server.description import SITE, TEXT, WHOLE, YES, Hash, Number, Offset, Seen, SumId, Wait, described
 from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
@@ -196,8 +196,15 @@ async def polled(
     found = await service.pulse.until(look, wait)
     response = octets(found, kind)
     if found is None and time.monotonic() - began < wait:
-        response.headers["Retry-After"] = str(AGAIN)
+        sites = await run_in_threadpool(count_sites, service)
+        response.headers["Retry-After"] = str(max(AGAIN, sites // POLLS))
     return response
+
+
+def count_sites(service: Service) -> int:
+    """On the newest roster."""
+    with service.store.snapshot() as view:
+        return len(service.rosters.members(view))
 
 
 def upload_id(service: Service, id: str, key: str) -> str:
