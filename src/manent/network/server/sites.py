@@ -142,7 +142,6 @@ def sum_routes(service: Service) -> APIRouter:
     @router.put("/upload")
     async def part(request: Request, id: str, offset: int) -> Response:
         found = await member(request, id, protocol.PART)
-        await run_in_threadpool(messages.check_open, service, id)
         most = await run_in_threadpool(messages.largest, service, id)
         if not offset >= 0 or offset + len(found.body) > most:
             raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
