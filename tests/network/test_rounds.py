@@ -280,7 +280,7 @@ def test_a_vector_that_comes_too_late_is_thrown_away_and_its_site_told(tmp_path)
         about = sum_of_site(world.service, record.id, party.name)
         assert (about["state"], about["included"], about["survivors"]) == ("released", False, 5)
         with pytest.raises(ProtocolAbort, match="is over"):
-            messages.check_open(world.service, record.id)
+            messages.largest(world.service, record.id)
     assert left_over(world, hash) == set()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -207,9 +207,9 @@ class Federation:
         self._steps[study.hash] = SECRET_STEPS if isinstance(summation, SecAgg) else 1
         return submit(self.service.rounds, bundle, "somebody", seed, len(self.sites))
 
-    def at(self, seconds: float, what: object, *arguments: object) -> None:
-        """Have something done at a moment."""
-        self.stage.loop.call_at(seconds, what, *arguments)  # type: ignore[arg-type]
+    def at(self, seconds: float, what: Callable[..., object], *arguments: object) -> None:
+        """Have something done at a moment, in seconds since the beginning."""
+        self.stage.loop.call_at(seconds, what, *arguments)
 
     def run(self, seconds: float, settle: float = 600.0) -> None:
         """Until every study is over and every site knows, or so many seconds have passed."""

@@ -18,9 +18,12 @@ from manent.summation.secagg.wire import Kind
 
 
 def largest(service: Service, id: str) -> int:
-    """Bytes of an upload message of a sum, at most."""
+    """Bytes of an upload message of a sum, at most. Raises ProtocolAbort for a sum that is over: what comes late is not kept."""
     with service.store.snapshot() as view:
-        call = service.rounds.call(view, service.rounds.record(view, id))
+        record = service.rounds.record(view, id)
+        call = service.rounds.call(view, record)
+    if record.state != "open":
+        raise ProtocolAbort(f"Sum {id} is over ({record.state}); nothing more is taken in.")
     if isinstance(call, PlainCall):
         return wire.HEAD + 1 + 8 * call.terms.size
     return wire.HEAD + ring.packed_size(call.terms.size, call.terms.bits)
@@ -37,14 +40,6 @@ def _asking(service: Service, view: Snapshot, id: str, key: str) -> SumRecord:
     if key not in service.rounds.cohort(view, record):
         raise NotAuthorized("This sum does not ask this site.")
     return record
-
-
-def check_open(service: Service, id: str) -> None:
-    """Raises ProtocolAbort for a sum that is over: what comes late is not kept."""
-    with service.store.snapshot() as view:
-        record = service.rounds.record(view, id)
-    if record.state != "open":
-        raise ProtocolAbort(f"Sum {id} is over ({record.state}); nothing more is taken in.")
 
 
 def take(service: Service, id: str, key: str, body: bytes) -> list[bytes]:

@@ -169,7 +169,6 @@ def sum_routes(service: Service) -> APIRouter:
     @router.put("/upload", **described("A part of an upload", SITE, LENGTH, told.octets(0, protocol.PART)))
     async def part(request: Request, id: SumId, offset: Offset) -> Response:
         async with member_sends(request, id, protocol.PART) as (key, spool):
-            await run_in_threadpool(messages.check_open, service, id)
             most = await run_in_threadpool(messages.largest, service, id)
             if not offset >= 0 or offset + spool.size > most:
                 raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
