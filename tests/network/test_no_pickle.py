@@ -17,7 +17,7 @@ from manent.network.site.joining import QUICK
 from manent.storage import open_store
 from manent.storage.blobs import Blobs
 from tests.network import processes
-from tests.network.processes import Federation
+from tests.network.processes import Federation, until
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -140,6 +140,7 @@ def test_a_network_of_torch_is_trained_without_a_pickle(tmp_path, guarded):
     with Federation(tmp_path) as federation:
         federation.study.write_text(STUDY)
         federation.serve()
+        until((tmp_path / "srv" / "invitation.txt").exists, 120, federation.logs)  # torch is loaded first
         assert federation.tokens
         policy = QUICK.format(server=Identity.load(tmp_path / "srv" / "identity.key").public_hex, allowed='"SecAgg"', data="data")
         for index in range(federation.sites):
