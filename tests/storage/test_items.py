@@ -24,4 +24,4 @@ def test_items_are_keys_and_documents(store, documents, prefix):
         for key, document in documents.items():
             transaction.put(key, document)
         assert transaction.items(prefix) == [(key, transaction.get(key)) for key in transaction.keys(prefix)]
-        assert dict(transaction.items("")) == {key: transaction.get(key) for key in transaction.keys()}
+        assert dict(transaction.items("")) == {key: transaction.get(key) for key in transaction.keys("")}

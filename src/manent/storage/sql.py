@@ -258,7 +258,8 @@ class _View:
         return [str(key) for key in self._run(_among(_KEYS, prefix), {}).scalars()]
 
     def items(self, prefix: str) -> Sequence[tuple[str, bytes]]:
-        return [(str(row[0]), bytes(row[1])) for row in self._run(_among(_ITEMS, prefix), {})]
+        found: Any = self._run(_among(_ITEMS, prefix), {})
+        return [(str(key), bytes(document)) for key, document in found]
 
     def append(self, log: str, row: bytes) -> int:
         return int(self._run(_APPEND, {"log": log, "row": bytes(row)}).scalar_one())
