@@ -29,6 +29,10 @@ class Snapshot(Protocol):
         """Sorted keys of the documents that begin with `prefix`."""
         ...
 
+    def items(self, prefix: str) -> Sequence[tuple[str, bytes]]:
+        """The documents whose keys begin with `prefix`, sorted by key, in one look."""
+        ...
+
 
 class Transaction(Snapshot, Protocol):
     """Changes that happen together or not at all. It sees its own changes, and is of no use once it has ended."""

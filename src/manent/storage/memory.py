@@ -92,6 +92,9 @@ class _View:
         self._check()
         return sorted(key for key in self._documents if key.startswith(prefix))
 
+    def items(self, prefix: str) -> Sequence[tuple[str, bytes]]:
+        return [(key, self._documents[key]) for key in self.keys(prefix)]
+
     def append(self, log: str, row: bytes) -> int:
         self._check()
         rows = self._logs.setdefault(log, [])

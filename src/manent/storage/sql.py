@@ -30,6 +30,7 @@ _ROWS = (
 )
 _GET = sa.select(sa.cast(DOCUMENTS.c.document, sa.LargeBinary)).where(DOCUMENTS.c.key == sa.bindparam("key"))
 _KEYS = sa.select(DOCUMENTS.c.key).order_by(DOCUMENTS.c.key)
+_ITEMS = sa.select(DOCUMENTS.c.key, sa.cast(DOCUMENTS.c.document, sa.LargeBinary)).order_by(DOCUMENTS.c.key)
 _APPEND = (
     sa.insert(LOGS)
     .from_select(
@@ -254,12 +255,11 @@ class _View:
         return found
 
     def keys(self, prefix: str = "") -> Sequence[str]:
-        among = _KEYS
-        if prefix:
-            among = among.where(DOCUMENTS.c.key >= prefix)
-            after = _after(prefix)
-            among = among if after is None else among.where(DOCUMENTS.c.key < after)
-        return [str(key) for key in self._run(among, {}).scalars()]
+        return [str(key) for key in self._run(_among(_KEYS, prefix), {}).scalars()]
+
+    def items(self, prefix: str) -> Sequence[tuple[str, bytes]]:
+        found: Any = self._run(_among(_ITEMS, prefix), {})
+        return [(str(key), bytes(document)) for key, document in found]
 
     def append(self, log: str, row: bytes) -> int:
         return int(self._run(_APPEND, {"log": log, "row": bytes(row)}).scalar_one())
@@ -270,6 +270,15 @@ class _View:
 
     def remove(self, key: str) -> None:
         self._run(_REMOVE, {"key": key})
+
+
+def _among(query: sa.Select[Any], prefix: str) -> sa.Select[Any]:
+    """Of the keys that begin with a prefix."""
+    if prefix:
+        query = query.where(DOCUMENTS.c.key >= prefix)
+        after = _after(prefix)
+        query = query if after is None else query.where(DOCUMENTS.c.key < after)
+    return query
 
 
 def _after(prefix: str) -> str | None:

@@ -6,9 +6,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manent.network import protocol
 
-MOST = 128
+MOST = 4096
 """Requests in work or waiting. Whoever comes beyond is to come again; sites do so by themselves, ever more rarely."""
-MOST_HELD = 64
+MOST_HELD = 3072
 """Of these, long polls that are held. Further ones are answered at once, and say when to ask again."""
 AGAIN = 4
 """Seconds after which a long poll that was not held is to be repeated, on average; at least."""

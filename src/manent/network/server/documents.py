@@ -187,7 +187,7 @@ def decisions(view: Snapshot, study: str) -> dict[str, tuple[bool, str]]:
     """By public key: whether the site takes part, and why not."""
     prefix = decision_key(study, "")
     found = {}
-    for key in view.keys(prefix):
-        values = json.loads(view.get(key) or b"{}")
+    for key, document in view.items(prefix):
+        values = json.loads(document)
         found[key.removeprefix(prefix)] = bool(values["accepted"]), str(values["reason"])
     return found

@@ -102,8 +102,8 @@ def study_routes(service: Service) -> APIRouter:
         accepted, reason = values.get("accepted"), values.get("reason", "")
         if not isinstance(accepted, bool) or not isinstance(reason, str):
             raise InvalidInput("A decision has accepted, true or false, and a reason, text.")
+        # It is looked at with the next tick: of thousands, each on its own would be a look at all.
         await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason)
-        service.look()
         return answer({})
 
     @router.get("/model", **described("The result of a study that has finished, safetensors", SITE, ranged=True))
