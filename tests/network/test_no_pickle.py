@@ -140,7 +140,8 @@ def test_a_network_of_torch_is_trained_without_a_pickle(tmp_path, guarded):
     with Federation(tmp_path) as federation:
         federation.study.write_text(STUDY)
         federation.serve()
-        until((tmp_path / "srv" / "invitation.txt").exists, 120, federation.logs)  # torch is loaded first
+        # torch is loaded first, and the study queued before the invitation is printed
+        until(lambda: "manent join" in (tmp_path / "server.log").read_text(), 120, federation.logs)
         assert federation.tokens
         policy = QUICK.format(server=Identity.load(tmp_path / "srv" / "identity.key").public_hex, allowed='"SecAgg"', data="data")
         for index in range(federation.sites):

@@ -77,6 +77,7 @@ class Agent:
             except ManentError as error:
                 failures += 1
                 log.error("refused", extra={"reason": str(error)})
+                self._seen = ""  # to be asked again, however little changes
                 self._pause(failures)
                 if isinstance(error, NotAuthorized):  # it may have been taken off the roster
                     self._await_roster(until)
