@@ -43,7 +43,7 @@ from manent.network.site import told
 from manent.network.tls import pin_of, self_signed
 from manent.storage import MemoryStore
 from manent.storage.blobs import Blobs
-from manent.summation.plain_parties import PlainCall, PlainClient, PlainExpected, PlainServer, PlainTerms, encode_vector
+from manent.summation.plain_parties import PlainCall, PlainClient, PlainExpected, PlainServer, PlainTerms, upload_message
 from manent.summation.secagg import Call, Roster, SecAgg, ring, wire
 from manent.summation.secagg.fields import Reader
 from manent.summation.secagg.wire import Kind
@@ -247,7 +247,7 @@ ATTEMPT = Attempt(terms_of(5))
 
 
 def upload(vector: np.ndarray) -> bytes:
-    return wire.frame(Kind.UPLOAD, PLAIN.context, encode_vector(vector, PLAIN_TERMS))
+    return upload_message(PLAIN.context, vector, PLAIN_TERMS)
 
 
 LEAVES = wire.frame(Kind.ABORT, bytes(32), b"x")

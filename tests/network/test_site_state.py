@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from hashlib import sha256
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -55,7 +56,7 @@ def test_equal_assignments_of_two_sums_do_not_get_into_each_others_way(site):
     def parts(path):
         yield content[:100_000]
         if path.startswith("/v1/sums/a"):
-            others.append(works["b"]._fetch(task("b", model=digest)))
+            others.append(works["b"]._fetch(task("b", model=digest)).read_bytes())
             works["b"]._assignment(task("b", model=digest)).unlink()
         yield content[100_000:]
 
@@ -69,9 +70,10 @@ def test_equal_assignments_of_two_sums_do_not_get_into_each_others_way(site):
     transport = httpx.MockTransport(lambda request: httpx.Response(206, stream=Stream(request.url.path)))
     connection = Connection("https://server.test", None, SigningKey.generate(SystemRandom()), transport=transport)
     digest = sha256(content).hexdigest()
-    rest = (None, None, "here", None, None, SystemRandom(), threading.Lock())
+    plan = SimpleNamespace(sums={"train": SimpleNamespace(layout=SimpleNamespace(size=len(content)))})
+    rest = (plan, None, "here", None, None, SystemRandom(), threading.Lock())
     works = {letter: SumWork(site, connection, known(letter), *rest) for letter in "ab"}
-    assert works["a"]._fetch(task("a", model=digest)) == content
+    assert works["a"]._fetch(task("a", model=digest)).read_bytes() == content
     assert others == [content]
 
 

@@ -348,7 +348,8 @@ class Client:
         require(len(self.directory) + 1 >= self.terms.t, "too few advertised")
         of_seed = shares_of(self.chance.own_seed, self.chance.seed_coefficients, self.directory)
         of_root = shares_of(self.chance.root, self.chance.root_coefficients, self.directory)
-        return frame(SHARES, self.context, listed({v: self.record(v, of_seed[v] + of_root[v]) for v in self.directory}))
+        self.sent = listed({v: self.record(v, of_seed[v] + of_root[v]) for v in self.directory})
+        return frame(SHARES, self.context, self.sent)
 
     def record(self, v: int, shares: bytes) -> bytes:
         u, text, secret, texts = self.position, b"", b"", (b"", b"")
@@ -381,7 +382,8 @@ class Client:
             sign, noise = 1 if v > u else -1, mask(self.terms.suite, shared, self.terms.d, self.terms.b)
             masked = [x + sign * m for x, m in zip(masked, noise, strict=True)]
         require(len(self.held) + 1 >= self.terms.t, "too few shared")
-        with_whom = digest("manent masked with", self.context, bitmap(self.held, self.terms.n))
+        by_what = hashlib.sha256(self.sent).digest()
+        with_whom = digest("manent masked with", self.context, bitmap(self.held, self.terms.n), by_what)
         return frame(UPLOAD, self.context, pack([x % 2**self.terms.b for x in masked], self.terms.b) + with_whom)
 
     def own_mask(self) -> list[int]:

@@ -53,6 +53,7 @@ def application(service: Service) -> FastAPI:
     app.include_router(sites.routes(service))
     app.include_router(sites.study_routes(service))
     app.include_router(sites.sum_routes(service))
+    app.include_router(sites.upload_routes(service))
 
     @app.get("/health", **described("The process answers", answer=table({"status": TEXT})))
     async def health() -> Response:

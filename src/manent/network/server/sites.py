@@ -32,6 +32,7 @@ TASKS = told.table({"studies": told.rows(told.table({**_STUDY, "decided": YES}))
 _SUM = dict.fromkeys(("id", "study", "name", "call", "assignment", "state", "reason"), TEXT)
 SUM = told.table({**_SUM, **dict.fromkeys(("round", "index", "attempt", "roster"), WHOLE), "included": YES}, survivors=WHOLE)
 LENGTH = told.table({"length": WHOLE})
+SUMS = "/v1/sums/{id}"
 
 
 def routes(service: Service) -> APIRouter:
@@ -116,38 +117,43 @@ def study_routes(service: Service) -> APIRouter:
     return router
 
 
+async def member(request: Request, id: str, service: Service, verifier: Verifier, once: bool = True) -> Asked:
+    """The request of a site that the sum asks. Raises NotAuthorized for any other."""
+    found = await signed(request, verifier, service.origins, once=once)
+    await run_in_threadpool(messages.check_member, service, id, found.key)
+    return found
+
+
+@asynccontextmanager
+async def member_sends(
+    request: Request, id: str, service: Service, verifier: Verifier, most: int
+) -> AsyncIterator[tuple[str, Spool]]:
+    """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
+    found = await headed(request, verifier, service.origins)
+    await run_in_threadpool(messages.check_member, service, id, found.keyid)
+    async with spooled(request, verifier, found, service.blobs, most) as spool:
+        yield found.keyid, spool
+
+
 def sum_routes(service: Service) -> APIRouter:
     """The routes of one sum."""
-    router, verifier, anyone = APIRouter(prefix="/v1/sums/{id}"), service.verifier(), service.newcomers()
-
-    async def member(request: Request, id: str, by: Verifier = verifier) -> Asked:
-        found = await signed(request, by, service.origins, once=by is verifier)
-        await run_in_threadpool(messages.check_member, service, id, found.key)
-        return found
-
-    @asynccontextmanager
-    async def member_sends(request: Request, id: str, most: int) -> AsyncIterator[tuple[str, Spool]]:
-        """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
-        found = await headed(request, verifier, service.origins)
-        await run_in_threadpool(messages.check_member, service, id, found.keyid)
-        async with spooled(request, verifier, found, service.blobs, most) as spool:
-            yield found.keyid, spool
+    router, verifier, anyone = APIRouter(prefix=SUMS), service.verifier(), service.newcomers()
 
     @router.get("", **described("How a sum stands", SITE, SUM))
     async def about(request: Request, id: SumId) -> Response:
         # Also a site that has left the roster since hears how a sum ended to which it sent its vector.
-        key = (await member(request, id, by=anyone)).key
+        key = (await member(request, id, service, anyone, once=False)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
     @router.get("/assignment", **described("What clients are sent, safetensors", SITE, ranged=True))
     async def assignment(request: Request, id: SumId) -> Response:
-        await member(request, id)
+        await member(request, id, service, verifier)
         with service.store.snapshot() as view:
             return blob(request, service, service.rounds.record(view, id).assignment)
 
     @router.get("/message", **described("What the site's party needs now", SITE, statuses=(204,)))
     async def message(request: Request, id: SumId, after: Seen = "", wait: Wait = 0.0) -> Response:
-        key = (await member(request, id)).key
+        key = (await member(request, id, service, verifier)).key
 
         async def look() -> bytes | None:
             found = await run_in_threadpool(service.rounds.message, id, key)
@@ -157,18 +163,25 @@ def sum_routes(service: Service) -> APIRouter:
 
     @router.post("/message", **described("A message to the sum", SITE, body=told.MESSAGE))
     async def post(request: Request, id: SumId) -> Response:
-        async with member_sends(request, id, protocol.MOST_MESSAGE) as (key, spool):
+        async with member_sends(request, id, service, verifier, protocol.MOST_MESSAGE) as (key, spool):
             replies = await run_in_threadpool(messages.take_spooled, service, id, key, spool)
         return octets(protocol.pack(replies))
 
+    return router
+
+
+def upload_routes(service: Service) -> APIRouter:
+    """The routes of an upload in parts."""
+    router, verifier = APIRouter(prefix=SUMS), service.verifier()
+
     @router.get("/upload", **described("How much of an upload has arrived", SITE, LENGTH))
     async def stands(request: Request, id: SumId) -> Response:
-        key = (await member(request, id)).key
+        key = (await member(request, id, service, verifier)).key
         return answer({"length": await run_in_threadpool(service.parts.length, upload_id(service, id, key))})
 
     @router.put("/upload", **described("A part of an upload", SITE, LENGTH, told.octets(0, protocol.PART)))
     async def part(request: Request, id: SumId, offset: Offset) -> Response:
-        async with member_sends(request, id, protocol.PART) as (key, spool):
+        async with member_sends(request, id, service, verifier, protocol.PART) as (key, spool):
             most = await run_in_threadpool(messages.largest, service, id)
             if not offset >= 0 or offset + spool.size > most:
                 raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
@@ -178,7 +191,7 @@ def sum_routes(service: Service) -> APIRouter:
 
     @router.post("/upload/complete", **described("The upload is whole", SITE, body=told.table({"digest": told.DIGEST})))
     async def complete(request: Request, id: SumId) -> Response:
-        found = await member(request, id)
+        found = await member(request, id, service, verifier)
         (digest,) = texts(found.body, "digest")
         name = upload_id(service, id, found.key)
         stored = await run_in_threadpool(service.parts.finish, name, digest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Literal, final
 
 import numpy as np
@@ -258,7 +259,8 @@ class SecAggClient:
         for v, key in now.mask_keys.items():
             (masker.add if now.position < v else masker.subtract)(total, key)
         self._vector = None
-        body = ring.pack(total, terms.bits) + wire.masked_with(now.context, now.mask_keys, terms.clients)
+        shares = sha256(wire.unframe(now.replies[Kind.DIRECTORY][1])[2]).digest()
+        body = ring.pack(total, terms.bits) + wire.masked_with(now.context, now.mask_keys, terms.clients, shares)
         return self._keep(Kind.UPLOAD, b"", b"", wire.frame(Kind.UPLOAD, now.context, body))
 
     def _consent(self, now: _Attempt, body: bytes) -> Step:

@@ -232,8 +232,8 @@ class SecAggServer:
                 packed, masked = wire.split_upload(body)
                 ring.check_packed(packed, terms.size, terms.bits)
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
-                if masked != wire.masked_with(self.call.context, near, terms.clients):
-                    raise ProtocolAbort(f"Position {position} has masked with others than those that shared.")
+                if masked != wire.masked_with(self.call.context, near, terms.clients, self._shares[position].digest):
+                    raise ProtocolAbort(f"Position {position} has masked with others than those that shared, or by other shares.")
                 return partial(self._add, position, packed)
             case Kind.CONSENT:
                 if not verify(self.cohort[position], digest("manent survivors", self.call.context, self._survivors), body):

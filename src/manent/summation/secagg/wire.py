@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import sha256
 from itertools import pairwise
 from typing import TypeVar, final
 
@@ -217,6 +218,11 @@ class Table:
         found = [np.ndarray((count,), ">u4", self._body, start, (step,)) for start, count, step in runs if count]
         return np.array_equal(np.concatenate(found), [len(self._positions), *self._positions])
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what holds the list."""
+        return sha256(self._body).digest()
+
     def record(self, position: int) -> bytes:
         """One record, with its position."""
         index = bisect_left(self._positions, position)
@@ -238,9 +244,15 @@ def delivered(record: bytes, sender: int, kept: bool) -> bytes:
     return u32(sender) + (record[4 : -SEALED - KEPT] + record[-SEALED:] if kept else record[4:])
 
 
-def masked_with(context: bytes, positions: Collection[int], count: int) -> bytes:
-    """What an upload says of whom it shares masks with, 32 bytes: a server that knows of others would form a wrong sum."""
-    return digest("manent masked with", context, bitmap(frozenset(positions), count))
+def masked_with(context: bytes, positions: Collection[int], count: int, shares: bytes) -> bytes:
+    """What an upload says of its masks, 32 bytes: with whom it shares them, and by what its client had sent for them.
+
+    A server that knows of others, or has other ciphertexts, would form a wrong sum.
+
+    Args:
+        shares: SHA-256 of the body of the client's own Shares.
+    """
+    return digest("manent masked with", context, bitmap(frozenset(positions), count), shares)
 
 
 def split_upload(body: bytes) -> tuple[memoryview, bytes]:
