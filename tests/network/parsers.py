@@ -98,13 +98,16 @@ def of_text(read: Callable[[str], object]) -> Callable[[bytes], object]:
 
 
 def of_json(read: Callable[[Any], object], error: type[Exception]) -> Callable[[bytes], object]:
-    """Reads plain data, which come as JSON."""
+    """Reads plain data, which come as JSON in its canonical form: a bundle takes no other."""
 
     def run(data: bytes) -> object:
         try:
             found = json.loads(data)
-        except (ValueError, RecursionError):
+            same = canonical(found) == data
+        except (ValueError, RecursionError, InvalidInput):
             raise error("no JSON") from None
+        if not same:
+            raise error("not the canonical form")
         return read(found)
 
     return run
