@@ -35,6 +35,7 @@ from manent.network.join import JoinToken
 from manent.network.receipts import Receipts
 from manent.network.roster import SignedRoster
 from manent.network.site.connection import Away, Connection, pause
+from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState
 from manent.network.site.work import SumWork
 from manent.privacy.check import Plan, resolve
@@ -89,6 +90,16 @@ class Drawn:
         return Contribution(vector, memory)
 
 
+class Free(Account):
+    """Of a study without privacy, which costs a site nothing and has no ledger."""
+
+    def __init__(self) -> None:
+        pass
+
+    def reserve(self, known: Known, plan: Plan) -> Known:
+        return known
+
+
 class Many:
     """The sites of this process, and what they share."""
 
@@ -97,7 +108,7 @@ class Many:
         of = [Identity(f"site{first + index}", SigningKey(seed)) for index, seed in enumerate(seeds)]
         self.states = [Kept(folder / identity.name, identity) for identity in of]
         self.connections = [Timed(token.url, token.pin, state.identity.signing_key) for state in self.states]
-        self.lock = threading.Lock()
+        self.lock, self.drawing = threading.Lock(), threading.Lock()
         self.plans: dict[str, tuple[Known, Plan]] = {}
         self.rosters: dict[int, Roster] = {}
         self.away = 0
@@ -135,7 +146,7 @@ class Many:
                     break
                 failures = 0
             except Away as error:
-                failures, reason = failures + 1, str(error)
+                failures, reason, seen = failures + 1, str(error), ""  # what was begun is gone on with
                 with self.lock:
                     self.away += 1
                 time.sleep(pause(failures))
@@ -147,16 +158,26 @@ class Many:
         say(**times, included=included, reason="" if included else reason)
 
     def _work(self, state: Kept, connection: Connection, known: Known, plan: Plan, id: str, number: int) -> None:
-        done = state.study(known.hash) or known
+        done = state.study(known.hash)
+        if done is None:
+            state.put_study(done := known)
         round, index = (int(part) for part in id.rsplit("-", 2)[1:])
         if (round, index) <= (done.round, done.index):
             return
         size = plan.sums[next(iter(plan.sums))].layout.size
         trainer = Drawn(size, self.first + number)
         SumWork(
-            state, connection, done, plan, lambda: trainer, f"site{number}", lambda n: self._roster(connection, n),
-            lambda known, plan: known, SystemRandom(),
-        ).run(id)  # fmt: skip
+            state,
+            connection,
+            done,
+            plan,
+            lambda: trainer,
+            state.identity.name,
+            lambda roster: self._roster(connection, roster),
+            Free(),
+            SystemRandom(),
+            self.drawing,
+        ).run(id)
 
     def _plan(self, connection: Connection, told: dict[str, Any]) -> tuple[Known, Plan]:
         with self.lock:

@@ -11,6 +11,8 @@ HEADER = "Manent-Version"
 OCTETS = "application/octet-stream"
 MOST_MESSAGE = 4 << 20
 """Bytes of a message that is sent in one piece; larger ones are uploaded in parts."""
+SMALL = 1 << 16
+"""Bytes of a message that is sent without asking whether there is room for it."""
 PART = 4 << 20
 """Bytes of a part of an upload, at most."""
 MOST_LISTED = 1000

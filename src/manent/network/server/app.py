@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
@@ -9,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized
 from manent.network.server import documents, persons, sites
-from manent.network.server.admission import Admitted
+from manent.network.server.admission import THREADS, Admitted, Busy, come_again
 from manent.network.server.description import TEXT, WHOLE, YES, describe, described, table
 from manent.network.server.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.requests import answer, failure
@@ -30,9 +34,21 @@ async def elsewhere(request: Request, error: Exception) -> Response:
     return answer({"error": f"{status}: {request.method[:20]} has nothing here."}, status, known)
 
 
+async def busy(request: Request, error: Exception) -> Response:
+    """What there is no room for."""
+    return come_again()
+
+
+@asynccontextmanager
+async def few_threads(app: FastAPI) -> AsyncIterator[None]:
+    """Bounds the threads in which requests wait for the store and the disk."""
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
 def application(service: Service) -> FastAPI:
     """Every route of a server process."""
-    app = FastAPI(title="manent", version="1", docs_url=None, redoc_url=None)
+    app = FastAPI(title="manent", version="1", docs_url=None, redoc_url=None, lifespan=few_threads)
 
     async def failed(request: Request, error: Exception) -> Response:
         if isinstance(error, NotAuthorized):
@@ -44,11 +60,12 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(ManentError, failed)
     app.add_exception_handler(RequestValidationError, unfit)
     app.add_exception_handler(HTTPException, elsewhere)
+    app.add_exception_handler(Busy, busy)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.include_router(persons.routes(service))
     app.include_router(persons.study_routes(service))
     metrics = Metrics(service)
-    app.add_middleware(Admitted)
+    app.add_middleware(Admitted, room=service.pulse.room)
     app.add_middleware(Measured, metrics=metrics)
     app.include_router(sites.routes(service))
     app.include_router(sites.study_routes(service))

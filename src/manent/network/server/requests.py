@@ -69,10 +69,15 @@ async def body_of(request: Request, most: int) -> bytes:
     return b"".join([chunk async for chunk in pieces_of(request, most)])
 
 
+def told_size(request: Request) -> int:
+    """Bytes of the body by its header; without one, it may have any size."""
+    told = request.headers.get("content-length", "")[:20]
+    return int(told) if told.isascii() and told.isdigit() else protocol.PART
+
+
 def _check_told(request: Request, most: int) -> None:
     """What the headers say of the body."""
-    told = request.headers.get("content-length", "0")[:20]
-    if told.isascii() and told.isdigit() and int(told) > most:
+    if "content-length" in request.headers and (told := told_size(request)) > most:
         raise InvalidInput(f"A body of at most {most:,} bytes is taken here; this one says {told}. Upload it in parts.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidInput("A body is sent as it is, without Content-Encoding: the server unpacks nothing.")

@@ -18,10 +18,10 @@ from manent.core.study import canonical
 from manent.network import protocol
 from manent.network.server import description as told
 from manent.network.server import documents, messages
-from manent.network.server.admission import AGAIN, POLLS
+from manent.network.server.admission import AGAIN, POLLS, Turn
 from manent.network.server.description import SITE, TEXT, WHOLE, YES, Hash, Number, Offset, Seen, SumId, Wait, described
 from manent.network.server.documents import StudyRecord, study_of
-from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled
+from manent.network.server.requests import Asked, answer, blob, headed, octets, signed, spooled, told_size
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
 from manent.network.signing import Verifier
@@ -112,6 +112,7 @@ def study_routes(service: Service) -> APIRouter:
         _, study = await asked(request, hash)
         if not study.result:
             raise InvalidInput("This study has not finished; there is no result yet.")
+        await service.pulse.room.download()
         return blob(request, service, study.result)
 
     return router
@@ -131,6 +132,8 @@ async def member_sends(
     """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
     found = await headed(request, verifier, service.origins)
     await run_in_threadpool(messages.check_member, service, id, found.keyid)
+    if told_size(request) > protocol.SMALL:
+        await service.pulse.room.upload(found.keyid)
     async with spooled(request, verifier, found, service.blobs, most) as spool:
         yield found.keyid, spool
 
@@ -148,6 +151,7 @@ def sum_routes(service: Service) -> APIRouter:
     @router.get("/assignment", **described("What clients are sent, safetensors", SITE, ranged=True))
     async def assignment(request: Request, id: SumId) -> Response:
         await member(request, id, service, verifier)
+        await service.pulse.room.download()
         with service.store.snapshot() as view:
             return blob(request, service, service.rounds.record(view, id).assignment)
 
@@ -174,9 +178,12 @@ def upload_routes(service: Service) -> APIRouter:
     """The routes of an upload in parts."""
     router, verifier = APIRouter(prefix=SUMS), service.verifier()
 
-    @router.get("/upload", **described("How much of an upload has arrived", SITE, LENGTH))
-    async def stands(request: Request, id: SumId) -> Response:
+    @router.get("/upload", **described("How much of an upload has arrived, once there is room", SITE, LENGTH, statuses=(204,)))
+    async def stands(request: Request, id: SumId, wait: Wait = 0.0) -> Response:
         key = (await member(request, id, service, verifier)).key
+        if wait > 0 and not await service.pulse.room.turn(Turn.UPLOAD, min(wait, protocol.LONGEST_WAIT)):
+            return later(AGAIN)
+        service.pulse.room.grant(key)
         return answer({"length": await run_in_threadpool(service.parts.length, upload_id(service, id, key))})
 
     @router.put("/upload", **described("A part of an upload", SITE, LENGTH, told.octets(0, protocol.PART)))
@@ -206,10 +213,16 @@ async def polled(
     """What a look finds within so many seconds; where it was not waited for, when to ask again."""
     wait, began = min(wait, protocol.LONGEST_WAIT), time.monotonic()
     found = await service.pulse.until(look, wait)
-    response = octets(found, kind)
-    if found is None and time.monotonic() - began < wait:
-        sites = await run_in_threadpool(count_sites, service)
-        response.headers["Retry-After"] = str(max(AGAIN, sites // POLLS))
+    if found is not None or time.monotonic() - began >= wait:
+        return octets(found, kind)
+    sites = await run_in_threadpool(count_sites, service)
+    return later(max(AGAIN, sites // POLLS))
+
+
+def later(seconds: int) -> Response:
+    """Nothing yet, and after how many seconds to ask again; until then the connection is closed, and takes no memory."""
+    response = octets(None)
+    response.headers.update({"Retry-After": str(seconds), "Connection": "close"})
     return response
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from manent.network.server.admission import MOST_HELD
+from manent.network.server.admission import Room, Turn
 
 Found = TypeVar("Found")
 
@@ -16,11 +16,11 @@ class Pulse:
     """Wakes those who wait when the store's pulse has changed. Set from any thread, waited for in one event loop.
 
     Args:
-        most: so many may wait at a time; for others there is one look.
+        room: how many may wait at a time, for news or for their turn to look at them; for others there is one look, or none.
     """
 
-    def __init__(self, most: int = MOST_HELD) -> None:
-        self._most, self._held = most, 0
+    def __init__(self, room: Room | None = None) -> None:
+        self.room = room or Room()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event = asyncio.Event()
         self._seen = -1
@@ -45,21 +45,24 @@ class Pulse:
     def _wake(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
+        if self.draining:
+            self.room.let_go()
 
     async def until(self, look: Callable[[], Awaitable[Found | None]], seconds: float) -> Found | None:
-        """What `look` finds, as soon as it finds anything; None after so many seconds, or at once where too many wait."""
+        """What `look` finds, as soon as it finds anything; None after so many seconds, or at once where too many wait.
+
+        Whoever can wait gives way to those who are at work: of thousands who wait for one thing, a few at a time get to it.
+        """
         self._loop = asyncio.get_running_loop()
         end = self._loop.time() + seconds
-        while True:
+        left = seconds
+        while left <= 0 or self.draining or await self.room.turn(Turn.POLL, left):
             event = self._event  # taken before the look, so that nothing between the two is missed
             found = await look()
             left = end - self._loop.time()
-            if found is not None or left <= 0 or self.draining or self._held >= self._most:
+            if found is not None or left <= 0 or self.draining or not self.room.can_hold:
                 return found
-            self._held += 1
-            try:
+            with self.room.holding(), suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), left)
-            except TimeoutError:
-                return await look()
-            finally:
-                self._held -= 1
+            left = end - self._loop.time()
+        return None

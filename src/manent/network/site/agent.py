@@ -18,12 +18,12 @@ from manent.network.identity import replace_file
 from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.roster import SignedRoster
 from manent.network.site import told
-from manent.network.site.connection import Away, Connection, pause
+from manent.network.site.connection import WAIT, Away, Connection, pause
 from manent.network.site.machine import Machine
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import Children, Trainer, taking_part
-from manent.network.site.work import WAIT, SumWork
+from manent.network.site.work import SumWork
 from manent.network.sums import check_network
 from manent.privacy.check import Plan, resolve
 from manent.summation.secagg import Roster, wire

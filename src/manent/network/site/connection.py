@@ -22,6 +22,7 @@ from manent.network.site import told
 from manent.network.tls import pinned_context
 
 LONGEST_PAUSE = 60.0
+WAIT = 25.0  # seconds of a long poll
 PATIENCE = 60.0  # seconds beyond a long poll
 MOST_ANSWER = 64 << 20
 """Bytes of an answer that is held in memory, at most; models go to the disk instead."""
@@ -72,18 +73,21 @@ class Connection:
 
         Raises Away where the server cannot be reached, and the error that it names where it refuses.
         """
+        began = time.monotonic()
         response = self._send(method, path, body, query or {})
         if response.status_code == 204:
-            self._wait(response.headers.get("Retry-After", ""))
+            held = not (query or {}).get("wait") or time.monotonic() - began > 1.0
+            self._wait(response.headers.get("Retry-After", ""), 0 if held else 1)
             return None
         if response.is_success:
             return response.content
         raise self._failed(response)
 
-    def _wait(self, seconds: str) -> None:
+    def _wait(self, told: str, otherwise: int) -> None:
         """Where the server does not hold a question, ask again when it says, and not all sites at once."""
-        if seconds.isascii() and seconds.isdigit() and len(seconds) < 4:
-            time.sleep(min(int(seconds), LONGEST_PAUSE) * (0.5 + _drawn()))
+        seconds = int(told) if told.isascii() and told.isdigit() and len(told) < 4 else otherwise
+        if seconds:
+            time.sleep(min(seconds, LONGEST_PAUSE) * (0.5 + _drawn()))
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}
@@ -93,7 +97,8 @@ class Connection:
         try:
             response = self._client.send(request, stream=True)
             try:
-                return httpx.Response(response.status_code, content=b"".join(_bounded(response, MOST_ANSWER)))
+                content, again = b"".join(_bounded(response, MOST_ANSWER)), response.headers.get("Retry-After", "")
+                return httpx.Response(response.status_code, content=content, headers={"Retry-After": again})
             finally:
                 response.close()
         except httpx.HTTPError as error:
@@ -152,15 +157,21 @@ class Connection:
     def post(self, id: str, message: bytes) -> list[bytes]:
         """A message to a sum, in parts where it is large; what comes back."""
         path = f"/v1/sums/{id}"
+        length = 0 if len(message) <= protocol.SMALL else self._room(path, len(message))
         if len(message) <= protocol.MOST_MESSAGE:
             return protocol.unpack(self.ask("POST", f"{path}/message", message) or b"")
-        length = told.length(self.table("GET", f"{path}/upload"), 0, len(message))
         while length < len(message):
             data = message[length : length + protocol.PART]
             answered = _table(self.ask("PUT", f"{path}/upload", data, {"offset": length}))
             length = told.length(answered, length + 1, len(message))  # each part brings it on, or there would be no end
         done = canonical({"digest": sha256(message).hexdigest()})
         return protocol.unpack(self.ask("POST", f"{path}/upload/complete", done) or b"")
+
+    def _room(self, path: str, size: int) -> int:
+        """Wait until the server has room for an upload; how much of it has arrived."""
+        while (found := self.ask("GET", f"{path}/upload", b"", {"wait": WAIT})) is None:
+            pass
+        return told.length(_table(found), 0, size)
 
 
 _ASKED: Mapping[str, str] = {protocol.HEADER: str(protocol.VERSION), "Accept-Encoding": "identity"}

@@ -22,7 +22,7 @@ from manent.crypto.gradients import ExactDraws
 from manent.network.arrays import read_arrays
 from manent.network.receipts import Outcome, Promise, Receipt
 from manent.network.site import told
-from manent.network.site.connection import Connection
+from manent.network.site.connection import WAIT, Connection
 from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
@@ -33,7 +33,6 @@ from manent.summation.secagg import Roster, wire
 from manent.summation.secagg.wire import Kind
 
 log = logging.getLogger("manent.site")
-WAIT = 25.0
 
 
 class SumWork:

@@ -1,0 +1,24 @@
+"""Benchmarks that drive parts of the program from inside, in their smallest form: so that they do not fall behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sum", "sites"), [("Plain", 6), ("SecAgg", 12)])
+def test_load_of_a_few_sites(sum, sites):
+    options = ["--sites", str(sites), "--fewer", "0", "--megabytes", "0.01", "--sums", sum, "--json"]
+    command = [sys.executable, str(FOLDER / "load.py"), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["sites"], found["failed"], found[sum]["phase"]) == (sites, 0, "finished")
+    assert found["server_memory_mb"] > 10
+    assert 0 < found["p50_s"] <= found["p99_s"]
