@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from manent.app import audit, join, people, privacy, receipts, roster, serve, site, storm
+from manent.app import audit, join, people, privacy, receipts, roster, serve, site, storm, studies
 from manent.core.errors import ClientFailed, InvalidInput, ManentError, MissingExtra
 
 INTERRUPTED = 130
@@ -255,6 +255,7 @@ roster.add_to(app)
 serve.add_to(app)
 site.add_to(app)
 storm.add_to(app)
+studies.add_to(app)
 
 
 def main() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manent.app.studycode import code_of, pins
+from manent.app.studies import Code, Requirements, bundle_of
 from manent.app.studyfile import StudyFile, load_study
 from manent.core.errors import InvalidInput
 
@@ -24,13 +23,6 @@ Consortium = Annotated[
 Certificate = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="PEM, of an authority that sites know. (default: self-made, known by the invitation)"),
-]
-Code = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FILE", help="A file that the studies' code needs and no import names; may be repeated."),
-]
-Requirements = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Packages that the code needs, name==version in each line.")
 ]
 Database = Annotated[
     str | None, typer.Option(metavar="URL", help="Of a PostgreSQL database, which several servers may share. (default: SQLite)")
@@ -94,7 +86,7 @@ def serve(
     log_json()
     loaded = [(path, load_study(path, sets or ())) for path in studies or ()]
     needed = sites or max((len(file.data) for _, file in loaded), default=1)
-    bundles = [_bundle(path, file, data_set, code or (), requirements) for path, file in loaded]
+    bundles = [bundle_of(path, file, data_set, code or (), requirements) for path, file in loaded]
     address = Address(host, port, (url or f"https://{host}:{port}").rstrip("/"))
     settings = Settings(work=work_seconds, phase=phase_seconds, grace=grace_seconds)
     prepared = prepare(folder, address, needed, settings, key, database, blobs, given)
@@ -102,19 +94,6 @@ def serve(
         _queue(prepared, path, file, bundle, seed, needed)
     _tell(prepared, folder, database)
     run(prepared, folder, once)
-
-
-def _bundle(path: Path, file: StudyFile, data_set: str, more: list[Path] | tuple[()], requirements: Path | None) -> Bundle:
-    """The study as it travels: with code where its model is no built-in one."""
-    from manent.network.bundle import Bundle
-    from manent.network.declared import DeclaredModel, rebuild
-
-    name = re.sub(r"[^A-Za-z0-9._:@-]+", "-", data_set).strip("-")
-    own = isinstance(getattr(rebuild(file.study.plain()).algorithm, "model", None), DeclaredModel)
-    if not own and (more or requirements):
-        raise InvalidInput(f"{path} has a built-in model, so no code travels. Leave --code and --requirements out.")
-    pinned = () if requirements is None else pins(requirements)
-    return Bundle.of(file.study, file.data.schema, name, code_of(path, more) if own else {}, pinned)
 
 
 def _queue(prepared: Prepared, path: Path, file: StudyFile, bundle: Bundle, seed: int, needed: int) -> None:
@@ -140,4 +119,6 @@ def _tell(prepared: Prepared, folder: Path, database: str | None) -> None:
             f"Who takes part is signed by the consortium {signer}.\n"
             f"Who asked to join: manent roster waiting {where}. A signed roster is handed in by: manent roster publish {where}"
         )
+    pin = "" if prepared.token.pin is None else f" MANENT_PIN={prepared.token.pin}"
+    typer.echo(f"People with a token (manent people add --help) set MANENT_SERVER={prepared.address.url}{pin}")
     typer.echo(f"Each site joins with:\n\nmanent join {prepared.token.encode()} --data load.py:load\n")

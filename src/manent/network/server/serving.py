@@ -18,13 +18,11 @@ from types import FrameType
 import uvicorn
 
 from manent.core.errors import InvalidInput
-from manent.core.randomness import repeatable
 from manent.core.study import Study
-from manent.network.arrays import encode_arrays
 from manent.network.bundle import Bundle
-from manent.network.declared import DeclaredModel, rebuild
 from manent.network.identity import Identity, create_file
 from manent.network.join import JoinToken
+from manent.network.researcher import first_vector
 from manent.network.server import documents
 from manent.network.server.app import application
 from manent.network.server.connections import MOST_CONNECTIONS, MOST_HEAD, WAITING, Impatient, allow_descriptors
@@ -127,12 +125,8 @@ def _token(folder: Path, url: str, pin: str | None, consortium: bytes | None) ->
 def queue(prepared: Prepared, study: Study, bundle: Bundle, seed: int, needed: int) -> str:
     """Submit a study that the server's operator has at hand; its hash."""
     service = prepared.service
-    signed, initial = bundle.sign(service.identity.signing_key), b""
-    model = getattr(rebuild(bundle.study).algorithm, "model", None)
-    if isinstance(model, DeclaredModel):
-        own = study.algorithm.model  # type: ignore[attr-defined]
-        initial = encode_arrays({"model": own.init(repeatable(seed, "init"))})
-    return submit(service.rounds, signed, service.identity.public_hex, seed, needed, initial)
+    signed = bundle.sign(service.identity.signing_key)
+    return submit(service.rounds, signed, service.identity.public_hex, seed, needed, first_vector(study, bundle, seed))
 
 
 class _Server(uvicorn.Server):
