@@ -2,6 +2,7 @@
 
     python benchmarks/load.py [--sites 2000] [--fewer 200] [--megabytes 1] [--sums Plain SecAgg] [--json]
     python benchmarks/load.py --large [--sites 4] [--megabytes 500] [--json]
+    python benchmarks/load.py --flower [--sites 100] [--megabytes 1] [--json]
 
 For each kind of sum, the real server (`manent serve`, a process, over TLS) carries a round of `--fewer` sites, and, started anew,
 one of `--sites`. Sites are played by a few processes, with many threads each (`load_sites.py`): each with its own key,
@@ -13,6 +14,9 @@ server, from its start; `memory_ratio`: to that with fewer sites. `failed`: site
 
 With `--large`, one round of a large model, each site a process: `server_models` and `site_models` are the largest resident sets
 of the server and of a site, in models.
+
+With `--flower`, a round over a SuperLink of Flower, without TLS, where it is installed (see `peers/flower_link.py`): with its
+state in a database, and, under `in_memory`, in memory.
 """
 
 from __future__ import annotations
@@ -176,7 +180,7 @@ def carried(sites: int, size: int, sum: str, seconds: float, drivers: int, kept:
                 print(processes.tail("server", 20), file=sys.stderr)
     ended = played.those("began")
     if not any(one["acknowledged"] for one in ended):
-        raise SystemExit(f"No update was acknowledged: {told}, {ended[:3]}")
+        raise SystemExit(f"No update was acknowledged; the study is {told['phase']} ({told['reason']}): {ended[:3]}")
     times = sorted(one["acknowledged"] - one["began"] for one in ended if one["acknowledged"])
     whole = max(one["acknowledged"] for one in ended) - min(one["began"] for one in ended if one["began"])
     cuts = quantiles(times, n=100, method="inclusive")
@@ -235,17 +239,35 @@ def large(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"large": {**found, **in_models}}
 
 
+def flower(chosen: argparse.Namespace) -> dict[str, Any]:
+    """One round over a SuperLink of Flower, in its own environment."""
+    python = HERE.parent / ".venv-peers" / "bin" / "python"
+    if not (python.parent.parent / ".installed").exists():
+        raise SystemExit("Flower is not installed (.venv-peers; see make peers).")
+    command = [str(python), str(HERE / "peers" / "flower_link.py"), "--sites", str(chosen.sites or 100)]
+    command += ["--size", str(round((chosen.megabytes or 1.0) * 2**20 / 4)), "--seconds", str(min(chosen.seconds, 240.0))]
+    found = {}
+    for state in ("database", "memory"):  # as manent keeps its own, then as Flower does unless asked
+        done = subprocess.run([*command, "--state", state], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit("The round over a SuperLink has failed; see above.")
+        found[state] = json.loads(done.stdout.splitlines()[-1])
+        print(found[state], file=sys.stderr, flush=True)
+    return {"flower": {**found["database"], "in_memory": found["memory"]}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=int, help="2,000, or 4 with a large model")
+    parser.add_argument("--sites", type=int, help="2,000, or 4 with a large model, or 100 with Flower")
     parser.add_argument("--fewer", type=int, default=200, help="sites with which memory is compared; 0 leaves it out")
     parser.add_argument("--megabytes", type=float, help="of the model, in float32")
     parser.add_argument("--sums", nargs="+", choices=SUMS, default=["Plain"])
     parser.add_argument("--large", action="store_true", help="one large model, and few sites")
-    parser.add_argument("--seconds", type=float, default=240.0, help="that a round may take")
+    parser.add_argument("--flower", action="store_true", help="a SuperLink of Flower in place of manent's server")
+    parser.add_argument("--seconds", type=float, default=600.0, help="that a round may take")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     chosen = parser.parse_args()
-    found = large(chosen) if chosen.large else many(chosen)
+    found = flower(chosen) if chosen.flower else large(chosen) if chosen.large else many(chosen)
     whole = chosen.megabytes is None and chosen.sites is None
     path = RESULTS / "load.json"
     before = json.loads(path.read_text()) if whole and path.exists() else {}
