@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -32,28 +34,94 @@ class Pass(Protocol):
         ...
 
 
+LARGE = 1 << 14
+"""Weights of a Linear, from which it pays that they are not held beside their gradient."""
+
+
 class Autograd:
-    """The pass of any module. Each step takes over autograd's own gradients, so none is zeroed, copied or stored."""
+    """The pass of any module. Each step takes over autograd's own gradients, so none is zeroed, copied or stored.
+
+    A large Linear is hidden from autograd while the module computes: once the pass is over, the product that is its weight's
+    gradient is added to the target by one operation, and never stored. All else of it is autograd's.
+    """
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], loss: Loss) -> None:
         self.module, self.parameters, self.loss = module, tuple(parameters), loss
         self.one = torch.ones((), device=self.parameters[0].device)
+        self.products: list[_Product] = []
+        places = {id(p): index for index, p in enumerate(self.parameters)}
+        self.linears = [(m, _Hidden(m, places[id(m.weight)], self.products)) for m in module.modules() if _is_large(m, places)]
 
     def scores(self, x: Tensor) -> Tensor:
         scores: Tensor = self.module(x)
         return scores
 
     def backward(self, x: Tensor, y: Tensor, targets: list[Tensor], keep: float, scale: float) -> Tensor:
-        loss = self.loss(self.module(x), y)
-        # What torch.autograd.grad calls after its checks, which would cost as much as a small layer.
-        found = _run_backward((loss,), (self.one,), False, False, self.parameters, allow_unreachable=True, accumulate_grad=False)
-        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, found, strict=True)]
-        if keep == 0:
-            torch._foreach_zero_(targets)
-        elif keep != 1:
-            torch._foreach_mul_(targets, keep)
-        torch._foreach_add_(targets, gradients, alpha=scale)
+        for linear, hidden in self.linears:
+            linear.__dict__["forward"] = hidden
+        try:
+            loss = self.loss(self.module(x), y)
+            # What torch.autograd.grad calls after its checks, which would cost as much as a small layer.
+            how = {"allow_unreachable": True, "accumulate_grad": False}
+            found = _run_backward((loss,), (self.one,), False, False, self.parameters, **how)
+            if keep == 0:
+                torch._foreach_zero_(targets)
+            elif keep != 1:
+                torch._foreach_mul_(targets, keep)
+            reached = [(target, g) for target, g in zip(targets, found, strict=True) if g is not None]
+            if reached:
+                torch._foreach_add_(*map(list, zip(*reached, strict=True)), alpha=scale)
+            with torch.no_grad():
+                for product in self.products:
+                    product.add_to(targets[product.index], scale)
+        finally:
+            self.products.clear()
+            for linear, _ in self.linears:
+                del linear.__dict__["forward"]
         return loss.detach()
+
+
+@dataclass(frozen=True)
+class _Product:
+    """What a Linear's weight owes to one use of it: the gradient of its output, times its input as it was then."""
+
+    index: int
+    x: Tensor
+    version: int
+    gradient: Tensor
+
+    def add_to(self, target: Tensor, scale: float) -> None:
+        if self.x._version != self.version:
+            raise RuntimeError("the input of a Linear, which its gradient needs, has been modified by an inplace operation")
+        left, right = self.gradient.reshape(-1, target.shape[0]).T, self.x.reshape(-1, target.shape[1])
+        target.addmm_(left.to(target.dtype), right.to(target.dtype), alpha=scale)
+
+
+class _Hidden:
+    """The forward of a Linear whose weight autograd does not see."""
+
+    def __init__(self, linear: nn.Linear, index: int, products: list[_Product]) -> None:
+        self.linear, self.index, self.products = linear, index, products
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return nn.functional.linear(x, self.linear.weight, self.linear.bias)
+        y = nn.functional.linear(x, self.linear.weight.detach(), self.linear.bias)
+        if y.requires_grad:
+            note = partial(self._note, x.detach(), x._version)
+            y.register_hook(note)  # type: ignore[no-untyped-call]
+        return y
+
+    def _note(self, x: Tensor, version: int, gradient: Tensor) -> None:
+        self.products.append(_Product(self.index, x, version, gradient))
+
+
+def _is_large(module: nn.Module, places: Mapping[int, int]) -> TypeGuard[nn.Linear]:
+    """Whether this is torch's own Linear, of many weights and a bias, all trained; by the bias autograd gets to its output."""
+    if type(module) is not nn.Linear:
+        return False
+    trained = all(id(module._parameters.get(name)) in places for name in ("weight", "bias"))
+    return trained and module.weight.numel() >= LARGE
 
 
 class Network:
