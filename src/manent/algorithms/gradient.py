@@ -253,7 +253,7 @@ class GradientAlgorithm(ABC):
     ) -> Contribution:
         p, layout = self.parameters, self.train_layout
         vector = np.empty(layout.size, np.float32)
-        update = np.subtract(trained.vector[:p], work.start[:p], out=vector[layout.slice("update")])
+        update = trained.update[:p]
         terms = self.terms(update, work, assignment, memory, client)
         weight = np.float32(len(client.train) if self.weighted else 1)
         kept = terms.memory
@@ -263,10 +263,9 @@ class GradientAlgorithm(ABC):
             vector[layout.slice(name)] = values
         weighted = dict(terms.weighted)
         if "statistics" in layout:
-            weighted["statistics"] = trained.vector[p:] - work.start[p:]
-        # The update lies in the vector already, and other terms may be views of it: so it is weighted in place, and last.
-        for name in sorted(weighted, key="update".__eq__):
-            np.multiply(weighted[name], weight, out=vector[layout.slice(name)])
+            weighted["statistics"] = trained.update[p:]
+        for name, values in weighted.items():
+            np.multiply(values, weight, out=vector[layout.slice(name)])
         if "weight" in layout:
             vector[layout.slice("weight")] = weight
         return Contribution(vector, kept, {"loss": trained.loss, "steps": float(len(work.batches))})

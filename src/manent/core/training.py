@@ -228,10 +228,23 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives back: the new model float32[d], and the mean loss over the steps (known to the client alone)."""
+    """What training gives back.
 
-    vector: Vector
+    Attributes:
+        start: the model that it began with, float32[d].
+        update: the new model less that one, float32[d].
+        loss: the mean over the steps, known to the client alone.
+    """
+
+    start: Vector
+    update: Vector
     loss: float
+
+    @property
+    def vector(self) -> Vector:
+        """The new model, float32[d], to rounding."""
+        found: Vector = self.start + self.update
+        return found
 
 
 Gradient = Callable[[Vector, Array, Array], tuple[float, Vector]]
@@ -262,7 +275,7 @@ def descend(gradient: Gradient, parameters: int, work: LocalTraining, data: Exam
         if work.shift is not None:
             g = g + work.shift
         w -= np.float32(work.lr) * rule.direction(g)
-    return Trained(vector, losses / len(work.batches))
+    return Trained(work.start, np.subtract(vector, work.start, out=vector), losses / len(work.batches))
 
 
 def descend_privately(

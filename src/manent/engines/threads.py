@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from manent.core.examples import Client
 from manent.core.protocols import Assignment
 from manent.core.vectors import Array, aligned_empty
+from manent.engines.allocation import keep_freed
 from manent.engines.clients import ClientSide, Unit, UnitAnswer
 
 AHEAD = 2  # jobs a thread that are under way or done before more are taken
@@ -30,6 +31,7 @@ class Threads:
         self._sides: SimpleQueue[ClientSide] = SimpleQueue()  # each has its own buffers, so one thread at a time uses it
         for _ in range(count):
             self._sides.put(side.twin())
+        keep_freed()
         self._limits = threadpool_limits(1)  # one thread a worker is the fastest
         self._pool = ThreadPoolExecutor(count, "manent-worker")
 

@@ -26,6 +26,7 @@ from manent.core.examples import Client
 from manent.core.protocols import Assignment
 from manent.core.sums import Partial
 from manent.core.vectors import Array
+from manent.engines.allocation import keep_freed
 from manent.engines.clients import ClientSide, Unit, UnitAnswer
 
 Message = dict[str, Any]
@@ -93,6 +94,7 @@ class Workers:
         code = 0
         try:
             _one_thread()
+            keep_freed()
             with threadpool_limits(1):
                 while True:
                     message = json.loads(pipe.recv_bytes())

@@ -141,7 +141,7 @@ class JaxModel:
             np.int32(len(work.batches)),
         )
         trained: Vector = np.asarray(found)
-        return Trained(trained[:-1], float(trained[-1]))
+        return Trained(work.start, trained[:-1], float(trained[-1]))
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """float32[p], the gradient of the mean loss over all rows."""

@@ -70,7 +70,7 @@ def numbers(work: LocalTraining) -> Vector:
 
 
 def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
-    """A function (vectors, `NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps) to the new vector and its loss, [d+1].
+    """A function (vectors, `NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps) to the update and its loss, [d+1].
 
     `rows` holds each step's row numbers, and -1 where a batch is not full.
     """
@@ -95,7 +95,7 @@ def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Rec
         zeros = jax.tree.map(jnp.zeros_like, start)
         memory = (zeros, zeros) if recipe.adam else zeros if recipe.momentum else ()
         w, _, total = lax.fori_loop(0, steps, step, (start, memory, jnp.float32(0)))
-        return flat((w, total / steps))
+        return flat((jax.tree.map(jnp.subtract, w, start), total / steps))
 
     return train
 

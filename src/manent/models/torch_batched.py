@@ -74,7 +74,8 @@ class Batched:
             raise RuntimeError("Training changes a buffer, so each client needs its own.")
         steps = [len(work.batches) for work in works]
         vectors, means = weights.cpu().numpy(), losses.cpu().numpy() / steps
-        return [Trained(vector, float(mean)) for vector, mean in zip(vectors, means, strict=True)]
+        each = zip(works, vectors, means, strict=True)
+        return [Trained(work.start, np.subtract(vector, work.start, out=vector), float(mean)) for work, vector, mean in each]
 
     def _gradients(self, weights: Tensor, buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """[k, p] and [k]: gradients and mean losses of k clients' batches x [k, b, ...], y [k, b, ...]."""

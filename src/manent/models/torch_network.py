@@ -170,6 +170,12 @@ class Network:
         """The array on the network's device; on a CPU over the same memory, which is not to be written to."""
         return tensor(array).to(self.device)
 
+    def less(self, start: Vector) -> Vector:
+        """The module's vector less another, float32[d]."""
+        self._rebind()
+        update: Vector = np.subtract(self.vector.cpu().numpy(), start)
+        return update
+
     def _rebind(self) -> None:
         """Return each statistic to its view, for modules that assign a buffer rather than change it."""
         for owner, key, view in self.statistics:

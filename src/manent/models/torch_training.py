@@ -36,7 +36,7 @@ def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
             loss = through.backward(inputs, targets, step.targets, step.keep, step.scale)
             step.finish()
             total += loss.item()
-    return Trained(network.read(), total / len(work.batches))
+    return Trained(work.start, network.less(work.start), total / len(work.batches))
 
 
 def _batches(x: Tensor, y: Tensor, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
