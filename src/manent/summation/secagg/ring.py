@@ -9,6 +9,7 @@ import numpy as np
 from manent.core.errors import ProtocolAbort
 from manent.core.vectors import Array
 
+_RUN = 1 << 15  # groups of eight numbers that are taken at a time, and stay in the processor's cache meanwhile
 _BEYOND = 9  # bytes that a view of a number takes in, at most
 
 
@@ -72,7 +73,7 @@ def check_packed(data: bytes | memoryview, size: int, bits: int) -> None:
 
 
 class PackedSum:
-    """The sum of packed vectors, added as they come: one array of lanes, and one of an eighth of it meanwhile.
+    """The sum of packed vectors, added as they come: one array of lanes, and a small one.
 
     Eight numbers of b bits are b bytes. So every eighth number begins at the same bit of its byte, b bytes after the one before:
     one strided view, one shift. Number 8 i + j is kept at [j, i]. What a view reads above a number lies above bit b of the sum,
@@ -82,6 +83,7 @@ class PackedSum:
     def __init__(self, size: int, bits: int) -> None:
         self._size, self._bits = size, bits
         self._lanes = np.zeros((8, -(-size // 8)), lane(bits))
+        self._aligned = np.empty(min(_RUN, self._lanes.shape[1]), np.uint64)
 
     def add(self, data: bytes | memoryview) -> None:
         """Raises ProtocolAbort where `check_packed` does."""
@@ -94,14 +96,19 @@ class PackedSum:
 
     def _add(self, data: bytes | memoryview, first: int, count: int) -> None:
         """Add groups of eight numbers, from data that goes on for _BEYOND bytes after the last."""
-        for j, row in enumerate(self._lanes[:, first : first + count]):
-            offset, shift = divmod(j * self._bits, 8)
-            view = lane(min(shift + self._bits, 64)).newbyteorder("<")
-            window = np.ndarray((count,), view, data, offset, (self._bits,))
-            row += (window >> view.type(shift)).astype(row.dtype, copy=False)
-            if shift + self._bits > 64:
-                rest = np.ndarray((count,), np.uint8, data, offset + 8, (self._bits,))
-                row += rest.astype(np.uint64) << np.uint64(64 - shift)
+        for start in range(0, count, _RUN):
+            run = min(_RUN, count - start)
+            for j, row in enumerate(self._lanes[:, first + start : first + start + run]):
+                offset, shift = divmod(j * self._bits, 8)
+                offset += start * self._bits
+                view = lane(min(shift + self._bits, 64)).newbyteorder("<")
+                window = self._aligned.view(view)[:run]  # ufuncs are slow on what is not aligned, and fresh memory is too
+                np.copyto(window, np.ndarray((run,), view, data, offset, (self._bits,)))
+                window >>= view.type(shift)
+                row += window.astype(row.dtype, copy=False)
+                if shift + self._bits > 64:
+                    rest = np.ndarray((run,), np.uint8, data, offset + 8, (self._bits,))
+                    row += rest.astype(np.uint64) << np.uint64(64 - shift)
 
     def total(self) -> Array:
         """Lanes [d], modulo 2**bits up to the lane's width; a copy."""

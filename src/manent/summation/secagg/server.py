@@ -113,7 +113,7 @@ class SecAggServer:
         """See `Party`. What does not fit is noted and changes nothing."""
         position = self._places.get(envelope.sender)
         try:
-            kind, context, body = wire.unframe(envelope.body)
+            kind, context = wire.head(envelope.body)
             if position is None:
                 raise ProtocolAbort(f"{envelope.sender[:16]!r} is not in the cohort.")
             if kind is Kind.ASK:
@@ -121,10 +121,10 @@ class SecAggServer:
             if context != self.call.context:
                 raise ProtocolAbort(f"{kind.name} of position {position} belongs to another attempt.")
             if kind is Kind.ABORT:
-                return self._leaves(position, envelope.body, wire.read_reason(body))
+                return self._leaves(position, envelope.body, wire.read_reason(envelope.body[wire.HEAD :]))
             if kind is not _AWAITED.get(self.phase) or position not in self._pending:
                 return self._again(position, kind)
-            take_in = self._checked(position, kind, body)
+            take_in = self._checked(position, kind, envelope.body)
         except ProtocolAbort as error:
             self.notes.append(str(error))
             return Step()
@@ -208,8 +208,9 @@ class SecAggServer:
 
     # Messages from clients: checked first, then taken in.
 
-    def _checked(self, position: int, kind: Kind, body: bytes) -> Callable[[], object]:
+    def _checked(self, position: int, kind: Kind, message: bytes) -> Callable[[], object]:
         """What takes a message in. Raises ProtocolAbort for one that cannot be."""
+        body = b"" if kind is Kind.UPLOAD else message[wire.HEAD :]  # that one is not copied
         reader, terms = Reader(body), self.call.terms
         match kind:
             case Kind.ABORT:
@@ -229,7 +230,7 @@ class SecAggServer:
                 table = wire.shares_table(position, body, wanted, terms.hybrid)
                 return partial(self._shares.__setitem__, position, table)
             case Kind.UPLOAD:
-                packed, masked = wire.split_upload(body)
+                packed, masked = wire.split_upload(memoryview(message)[wire.HEAD :])
                 ring.check_packed(packed, terms.size, terms.bits)
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
                 if masked != wire.masked_with(self.call.context, near, terms.clients, self._shares[position].digest):
@@ -259,8 +260,9 @@ class SecAggServer:
             if self.phase == list(_AWAITED)[record[4]]:
                 self._close()
             return
-        kind, _, body = wire.unframe(record[4:])
-        self._checked(position, kind, body)()
+        message = record[4:]
+        kind, _ = wire.head(message)
+        self._checked(position, kind, message)()
         self._taken_in(position, kind)
 
     def _taken_in(self, position: int, kind: Kind) -> None:

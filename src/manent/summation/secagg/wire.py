@@ -50,13 +50,18 @@ def frame(kind: Kind, context: bytes, body: bytes) -> bytes:
 
 def unframe(message: bytes) -> tuple[Kind, bytes, bytes]:
     """Kind, context and body. Raises ProtocolAbort for what is no message of this version."""
+    return (*head(message), message[HEAD:])
+
+
+def head(message: bytes) -> tuple[Kind, bytes]:
+    """Kind and context, without a copy of the body. Raises ProtocolAbort for what is no message of this version."""
     reader = Reader(message)
     magic, version, kind, context = reader.take(3), reader.u8(), reader.u8(), reader.take(32)
     if magic != MAGIC or version != VERSION:
         raise ProtocolAbort(f"Expected a message of secure aggregation, version {VERSION}; found {magic!r}, version {version}.")
     if kind not in set(Kind):
         raise ProtocolAbort(f"Expected a known type of message; found {kind}.")
-    return Kind(kind), context, reader.rest()
+    return Kind(kind), context
 
 
 @dataclass(frozen=True)
@@ -255,11 +260,11 @@ def masked_with(context: bytes, positions: Collection[int], count: int, shares: 
     return digest("manent masked with", context, bitmap(frozenset(positions), count), shares)
 
 
-def split_upload(body: bytes) -> tuple[memoryview, bytes]:
+def split_upload(body: bytes | memoryview) -> tuple[memoryview, bytes]:
     """The packed vector, not copied, and whom it shares masks with. Raises ProtocolAbort for too few bytes."""
     if len(body) < 32:
         raise ProtocolAbort(f"An upload ends with 32 bytes; found {len(body)} in all.")
-    return memoryview(body)[:-32], body[-32:]
+    return memoryview(body)[:-32], bytes(body[-32:])
 
 
 def bitmap(positions: Sequence[int] | frozenset[int], count: int) -> bytes:
