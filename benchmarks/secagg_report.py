@@ -49,7 +49,8 @@ ROUND = (*COUNTS, "server, s", "CPU, s", "floor, s", "ratio", "by CPU", "memory,
 
 def round_row(values: dict[str, Any]) -> tuple[object, ...]:
     about = (f"{values['clients']:,}", f"{values['dim']:,}", values["suite"], values["degree"], values["threshold"])
-    times = [f"{values[key]:.2f}" for key in ("server_s", "server_cpu_s", "floor_s", "ratio_to_floor", "cpu_ratio_to_floor")]
+    times = [f"{values[key]:.2f}" for key in ("server_s", "server_cpu_s", "floor_s", "ratio_to_floor")]
+    times.append(f"{values['server_cpu_s'] / values['floor_s']:.2f}")
     memory, client = f"{values['peak_memory_mb']:.0f}", f"{sum(values['client_ms'].values()):.0f}"
     return (*about, f"{values['dropout']:.0%}", values["threads"], *times, memory, client, f"{values['round_s']:.0f}")
 
