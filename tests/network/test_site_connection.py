@@ -10,7 +10,6 @@ import pytest
 import manent as mn
 from manent.crypto import SigningKey, SystemRandom
 from manent.network import protocol
-from manent.network.site import connection as module
 from manent.network.site.connection import Connection
 
 ID = "a" * 64 + "-1-0"
@@ -18,10 +17,8 @@ CASES = [("40", 20, 60), ("4", 2, 6), ("999", 30, 90), ("", 0.5, 1.5), ("-3", 0.
 
 
 @pytest.fixture
-def slept(monkeypatch):
-    found: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", found.append)
-    return found
+def slept():
+    return []
 
 
 def said(status, data=b"", headers=None):
@@ -32,7 +29,7 @@ def length(value):
     return said(200, json.dumps({"length": value}).encode())
 
 
-def connection_to(answer):
+def connection_to(answer, slept):
     """A connection whose requests are answered by a function of them; and those requests."""
     asked: list[httpx.Request] = []
 
@@ -41,12 +38,13 @@ def connection_to(answer):
         return answer(request, len(asked))
 
     transport = httpx.MockTransport(handle)
-    return Connection("https://server.test", None, SigningKey.generate(SystemRandom()), transport=transport), asked
+    key = SigningKey.generate(SystemRandom())
+    return Connection("https://server.test", None, key, transport=transport, pause=slept.append), asked
 
 
 @pytest.mark.parametrize(("header", "low", "high"), CASES)
 def test_a_poll_that_is_not_held_is_asked_again_when_the_server_says(slept, header, low, high):
-    connection, _ = connection_to(lambda *_: said(204, headers={"Retry-After": header}))
+    connection, _ = connection_to(lambda *_: said(204, headers={"Retry-After": header}), slept)
     for _ in range(200):
         assert connection.ask("GET", "/v1/tasks", b"", {"wait": 25.0}) is None
     assert all(low <= seconds <= high for seconds in slept)
@@ -55,7 +53,7 @@ def test_a_poll_that_is_not_held_is_asked_again_when_the_server_says(slept, head
 
 
 def test_a_question_that_does_not_wait_is_answered_without_a_pause(slept):
-    connection, _ = connection_to(lambda *_: said(204))
+    connection, _ = connection_to(lambda *_: said(204), slept)
     assert connection.message(ID, "", 0.0) is None
     assert not slept
 
@@ -69,7 +67,7 @@ def test_room_is_asked_for_before_a_large_message_and_waited_for(slept, size):
             return length(int(request.url.params["offset"]) + len(request.content))
         return said(200, protocol.pack([b"reply"]))
 
-    connection, asked = connection_to(answer)
+    connection, asked = connection_to(answer, slept)
     assert connection.post(ID, bytes(size)) == [b"reply"]
     asking = [request for request in asked if request.method == "GET"]
     assert len(asking) == (3 if size > protocol.SMALL else 0)
@@ -78,6 +76,6 @@ def test_room_is_asked_for_before_a_large_message_and_waited_for(slept, size):
 
 
 def test_what_a_server_says_has_arrived_is_looked_at(slept):
-    connection, _ = connection_to(lambda *_: length(2**40))
+    connection, _ = connection_to(lambda *_: length(2**40), slept)
     with pytest.raises(mn.ProtocolAbort):
         connection.post(ID, bytes(protocol.SMALL + 1))

@@ -45,7 +45,7 @@ class Agent:
         self.state, self.policy, self.load, self.machine = state, policy, load, machine or Machine()
         self.server = state.server
         of = (self.server.url, self.server.pin, state.identity.signing_key)
-        self.connection = Connection(*of, self.machine.clock, self.machine.transport)
+        self.connection = Connection(*of, self.machine.clock, self.machine.transport, self._rest)
         self.account = Account(state, policy)
         self._random = self.machine.random()
         self._queues: dict[str, list[str]] = {}  # sums to take part in, by study; a study that is here has a thread
@@ -88,7 +88,10 @@ class Agent:
         return bool(known) and all(one.over or not one.accepted for one in known) and not self.state.tasks()
 
     def _pause(self, failures: int) -> None:
-        self.machine.pause(self._stop, pause(failures, self._random))
+        self._rest(pause(failures, self._random))
+
+    def _rest(self, seconds: float) -> None:
+        self.machine.pause(self._stop, seconds)
 
     def once(self) -> None:
         """One question to the server, and what follows from the answer."""

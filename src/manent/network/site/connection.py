@@ -49,7 +49,9 @@ class Connection:
     Args:
         url: the server's, without a slash at its end.
         pin: SHA-256 of its certificate in hexadecimal; None where the system's authorities vouch for it.
+        clock: seconds since 1970 (UTC).
         transport: how requests travel, in place of HTTPS.
+        pause: waits for so many seconds.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class Connection:
         key: SigningKey,
         clock: Callable[[], float] = time.time,
         transport: httpx.BaseTransport | None = None,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.url, self._key, self._clock = url, key, clock
+        self.url, self._key, self._clock, self._pause = url, key, clock, pause
         verify = True if pin is None else pinned_context(pin)
         timeout = httpx.Timeout(PATIENCE, connect=10.0)
         self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=False, transport=transport)
@@ -73,10 +76,10 @@ class Connection:
 
         Raises Away where the server cannot be reached, and the error that it names where it refuses.
         """
-        began = time.monotonic()
+        began = self._clock()
         response = self._send(method, path, body, query or {})
         if response.status_code == 204:
-            held = not (query or {}).get("wait") or time.monotonic() - began > 1.0
+            held = self._clock() - began >= min(1.0, float((query or {}).get("wait", 0.0)) / 2)
             self._wait(response.headers.get("Retry-After", ""), 0 if held else 1)
             return None
         if response.is_success:
@@ -87,7 +90,7 @@ class Connection:
         """Where the server does not hold a question, ask again when it says, and not all sites at once."""
         seconds = int(told) if told.isascii() and told.isdigit() and len(told) < 4 else otherwise
         if seconds:
-            time.sleep(min(seconds, LONGEST_PAUSE) * (0.5 + _drawn()))
+            self._pause(min(seconds, LONGEST_PAUSE) * (0.5 + _drawn()))
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}
