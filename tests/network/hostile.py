@@ -436,7 +436,7 @@ class Net:
         if asked >= 1000:
             DEEDS[asked - 1000]()
         elif asked >= 100:
-            trained[0].vector[1] = works[0].start[1] + self._attempted(ATTEMPTS[asked - 100])
+            trained[0].update[1] = self._attempted(ATTEMPTS[asked - 100])
         return trained
 
     def _attempted(self, attempt) -> int:
