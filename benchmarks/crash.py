@@ -70,7 +70,7 @@ study = mn.Study(mn.Histogram("{column}"), cohort=everyone, summation=secure, na
 LOAD = """
 import manent as mn
 
-def load():
+def load(data_set):
     return mn.data.heart_disease().clients[{index}]
 """
 GUARDED = """
