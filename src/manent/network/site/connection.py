@@ -88,7 +88,7 @@ class Connection:
 
     def _wait(self, told: str, otherwise: int) -> None:
         """Where the server does not hold a question, ask again when it says, and not all sites at once."""
-        seconds = int(told) if told.isascii() and told.isdigit() and len(told) < 4 else otherwise
+        seconds = max(int(told) if told.isascii() and told.isdigit() and len(told) < 4 else 0, otherwise)
         if seconds:
             self._pause(min(seconds, LONGEST_PAUSE) * (0.5 + _drawn()))
 
