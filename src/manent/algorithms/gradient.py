@@ -256,9 +256,6 @@ class GradientAlgorithm(ABC):
         update = trained.update[:p]
         terms = self.terms(update, work, assignment, memory, client)
         weight = np.float32(len(client.train) if self.weighted else 1)
-        kept = terms.memory
-        if kept is not None and np.may_share_memory(kept, vector):
-            kept = kept.copy()
         for name, values in terms.plain.items():
             vector[layout.slice(name)] = values
         weighted = dict(terms.weighted)
@@ -268,7 +265,7 @@ class GradientAlgorithm(ABC):
             np.multiply(values, weight, out=vector[layout.slice(name)])
         if "weight" in layout:
             vector[layout.slice("weight")] = weight
-        return Contribution(vector, kept, {"loss": trained.loss, "steps": float(len(work.batches))})
+        return Contribution(vector, terms.memory, {"loss": trained.loss, "steps": float(len(work.batches))})
 
     def _measure(self, assignment: Assignment, client: Client) -> Array:
         names, classes = self._evaluation.names(self.model), self.model.classes
