@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -211,9 +211,10 @@ async def polled(
     service: Service, look: Callable[[], Awaitable[bytes | None]], wait: float, kind: str = protocol.OCTETS
 ) -> Response:
     """What a look finds within so many seconds; where it was not waited for, when to ask again."""
-    wait, began = min(wait, protocol.LONGEST_WAIT), time.monotonic()
+    clock, wait = asyncio.get_running_loop().time, min(wait, protocol.LONGEST_WAIT)
+    began = clock()
     found = await service.pulse.until(look, wait)
-    if found is not None or time.monotonic() - began >= wait:
+    if found is not None or clock() - began >= wait:
         return octets(found, kind)
     sites = await run_in_threadpool(count_sites, service)
     return later(max(AGAIN, sites // POLLS))

@@ -47,7 +47,6 @@ class Agent:
         of = (self.server.url, self.server.pin, state.identity.signing_key)
         self.connection = Connection(*of, self.machine.clock, self.machine.transport, self._rest)
         self.account = Account(state, policy)
-        self._random = self.machine.random()
         self._queues: dict[str, list[str]] = {}  # sums to take part in, by study; a study that is here has a thread
         self._lock, self._computing = threading.Lock(), threading.Lock()
         self._tasks: dict[str, Any] = {"studies": [], "sums": []}
@@ -88,7 +87,7 @@ class Agent:
         return bool(known) and all(one.over or not one.accepted for one in known) and not self.state.tasks()
 
     def _pause(self, failures: int) -> None:
-        self._rest(pause(failures, self._random))
+        self._rest(pause(failures, self.state.identity.signing_key, self.machine.clock()))
 
     def _rest(self, seconds: float) -> None:
         self.machine.pause(self._stop, seconds)
@@ -231,7 +230,10 @@ class Agent:
                 log.warning("waits for a roster with this site on it", extra={"reason": reason})
                 told = reason
             looks += 1
-            self._stop.wait(pause(failures) if failures else min(ROSTER_WAIT * 1.1**looks, LONGEST_ROSTER_WAIT))
+            if failures:
+                self._pause(failures)
+            else:
+                self._rest(min(ROSTER_WAIT * 1.1**looks, LONGEST_ROSTER_WAIT))
 
     def _take_newest(self, number: int) -> None:
         """Fetch a roster that is newer than those seen, so that an older one is known as such. Raises NotAuthorized for a server

@@ -12,9 +12,7 @@ from typing import Any
 import httpx
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
-from manent.core.randomness import PrivateRandom
 from manent.core.study import canonical
-from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
 from manent.network import protocol
 from manent.network.signing import sign_request
@@ -33,14 +31,14 @@ class Away(Exception):
     """The server could not be reached, or is not ready; to be tried again."""
 
 
-def pause(failures: int, random: PrivateRandom | None = None) -> float:
+def pause(failures: int, key: SigningKey, now: float) -> float:
     """Seconds to wait: longer with every failure, and not the same for all sites."""
-    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + _drawn(random) / 2)
+    return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + _fraction(key, now) / 2)
 
 
-def _drawn(random: PrivateRandom | None = None) -> float:
-    """Uniform in [0, 1)."""
-    return int.from_bytes((random or SystemRandom()).bytes(4), "big") / 2**32
+def _fraction(key: SigningKey, now: float) -> float:
+    """In [0, 1), another one for each site and moment, so that sites do not come all at once; no secret."""
+    return int.from_bytes(sha256(key.public + repr(now).encode()).digest()[:4], "big") / 2**32
 
 
 class Connection:
@@ -90,7 +88,7 @@ class Connection:
         """Where the server does not hold a question, ask again when it says, and not all sites at once."""
         seconds = max(int(told) if told.isascii() and told.isdigit() and len(told) < 4 else 0, otherwise)
         if seconds:
-            self._pause(min(seconds, LONGEST_PAUSE) * (0.5 + _drawn()))
+            self._pause(min(seconds, LONGEST_PAUSE) * (0.5 + _fraction(self._key, self._clock())))
 
     def _send(self, method: str, path: str, body: bytes, query: Mapping[str, str | float]) -> httpx.Response:
         kind = {"Content-Type": protocol.OCTETS} if body else {}

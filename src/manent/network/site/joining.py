@@ -94,7 +94,7 @@ def join_patiently(state: SiteState, token: JoinToken) -> bool:
         except Away as error:
             failures += 1
             log.warning("server away", extra={"reason": str(error), "failures": failures})
-            time.sleep(pause(failures))
+            time.sleep(pause(failures, state.identity.signing_key, time.time()))
 
 
 def quick_policy(state: SiteState, data: str, plain: bool) -> Policy:
