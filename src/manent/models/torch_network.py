@@ -6,12 +6,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from manent.core.errors import InvalidInput
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
@@ -41,16 +41,16 @@ LARGE = 1 << 14
 class Autograd:
     """The pass of any module. Each step takes over autograd's own gradients, so none is zeroed, copied or stored.
 
-    A large Linear is hidden from autograd while the module computes: once the pass is over, the product that is its weight's
-    gradient is added to the target by one operation, and never stored. All else of it is autograd's.
+    A large Linear's weight is hidden from autograd while the module computes: once the pass is over, the product that is its
+    gradient is added to the target by one operation, and never stored. All else of the layer is autograd's.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], loss: Loss) -> None:
         self.module, self.parameters, self.loss = module, tuple(parameters), loss
         self.one = torch.ones((), device=self.parameters[0].device)
-        self.products: list[_Product] = []
+        self.uses: list[_Use] = []
         places = {id(p): index for index, p in enumerate(self.parameters)}
-        self.linears = [(m, _Hidden(m, places[id(m.weight)], self.products)) for m in module.modules() if _is_large(m, places)]
+        self.linears = [(m, _Hidden(m, places[id(m.weight)], self.uses)) for m in module.modules() if _is_large(m, places)]
 
     def scores(self, x: Tensor) -> Tensor:
         scores: Tensor = self.module(x)
@@ -61,59 +61,59 @@ class Autograd:
             linear.__dict__["forward"] = hidden
         try:
             loss = self.loss(self.module(x), y)
+            wanted = (*self.parameters, *[use.output for use in self.uses])
             # What torch.autograd.grad calls after its checks, which would cost as much as a small layer.
-            how = {"allow_unreachable": True, "accumulate_grad": False}
-            found = _run_backward((loss,), (self.one,), False, False, self.parameters, **how)
+            found = _run_backward((loss,), (self.one,), False, False, wanted, allow_unreachable=True, accumulate_grad=False)
             if keep == 0:
                 torch._foreach_zero_(targets)
             elif keep != 1:
                 torch._foreach_mul_(targets, keep)
-            reached = [(target, g) for target, g in zip(targets, found, strict=True) if g is not None]
+            reached = [(target, g) for target, g in zip(targets, found, strict=False) if g is not None]
             if reached:
                 torch._foreach_add_(*map(list, zip(*reached, strict=True)), alpha=scale)
-            with torch.no_grad():
-                for product in self.products:
-                    product.add_to(targets[product.index], scale)
+            for use, gradient in zip(self.uses, found[len(self.parameters) :], strict=True):
+                if gradient is not None:
+                    use.add_to(targets[use.index], gradient, scale)
         finally:
-            self.products.clear()
+            self.uses.clear()
             for linear, _ in self.linears:
                 del linear.__dict__["forward"]
         return loss.detach()
 
 
-@dataclass(frozen=True)
-class _Product:
-    """What a Linear's weight owes to one use of it: the gradient of its output, times its input as it was then."""
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One use of a hidden weight: what the gradient of the layer's output is to be multiplied with, and how to ask for it."""
 
     index: int
     x: Tensor
     version: int
-    gradient: Tensor
+    output: GradientEdge
 
-    def add_to(self, target: Tensor, scale: float) -> None:
-        if self.x._version != self.version:
+    def add_to(self, target: Tensor, gradient: Tensor, scale: float) -> None:
+        x = self.x
+        if x._version != self.version:
             raise RuntimeError("the input of a Linear, which its gradient needs, has been modified by an inplace operation")
-        left, right = self.gradient.reshape(-1, target.shape[0]).T, self.x.reshape(-1, target.shape[1])
-        target.addmm_(left.to(target.dtype), right.to(target.dtype), alpha=scale)
+        if x.dim() != 2:
+            x, gradient = x.reshape(-1, target.shape[1]), gradient.reshape(-1, target.shape[0])
+        if not x.dtype is gradient.dtype is target.dtype:
+            x, gradient = x.to(target.dtype), gradient.to(target.dtype)
+        target.addmm_(gradient.t(), x, alpha=scale)
 
 
 class _Hidden:
     """The forward of a Linear whose weight autograd does not see."""
 
-    def __init__(self, linear: nn.Linear, index: int, products: list[_Product]) -> None:
-        self.linear, self.index, self.products = linear, index, products
+    def __init__(self, linear: nn.Linear, index: int, uses: list[_Use]) -> None:
+        self.linear, self.index, self.uses = linear, index, uses
 
     def __call__(self, x: Tensor) -> Tensor:
         if torch._C._functorch.is_functorch_wrapped_tensor(x):
             return nn.functional.linear(x, self.linear.weight, self.linear.bias)
         y = nn.functional.linear(x, self.linear.weight.detach(), self.linear.bias)
-        if y.requires_grad:
-            note = partial(self._note, x.detach(), x._version)
-            y.register_hook(note)  # type: ignore[no-untyped-call]
+        if y.grad_fn is not None:
+            self.uses.append(_Use(self.index, x.detach(), x._version, GradientEdge(y.grad_fn, y.output_nr)))
         return y
-
-    def _note(self, x: Tensor, version: int, gradient: Tensor) -> None:
-        self.products.append(_Product(self.index, x, version, gradient))
 
 
 def _is_large(module: nn.Module, places: Mapping[int, int]) -> TypeGuard[nn.Linear]:
