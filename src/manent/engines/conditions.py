@@ -39,8 +39,8 @@ class Conditions:
 
     def fate(self, seed: int, round: int, index: int, client: str) -> Fate:
         """What happens to one client in one sum."""
-        if self == Conditions():
-            return Fate()
+        if self == _CALM:
+            return _FINE
         draw, late, share = repeatable(seed, "conditions", round, index, client).random(3)
         if late < self.stragglers:
             if self.drop_stragglers:
@@ -68,3 +68,6 @@ class Fate:
     def answers(self) -> bool:
         """Whether its vector arrives."""
         return self.dropped in (None, "after_upload")
+
+
+_CALM, _FINE = Conditions(), Fate()

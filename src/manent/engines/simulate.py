@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from math import fsum
 from pathlib import Path
@@ -118,6 +119,11 @@ class _Setting:
     ledger: Ledger | None = None
     random: PrivateRandom | None = None
 
+    @cached_property
+    def hash(self) -> str:
+        """The study's, taken once: to read a model's code again takes milliseconds."""
+        return self.plan.study.hash
+
     @property
     def model(self) -> Model | None:
         model: Model | None = getattr(self.plan.study.algorithm, "model", None)
@@ -139,7 +145,7 @@ class _Setting:
     def plain(self) -> dict[str, Any]:
         """What a resumed run must agree in."""
         return {
-            "hash": self.plan.study.hash,
+            "hash": self.hash,
             "study": self.plan.study.plain(),
             "seed": self.seed,
             "conditions": plain(self.conditions),
@@ -313,7 +319,7 @@ class _Simulation:
             for name, array in sorted(assignment.arrays.items()):
                 model.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return Occasion(
-            study=bytes.fromhex(plan.study.hash),
+            study=bytes.fromhex(setting.hash),
             sum=assignment.sum,
             round=at.round,
             model=model.digest(),

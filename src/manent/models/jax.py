@@ -40,7 +40,8 @@ STORED = 1 << 24  # numbers in these gradients, at most
 
 
 def _cross_entropy(scores: Any, y: Any) -> Any:
-    return jax.nn.logsumexp(scores, axis=-1) - jnp.take_along_axis(scores, y[..., None], axis=-1)[..., 0]
+    chosen = y[..., None] == jnp.arange(scores.shape[-1])  # a comparison, as XLA joins no gather with what is around it
+    return jax.nn.logsumexp(scores, axis=-1) - (scores * chosen).sum(axis=-1)
 
 
 def _binary_cross_entropy(scores: Any, y: Any) -> Any:
@@ -133,12 +134,12 @@ class JaxModel:
         found = self._programs.run(
             ("train", recipe),
             training_program(self._losses, self._tree, recipe),
-            recipe.vectors(work),
             numbers(work),
             padded(data.x, size),
             padded(data.y, size),
             schedule(work, len(data)),
-            np.int32(len(work.batches)),
+            np.asarray(len(work.batches), np.int32),
+            *recipe.vectors(work),
         )
         trained: Vector = np.asarray(found)
         return Trained(work.start, trained[:-1], float(trained[-1]))
@@ -333,32 +334,30 @@ class _Programs:
     def __init__(self) -> None:
         self.compiled: dict[Hashable, Callable[..., Any]] = {}
 
-    def run(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, name: Hashable, function: Callable[..., Any], *arrays: Array) -> Any:
         """What the function gives for numpy arrays. Raises InvalidInput where it cannot be traced."""
-        arguments = jax.tree.map(aligned, arguments)
+        arrays = tuple([aligned(array) for array in arrays])
         with DEVICES.one() as number:
-            key = name, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments)), number
+            key = name, number, *[(array.shape, array.dtype) for array in arrays]
             if key not in self.compiled:
-                self.compiled[key] = _compile(function, arguments, DEVICES[number])
-            return jax.block_until_ready(self.compiled[key](*arguments))  # type: ignore[no-untyped-call]
+                self.compiled[key] = _compile(function, arrays, DEVICES[number])
+            found = self.compiled[key](*arrays)
+            for leaf in jax.tree.leaves(found):
+                leaf.block_until_ready()
+            return found
 
 
-def _compile(function: Callable[..., Any], arguments: tuple[Any, ...], device: Any) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], arrays: tuple[Array, ...], device: Any) -> Callable[..., Any]:
     with jax.default_device(device):
         try:
-            lowered = jax.jit(function).lower(*arguments)
+            lowered = jax.jit(function).lower(*arrays)
         except FAULTS as error:
+            shapes = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in arrays[1:])
             raise InvalidInput(
-                f"apply or the loss fails on {_shapes_of(arguments)}: {_brief(error)}. Change them to fit the data, or the "
-                f"data to fit them."
+                f"apply or the loss fails on {shapes}: {_brief(error)}. Change them to fit the data, or the data to fit them."
             ) from error
         compiled: Callable[..., Any] = lowered.compile()
     return compiled
-
-
-def _shapes_of(arguments: tuple[Any, ...]) -> str:
-    arrays = [leaf for leaf in arguments[1:] if isinstance(leaf, np.ndarray)]
-    return ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in arrays)
 
 
 def _brief(error: Exception) -> str:

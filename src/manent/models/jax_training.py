@@ -50,14 +50,14 @@ class Recipe:
             adam=adam,
         )
 
-    def vectors(self, work: LocalTraining) -> dict[str, Vector]:
-        """The vectors that the program is given, by name."""
-        found: dict[str, Vector | None] = {"start": work.start}
-        if self.anchor:
-            found["anchor"] = work.anchor
-        if self.shift:
-            found["shift"] = work.shift
-        return {name: np.asarray(vector, np.float32) for name, vector in found.items()}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the vectors that the program is given."""
+        return ("start", *(("anchor",) if self.anchor else ()), *(("shift",) if self.shift else ()))
+
+    def vectors(self, work: LocalTraining) -> list[Vector]:
+        """Likewise, the vectors themselves."""
+        return [np.asarray(getattr(work, name), np.float32) for name in self.names]
 
 
 NUMBERS = ("lr", "prox", "momentum", "decay", "limit")
@@ -70,14 +70,14 @@ def numbers(work: LocalTraining) -> Vector:
 
 
 def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
-    """A function (vectors, `NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps) to the update and its loss, [d+1].
+    """A function (`NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps, vectors) to the update and its loss, [d+1].
 
-    `rows` holds each step's row numbers, and -1 where a batch is not full.
+    `rows` holds each step's row numbers, and -1 where a batch is not full; the vectors are those of the recipe's names.
     """
 
-    def train(vectors: dict[str, Any], values: Any, x: Any, y: Any, rows: Any, steps: Any) -> Any:
+    def train(values: Any, x: Any, y: Any, rows: Any, steps: Any, *vectors: Any) -> Any:
         scalars = dict(zip(NUMBERS, values, strict=True))
-        trees = {name: unravel(vector) for name, vector in vectors.items()}
+        trees = {name: unravel(vector) for name, vector in zip(recipe.names, vectors, strict=True)}
         start = trees["start"]
 
         def mean_loss(w: Tree, batch: Any) -> Any:
