@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import manent as mn
+from manent.core.layers import Layer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import keep, show
@@ -42,7 +43,7 @@ def studies(rounds: int) -> dict[str, mn.Study]:
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))
     local = mn.LocalSGD(lr=0.1, epochs=1, batch_size=10)
     algorithm = mn.FedAvg(mn.TorchModel(net, "cross_entropy"), local, weighting="equal")
-    layers = {
+    layers: dict[str, list[Layer]] = {
         "none": [],
         "central": [mn.Clip(1.0), mn.CentralNoise(1.0)],
         "distributed": [mn.Clip(1.0), mn.DistributedNoise(noise_multiplier=1.0)],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -23,7 +24,7 @@ from common import keep, show
 from torch import nn
 
 from manent import DPSGD, Examples, LocalSGD, TorchModel
-from manent.core.training import LocalTraining
+from manent.core.training import Batch, LocalTraining
 from manent.crypto import SystemRandom
 from manent.crypto.gradients import ExactDraws
 
@@ -59,14 +60,13 @@ def manent_steps(network: nn.Sequential, data: Examples) -> Iterator[tuple[str, 
     start = model.init(np.random.default_rng(0))
     plain = LocalSGD(lr=0.1, steps=STEPS)
     private = LocalSGD(lr=0.1, steps=STEPS, batch_size=BATCH, privacy=DPSGD(1.0, 1.0, sampling_probability=0.1))
-    batches = [slice(None)] * STEPS
+    batches: list[Batch] = [slice(None)] * STEPS
     for name, local, draws in (
         ("manent plain", plain, None),
         ("manent DP-SGD", private, ExactDraws(SystemRandom())),
         ("manent DP-SGD without noise", private, WithoutNoise()),
     ):
-        work = LocalTraining(start, batches, local, 0.1, draws=draws)
-        yield name, lambda work=work: model.train([work], [data])
+        yield name, partial(model.train, [LocalTraining(start, batches, local, 0.1, draws=draws)], [data])
 
 
 def torch_steps(network: nn.Sequential, data: Examples) -> Iterator[tuple[str, Step]]:
@@ -75,7 +75,7 @@ def torch_steps(network: nn.Sequential, data: Examples) -> Iterator[tuple[str, S
     def steps(module: nn.Module, optimizer: Any, loss: Any) -> None:
         for _ in range(STEPS):
             optimizer.zero_grad()
-            loss(module(x), y).backward()
+            torch.autograd.backward(loss(module(x), y))
             optimizer.step()
 
     module = (
@@ -109,7 +109,7 @@ def opacus_steps(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Iterato
         def run() -> None:
             for _ in range(STEPS):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(wrapped(x), y).backward()
+                torch.autograd.backward(nn.functional.cross_entropy(wrapped(x), y))
                 optimizer.step()
 
         return run

@@ -119,7 +119,7 @@ def write(job: Job, data: mn.Federation, rounds: int, folder: Path) -> None:
     for index, cohort in enumerate(cohorts):
         for position, client in enumerate(cohort):
             rng = ClientContext(data.clients[client].name, index + 1, SEED).rng("training")
-            orders[index, position] = np.concatenate(job.local.batches(samples, rng))
+            orders[index, position] = np.concatenate([np.arange(samples)[batch] for batch in job.local.batches(samples, rng)])
     pooled = data.pooled()
     assert data.test is not None
     arrays = {

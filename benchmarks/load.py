@@ -168,7 +168,8 @@ def carried(sites: int, size: int, sum: str, seconds: float, drivers: int, kept:
             server = Server(processes, sites)
             hash = server.submit(study(size, sum), size, sites)
             played = Sites(Path(memory), server.token, server.enrol(sites), drivers)
-            while len(played.those("ready")) < drivers and time.sleep(0.2) is None:
+            while len(played.those("ready")) < drivers:
+                time.sleep(0.2)
                 processes.check()
                 if played.failed:
                     raise SystemExit("A process of sites has failed; see above.")

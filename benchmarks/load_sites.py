@@ -149,7 +149,7 @@ class Many:
                 failures, reason, seen = failures + 1, str(error), ""  # what was begun is gone on with
                 with self.lock:
                     self.away += 1
-                time.sleep(pause(failures))
+                time.sleep(pause(failures, state.identity.signing_key, time.time()))
             except ManentError as error:
                 reason = f"{type(error).__name__}: {error}"
                 break

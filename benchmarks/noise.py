@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from common import keep, show
 
+from manent.core.randomness import PrivateRandom
 from manent.crypto import SystemRandom
 from manent.crypto.chance import bernoulli, stochastic_round, uniform_below
 from manent.crypto.noise import discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
@@ -38,14 +40,18 @@ def per_second(draw: Draw, samples: int) -> float:
 
 def ours(most: int) -> Iterator[tuple[str, Draw]]:
     random = SystemRandom()
+
+    def of(law: Callable[[float, int, PrivateRandom], object], parameter: float) -> Draw:
+        return lambda n: law(parameter, n, random)
+
     for sigma in (0.7, 10.0, 1e2, 1e4, 1e7):
-        yield f"rounded_gaussian sigma={sigma:g}", lambda n, s=sigma: rounded_gaussian(s, n, random)
+        yield f"rounded_gaussian sigma={sigma:g}", of(rounded_gaussian, sigma)
     for sigma in (10.0, 1e4):
-        yield f"discrete_gaussian sigma={sigma:g}", lambda n, s=sigma: discrete_gaussian(s, n, random)
+        yield f"discrete_gaussian sigma={sigma:g}", of(discrete_gaussian, sigma)
     for scale in (10.0, 1e4):
-        yield f"discrete_laplace scale={scale:g}", lambda n, s=scale: discrete_laplace(s, n, random)
+        yield f"discrete_laplace scale={scale:g}", of(discrete_laplace, scale)
     for variance in (1e2, 1e8):
-        yield f"skellam variance={variance:g}", lambda n, v=variance: skellam(v, n, random)
+        yield f"skellam variance={variance:g}", of(skellam, variance)
     yield "bernoulli p=0.3", lambda n: bernoulli(0.3, n, random)
     yield "uniform_below n=1000", lambda n: uniform_below(1000, n, random)
     yield "uniform_below n=10^12", lambda n: uniform_below(10**12, n, random)
@@ -67,13 +73,17 @@ def opendp() -> Iterator[tuple[str, Draw]]:
     except ImportError:
         return
     dp.enable_features("contrib")
+
+    def measured(mechanism: Callable[[list[int]], object], n: int) -> object:
+        return mechanism([0] * n)
+
     for sigma in (10.0, 1e4):
         space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
         gaussian = dp.m.make_gaussian(*space, sigma)
-        yield f"OpenDP {dp.__version__} discrete Gaussian sigma={sigma:g}", lambda n, m=gaussian: m([0] * n)
+        yield f"OpenDP {dp.__version__} discrete Gaussian sigma={sigma:g}", partial(measured, gaussian)
     space = dp.vector_domain(dp.atom_domain(T=int)), dp.l1_distance(T=int)
     laplace = dp.m.make_laplace(*space, 1e4)
-    yield f"OpenDP {dp.__version__} discrete Laplace scale=10000", lambda n: laplace([0] * n)
+    yield f"OpenDP {dp.__version__} discrete Laplace scale=10000", partial(measured, laplace)
 
 
 def build_seconds(sigma: float) -> float:

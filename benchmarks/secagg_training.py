@@ -31,7 +31,7 @@ def study(rounds: int) -> mn.Study:
     )
 
 
-def measured(declared: mn.Study, data: object, seed: int) -> tuple[mn.Run, dict[str, float]]:
+def measured(declared: mn.Study, data: mn.Federation, seed: int) -> tuple[mn.Run, dict[str, float]]:
     run = mn.simulate(declared, data, seed=seed, conditions=DROPS, evaluate_every=declared.rounds)
     abandoned = sum("abandoned" in row for row in run.history)
     accuracy = run.probe[-1]["test"]["accuracy"]
@@ -50,11 +50,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     given = parser.parse_args()
     data = getattr(mn.data, given.data)(clients=given.clients, flat=True)
-    real = study(given.rounds)
+    real, modelled_sum = study(given.rounds), mn.SecAgg(dropped=0.15, modelled=True)
     run, found = measured(real, data, seed=1)
-    _, modelled = measured(replace(real, summation=replace(real.summation, modelled=True)), data, seed=1)
+    _, modelled = measured(replace(real, summation=modelled_sum), data, seed=1)
     _, clear = measured(replace(real, layers=(), summation=None, budget=None), data, seed=1)
     server = next(observer for observer in run.statement.observers if observer.name == "server")
+    assert server.epsilon is not None
     out = {
         "data": given.data,
         "clients": given.clients,
