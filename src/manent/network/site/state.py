@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Known:
         roster: number of the one that it was planned for.
         later: whether it was refused for the moment alone.
         round, index: the last sum in which the site took part.
+        kinds: by kind of sum, the last round in which it took part in one.
         sent: to how many sums, which are over, it has sent its vector.
         reservation: in the site's ledger, or "".
         steps: of what is reserved, how much one sum uses; 0 where nothing goes back by the sum.
@@ -68,6 +69,7 @@ class Known:
     seed: int
     round: int = 0
     index: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     reservation: str = ""
     steps: int = 0
@@ -98,6 +100,11 @@ class Task:
     after: str = ""
     upload: str = ""
     attempt: int = 0
+
+    def followed(self, known: Known) -> Known:
+        """A study once this sum of it is over."""
+        kinds, sent = {**known.kinds, self.name: self.round}, known.sent + bool(self.upload)
+        return replace(known, round=self.round, index=self.index, kinds=kinds, sent=sent)
 
 
 class SiteState:
@@ -299,8 +306,7 @@ class SiteState:
                 else:
                     before = staged
                 gone |= {before.decode()} if before is not None and before != transaction.get(f"memory/{task.study}") else set()
-            sent = bool(task.upload)
-            _changed(transaction, task.study, lambda k: replace(k, round=task.round, index=task.index, sent=k.sent + sent))
+            _changed(transaction, task.study, task.followed)
         for digest in gone:
             self.blobs.remove(digest)
 

@@ -96,6 +96,8 @@ class SumWork:
             raise ProtocolAbort(f"Sum {id} ({name!r}) is none of the study's.")
         if (task.round, task.index) <= (self.known.round, self.known.index):
             raise ProtocolAbort(f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; none is repeated.")
+        if task.round <= self.known.kinds.get(name, 0):  # else a server could have more of the dearest kind than are accounted
+            raise ProtocolAbort(f"Sum {id} is the second {name!r} of round {task.round}; of each kind there is one a round.")
         if self.plan.privacy is not None and self.known.sent >= self.plan.privacy.releases:
             raise ProtocolAbort(f"The study accounts {self.plan.privacy.releases} releases, and so many sums were answered.")
         self._fetch(task)
