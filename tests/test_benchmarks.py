@@ -32,4 +32,4 @@ def test_a_kill_of_the_server_changes_nothing():
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["kills"], found["kills_server"]) == (1, 1)
     assert (found["lost"], found["double"], found["failed"]) == (0, 0, [])
-    assert found["ledger_equal"] and found["model_equal"] and found["history_equal"]
+    assert (found["ledger_equal"], found["model_equal"], found["history_equal"]) == (True, True, True)

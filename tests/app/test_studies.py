@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import manent as mn
+from manent.app.studies import _of_sum
 from manent.network.identity import Identity
 from manent.network.people import People
 from manent.network.researcher import Researcher
@@ -55,7 +56,12 @@ def test_from_submission_to_result(world, tmp_path):
     shown = manent("studies", "show", hash[:8]).stdout
     assert "site0: takes part" in shown
     assert "site3: refuses: not  [31mnow" in shown  # nothing in it drives a terminal
+    assert "sites are asked" not in shown
     decide(world.rounds, hash, world.identities[3].public_hex, True, "")
+    world.tick(3)
+    shown = manent("studies", "show", hash[:8]).stdout
+    assert "'train' of round 1: 4 sites are asked, phase 'upload' until 15 January, 08:01:40 UTC" in shown
+    assert "attempt" not in shown
     world.run(hash)
     assert "finished" in manent("studies", "list").stdout
     assert "server" in manent("studies", "statement", hash[:8]).stdout
@@ -68,6 +74,14 @@ def test_from_submission_to_result(world, tmp_path):
     assert all((found[name] == expected[name]).all() for name in expected)
     over = manent("studies", "result", hash[:8], "-o", "model.safetensors")
     assert (over.exit_code, "not overwritten" in over.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"closes": "soon"}, {"closes": 10**30}, {"count": None}, {"round": "\x1b[2J"}])
+def test_a_sum_that_does_not_fit_is_said_to_be_so(wrong):
+    sum = {"name": "train", "round": 2, "index": 0, "attempt": 3, "phase": "called", "count": 4, "closes": 1_800_000_000}
+    assert "attempt 3, as too few answered before" in _of_sum(sum)
+    with pytest.raises(mn.ProtocolAbort, match="does not fit"):
+        _of_sum({**sum, **wrong} if wrong else {})
 
 
 def test_a_study_is_stopped(world, tmp_path):

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from manent.app.studycode import code_of, pins
 from manent.app.studyfile import StudyFile, load_study
-from manent.core.errors import InvalidInput
+from manent.core.errors import InvalidInput, ProtocolAbort
 
 if TYPE_CHECKING:
     from manent.network.bundle import Bundle
@@ -120,6 +121,8 @@ def show(study: Which, server: Server, pin: Pin = None, as_json: Json = False) -
         typer.echo(json.dumps(found, indent=2))
         return
     typer.echo(_line(found))
+    if "sum" in found:
+        typer.echo(_of_sum(found["sum"]))
     for site, decision in sorted(found.get("decisions", {}).items()):
         typer.echo(f"  {_plain(site)}: {'takes part' if decision['accepted'] else 'refuses: ' + _plain(decision['reason'])}")
 
@@ -178,6 +181,17 @@ def _line(one: dict[str, Any]) -> str:
     reason = f": {_plain(one['reason'])}" if one.get("reason") else ""
     at = f"round {one.get('round')}" if one.get("phase") == "running" else ""
     return f"{str(one['hash'])[:16]}  {_plain(one.get('phase')):10}  {_plain(one.get('name')):20}  {at}{reason}".rstrip()
+
+
+def _of_sum(sum: dict[str, Any]) -> str:
+    """Of the sum under way: who is waited for, and until when. Raises ProtocolAbort where it says something else."""
+    try:
+        closes = datetime.fromtimestamp(int(sum["closes"]), UTC).strftime("%d %B, %H:%M:%S UTC")
+        again = f"; attempt {int(sum['attempt'])}, as too few answered before" if int(sum["attempt"]) > 1 else ""
+        asked = f"{int(sum['count'])} sites are asked, phase {_plain(sum['phase'])!r} until {closes}{again}"
+        return f"  {_plain(sum['name'])!r} of round {int(sum['round'])}: {asked}"
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        raise ProtocolAbort("What the server says of the sum under way does not fit.") from None
 
 
 def _plain(text: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -27,6 +28,8 @@ STUDIES = said.table({"studies": said.rows(said.table(STUDY))})
 HASH = said.table({"hash": said.DIGEST})
 HISTORY = said.table({"history": said.rows(said.table())})
 STATEMENT = said.table({"statement": said.table(), "text": TEXT})
+_SUM = ("name", "round", "index", "attempt", "phase", "count", "closes")
+SUM = said.table({name: TEXT if name in ("name", "phase") else WHOLE for name in _SUM})
 DECISIONS = {"type": "object", "additionalProperties": said.table({"accepted": YES, "reason": TEXT})}
 
 
@@ -85,14 +88,18 @@ def study_routes(service: Service) -> APIRouter:
     """The routes of people, of one study."""
     router = APIRouter(prefix="/v1")
 
-    @router.get("/studies/{hash}", **described("How a study stands", PERSON, said.table({**STUDY, "decisions": DECISIONS})))
+    standing = said.table({**STUDY, "decisions": DECISIONS}, sum=SUM)
+
+    @router.get("/studies/{hash}", **described("How a study, and its open sum, stand", PERSON, standing))
     async def study(request: Request, hash: Hash) -> Response:
         found = await study_for(request, service, hash, "see")
         with service.store.snapshot() as view:
             members = service.rosters.members(view)
             decided = documents.decisions(view, hash)
+            under_way = documents.sum_of(view, found.open) if found.open else None
         by_name = {members.get(key, key): {"accepted": yes, "reason": why} for key, (yes, why) in decided.items()}
-        return answer({**told(found), "decisions": by_name})
+        sum = {} if under_way is None else {"sum": {**_picked(under_way, _SUM), "closes": math.ceil(under_way.closes)}}
+        return answer({**told(found), "decisions": by_name, **sum})
 
     @router.post("/studies/{hash}/stop", **described("End a study", PERSON, said.table()))
     async def end(request: Request, hash: Hash) -> Response:
@@ -124,4 +131,8 @@ def study_routes(service: Service) -> APIRouter:
 
 
 def told(study: StudyRecord) -> dict[str, Any]:
-    return {name: getattr(study, name) for name in _TOLD}
+    return _picked(study, _TOLD)
+
+
+def _picked(record: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
