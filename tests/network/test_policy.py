@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,19 @@ from manent.core.study import canonical
 from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
 from manent.network.bundle import Bundle
-from manent.network.policy import Decision, Facts, Policy, approve, approved, charged, conditions, decide, load_now, on_mains
+from manent.network.policy import (
+    Decision,
+    Facts,
+    Policy,
+    approve,
+    approved,
+    charged,
+    conditions,
+    decide,
+    installed_version,
+    load_now,
+    on_mains,
+)
 from manent.storage import MemoryStore
 from tests.network.test_declared import paths
 
@@ -113,6 +126,7 @@ class Row:
     policy: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
+    pins: tuple[str, ...] = ()
     roster: int = 12
     data: str = "heart"
     plain: Callable[[dict[str, Any]], None] | None = None
@@ -122,7 +136,7 @@ class Row:
     spent: float | None = None
 
     def bundle(self) -> Bundle:
-        made = Bundle.of(self.study, self.schema, self.data, self.code)
+        made = Bundle.of(self.study, self.schema, self.data, self.code, self.pins)
         if self.plain is not None:
             document = dict(made.study)
             self.plain(document)
@@ -185,6 +199,14 @@ CORRELATED = {
     "data": {"heart": {"budget": mn.Budget(10.0, 1e-5, "client", "zero_out")}},
 }
 
+
+def pinned(*pins: str, refused: tuple[str, ...] = ()) -> Row:
+    """Listed code that needs packages, at a site that has some."""
+    listed = {"code": {"rule": "listed", "hashes": (Bundle.of(NOISY, SCHEMA, "heart", CODE, pins).code_hash,)}}
+    here = {"torch": "2.13.0+cpu", "Some.Thing": "1.0.0"}
+    return Row(refused=refused, policy=listed, facts={"installed": here.get}, code=CODE, pins=pins)
+
+
 TABLE = {
     # Who, and what travels.
     "what the policy asks for": Row(),
@@ -223,6 +245,12 @@ TABLE = {
     "no code where nothing isolates it": Row(facts={"isolated": False}),
     "a network and its code": Row(policy=BY_HASH, code=CODE, plain=network([3, 4])),
     "a network without code": Row(refused=("study",), plain=network([3, 4])),
+    # Packages.
+    "packages that are here": pinned("torch==2.13.0", "Some.Thing==1.0"),
+    "an extra of a package that is here": pinned("torch[opt]==2.13.0"),
+    "a package for other processors": pinned("torch==2.13.0+rocm", refused=("requirements",)),
+    "another version": pinned("Some.Thing==1.0", "torch==2.12.0", refused=("requirements",)),
+    "a package that is not here": pinned("flax==0.10.0", refused=("requirements",)),
     # Data.
     "data it does not have": Row(refused=("data",), data="lungs"),
     "no data set at all": Row(refused=("data",), policy={"data": {}}),
@@ -595,3 +623,14 @@ def test_approvals_are_kept_in_a_file(tmp_path):
     path.write_bytes(b"\xff")
     with pytest.raises(InvalidInput, match="cannot be read as approvals"):
         approved(path)
+
+
+def test_a_refusal_names_the_packages_and_not_the_versions_of_the_site():
+    (refusal,) = pinned("flax==0.10.0", "torch==2.12.0").decide().refusals
+    assert "flax is not installed, torch has another version than 2.12.0" in str(refusal)
+    assert "2.13" not in str(refusal)
+
+
+def test_what_is_installed_is_looked_up_by_the_name_that_packages_have():
+    assert installed_version("NumPy") == np.__version__
+    assert installed_version("no-such-package-anywhere") is None

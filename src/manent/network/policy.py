@@ -11,11 +11,14 @@ import os
 import tomllib
 import typing
 from collections import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from manent.accounting import Event, Ledger, without_sampling
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
@@ -158,6 +161,14 @@ def approve(path: str | Path, bundle: str, note: str) -> None:
         file.write(f"{bundle}  # {line}\n")
 
 
+def installed_version(package: str) -> str | None:
+    """Of a package in the environment in which studies' code runs; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 @dataclass(frozen=True)
 class Facts:
     """What only the site knows at the moment.
@@ -168,6 +179,7 @@ class Facts:
         ledger: the site's own account of its data sets.
         approved: see `approved`.
         load, mains_power: of this machine; None where they cannot be told.
+    installed: the version of a package here, None where there is none.
     """
 
     now: datetime
@@ -176,6 +188,7 @@ class Facts:
     approved: frozenset[str] = frozenset()
     load: float | None = None
     mains_power: bool | None = None
+    installed: Callable[[str], str | None] = installed_version
 
 
 @dataclass(frozen=True)
@@ -238,7 +251,12 @@ def decide(policy: Policy, bundle: Bundle, roster: Sequence[str], facts: Facts) 
     stranger = _signature(policy, bundle)
     if stranger:  # nothing is worked out for those who may not ask
         return Decision(stranger)
-    found = [*_code(policy.code, bundle, facts), *_data(policy, bundle), *conditions(policy, facts)]
+    found = [
+        *_code(policy.code, bundle, facts),
+        *_requirements(bundle, facts),
+        *_data(policy, bundle),
+        *conditions(policy, facts),
+    ]
     try:
         study, sites = rebuild(bundle.study), Sites(tuple(roster), schema_of(bundle.schema))
         large = _size(policy, study, sites)
@@ -348,6 +366,30 @@ def _code(rule: CodeRule, bundle: Bundle, facts: Facts) -> list[Refusal]:
         cure = "Use a model without code; or the site can run on Linux with user namespaces, or set code.isolation = 'preferred'."
         found.append(Refusal("code.isolation", "that code is kept from network, keys and files", "a system that cannot", cure))
     return found
+
+
+def _requirements(bundle: Bundle, facts: Facts) -> list[Refusal]:
+    """What the code needs and is not here. Versions of the site are not told: they would say what it is open to."""
+    missing, others = [], []
+    for pin in bundle.requirements:
+        name, _, wanted = pin.partition("==")
+        here = facts.installed(name.partition("[")[0])
+        if here is None:
+            missing.append(f"{name} is not installed")
+        elif not _same(wanted, here):
+            others.append(f"{name} has another version than {wanted}")
+    if not missing and not others:
+        return []
+    found, cure = ", ".join([*missing, *others][:10]), "The site can install what the study pins; or pin what sites have."
+    return [Refusal("requirements", "packages as they are installed here", found, cure)]
+
+
+def _same(wanted: str, here: str) -> bool:
+    """Whether a version is the wanted one, as PEP 440 matches: one built for these processors (2.13.0+cpu) is."""
+    try:
+        return SpecifierSet(f"=={wanted}").contains(here, prereleases=True)
+    except InvalidSpecifier:
+        return wanted == here
 
 
 def _data(policy: Policy, bundle: Bundle) -> list[Refusal]:
