@@ -89,6 +89,16 @@ class Again(Base):
         return self.out(self.two(hidden.tanh()).tanh())
 
 
+class AgainDeep(Base):
+    """Likewise with large Linears within, whose forward is called in the backward pass."""
+
+    def forward(self, x):
+        def inner(x):
+            return self.two(self.one(x).tanh()).tanh()
+
+        return self.out(torch.utils.checkpoint.checkpoint(inner, x, use_reentrant=False))
+
+
 class Detached(Base):
     def forward(self, x):
         with torch.no_grad():
@@ -119,7 +129,7 @@ class Hooked(Base):
         return self.out(self.one.forward(x).tanh() + self.one(x).tanh())
 
 
-KINDS = (Once, Twice, Tied, Shared, Frozen, WithoutBias, Positions, InPlace, Again, Detached, Mapped, Normed, Hooked)
+KINDS = (Once, Twice, Tied, Shared, Frozen, WithoutBias, Positions, InPlace, Again, AgainDeep, Detached, Mapped, Normed, Hooked)
 LOCALS = {
     "plain": {},
     "decay": {"weight_decay": 0.1},

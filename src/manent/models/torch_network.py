@@ -61,7 +61,8 @@ class Autograd:
             linear.__dict__["forward"] = hidden
         try:
             loss = self.loss(self.module(x), y)
-            wanted = (*self.parameters, *[use.output for use in self.uses])
+            uses = tuple(self.uses)  # the backward pass may compute some of the module again, and so add to the list
+            wanted = (*self.parameters, *[use.output for use in uses])
             # What torch.autograd.grad calls after its checks, which would cost as much as a small layer.
             found = _run_backward((loss,), (self.one,), False, False, wanted, allow_unreachable=True, accumulate_grad=False)
             if keep == 0:
@@ -71,7 +72,7 @@ class Autograd:
             reached = [(target, g) for target, g in zip(targets, found, strict=False) if g is not None]
             if reached:
                 torch._foreach_add_(*map(list, zip(*reached, strict=True)), alpha=scale)
-            for use, gradient in zip(self.uses, found[len(self.parameters) :], strict=True):
+            for use, gradient in zip(uses, found[len(self.parameters) :], strict=True):
                 if gradient is not None:
                     use.add_to(targets[use.index], gradient, scale)
         finally:
