@@ -53,6 +53,23 @@ def federation(sizes: list[int]) -> mn.Federation:
 # Training.
 
 
+def test_a_class_that_a_network_rules_out_costs_nothing() -> None:
+    """Its score is minus infinity; the others train as if it were not there."""
+    ruled_out = jnp.array([0.0, 0.0, 0.0, -jnp.inf])
+
+    def apply(p: Any, x: Any) -> Any:
+        return jnp.pad(softmax_apply(p, x), ((0, 0), (0, 1))) + ruled_out
+
+    ours, theirs = JaxModel(softmax_init, apply, "cross_entropy", classes=4), softmax()
+    work = LocalTraining(
+        theirs.init(np.random.default_rng(1)), [np.arange(8), np.arange(8, 16)], mn.LocalSGD(lr=0.1, steps=2), 0.1
+    )
+    (one,), (other,) = ours.train([work], [rows(16)]), theirs.train([work], [rows(16)])
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert np.abs(one.update).max() > 0.01
+    np.testing.assert_allclose(one.update, other.update, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [7, None])
 def test_padding_changes_nothing(batch_size: int | None) -> None:
     """Clients of any size train as in numpy, whose arrays are not padded."""

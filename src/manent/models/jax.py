@@ -41,7 +41,7 @@ STORED = 1 << 24  # numbers in these gradients, at most
 
 def _cross_entropy(scores: Any, y: Any) -> Any:
     chosen = y[..., None] == jnp.arange(scores.shape[-1])  # a comparison, as XLA joins no gather with what is around it
-    return jax.nn.logsumexp(scores, axis=-1) - (scores * chosen).sum(axis=-1)
+    return jax.nn.logsumexp(scores, axis=-1) - jnp.where(chosen, scores, 0).sum(axis=-1)
 
 
 def _binary_cross_entropy(scores: Any, y: Any) -> Any:
