@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tracemalloc
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Looking:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 def test_a_hundred_rounds_leave_nothing_behind(tmp_path):
+    gc.collect()  # what other tests have left open
     before, children = len(os.listdir("/proc/self/fd")), Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     study = mn.Study(mn.SCAFFOLD(mn.SoftmaxModel(400, CLASSES), mn.LocalSGD(lr=0.01, epochs=1)), 120, mn.Cohort(size=12))
     looking = Looking((30, 120))
@@ -84,5 +86,5 @@ def test_a_hundred_rounds_leave_nothing_behind(tmp_path):
     assert first == last == 2 + len(children.split())
     assert first_files == last_files
     assert (last_memory - first_memory).max() < 3e6
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == children

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -340,10 +341,11 @@ def test_runs_leave_no_processes_or_files_open(data):
         return len(children), len(os.listdir("/proc/self/fd"))
 
     mn.simulate(study(1), data, workers=2)
+    gc.collect()  # what other tests have left open
     before = open_things()
     for _ in range(3):
         mn.simulate(study(2), data, workers=2)
-    assert open_things() == before
+    assert all(after <= first for after, first in zip(open_things(), before, strict=True))
 
 
 def test_the_tree_does_not_depend_on_how_units_are_cut():

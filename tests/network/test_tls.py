@@ -103,6 +103,7 @@ def test_nothing_is_written_before_the_handshake_was_checked(made, other):
 
 def test_a_refused_connection_is_closed(made, other, monkeypatch):
     """By itself, not when its remains are collected."""
+    gc.collect()  # what other tests have left
     left = []
     monkeypatch.setattr(sys, "unraisablehook", left.append)
     with warnings.catch_warnings(), listening(*other[:2]) as (origin, _):
@@ -111,7 +112,7 @@ def test_a_refused_connection_is_closed(made, other, monkeypatch):
             with pytest.raises(NotAuthorized):
                 get(origin, made[2], False)
         gc.collect()
-    assert left == []
+    assert [str(one.exc_value) for one in left if "socket" in str(one.exc_value).lower()] == []
 
 
 def test_two_pins_at_once_do_not_mix(made, other):
