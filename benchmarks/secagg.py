@@ -171,7 +171,8 @@ def sizes(terms: Terms, call: int) -> tuple[int, int]:
     k, kem, head = terms.degree, terms.hybrid, wire.HEAD
     advert = 4 + 3 * 32 + 64 + 2 * wire.KEM_KEY * kem
     parcel = 4 + wire.SEALED + wire.KEM_TEXT * kem
-    shares, upload = 4 + k * parcel + k / 2 * (wire.KEM_TEXT + wire.KEPT) * kem, ring.packed_size(terms.size, terms.bits)
+    shares = 4 + k * parcel + k / 2 * (wire.KEM_TEXT + wire.KEPT) * kem
+    upload = ring.packed_size(terms.size, terms.bits) + 32  # what it says of its masks
     up = (advert, shares, upload, 64, 32 + 4 + k * wire.OPENED)
     down = (call, 4 + k * advert, 4 + k * parcel + k / 2 * wire.KEM_TEXT * kem, 0, -(-terms.clients // 8), 4 + (k + 1) * 68, 1)
     return int(sum(up) + head * len(up)), int(sum(down) + head * len(down))
