@@ -38,10 +38,10 @@ from common import keep, show
 from safetensors.numpy import load_file
 
 from manent.app.processes import Processes, free_port, rows
-from manent.network.identity import Identity
-from manent.network.receipts import Receipt, stored, verify
 from manent.network.server import documents
 from manent.network.site.joining import QUICK
+from manent.network.trust.identity import Identity
+from manent.network.trust.receipts import Receipt, stored, verify
 from manent.storage import open_store
 
 SITES = ("Cleveland", "Hungary", "Switzerland", "VA-Long-Beach")

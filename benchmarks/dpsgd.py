@@ -26,7 +26,7 @@ from torch import nn
 from manent import DPSGD, Examples, LocalSGD, TorchModel
 from manent.core.training import Batch, LocalTraining
 from manent.crypto import SystemRandom
-from manent.crypto.gradients import ExactDraws
+from manent.crypto.samplers.gradients import ExactDraws
 
 BATCH, STEPS = 256, 3
 TARGETS = {"cnn": 2.0, "mlp": 5.0}

@@ -41,7 +41,7 @@ def run(paper: Paper, quick: bool, seeds: int | None, folder: str | None, worker
         "quick": quick,
         "seconds": round(kept.get("seconds", 0.0) + time.monotonic() - began, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "cells": [cells[job.name, job.seed].plain() for job in jobs],
+        "cells": [cells[job.name, job.seed].to_plain() for job in jobs],
     }
 
 

@@ -40,14 +40,14 @@ import manent as mn
 from manent.app.processes import Processes, free_port
 from manent.core.examples import Schema
 from manent.crypto import SigningKey, SystemRandom
-from manent.network import protocol
-from manent.network.bundle import Bundle
-from manent.network.identity import Identity
-from manent.network.join import JoinToken
-from manent.network.people import People
-from manent.network.roster import Entry, SignedRoster
 from manent.network.server.rosters import Rosters
-from manent.network.tls import pinned_context
+from manent.network.trust.identity import Identity
+from manent.network.trust.join import JoinToken
+from manent.network.trust.people import People
+from manent.network.trust.roster import Entry, SignedRoster
+from manent.network.trust.tls import pinned_context
+from manent.network.wire import protocol
+from manent.network.wire.bundle import Bundle
 from manent.storage import open_store
 
 HERE = Path(__file__).parent

@@ -28,21 +28,22 @@ from manent.core.errors import ManentError
 from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.vectors import Array, Vector
 from manent.crypto import SigningKey, SystemRandom
-from manent.network.bundle import Bundle
-from manent.network.declared import Sites, rebuild, schema_of
-from manent.network.identity import Identity
-from manent.network.join import JoinToken
-from manent.network.receipts import Receipts
-from manent.network.roster import SignedRoster
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState
 from manent.network.site.work import SumWork
+from manent.network.trust.identity import Identity
+from manent.network.trust.join import JoinToken
+from manent.network.trust.receipts import Receipts
+from manent.network.trust.roster import SignedRoster
+from manent.network.wire.bundle import Bundle
 from manent.privacy.check import Plan, resolve
+from manent.rounds.declared import Sites, rebuild, schema_of
 from manent.storage import MemoryStore
 from manent.storage.blobs import Blobs
-from manent.summation.secagg import Roster, wire
-from manent.summation.secagg.wire import Kind
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import Roster
 
 ARRIVING = 40  # sites a second, before the sum is opened
 

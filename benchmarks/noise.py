@@ -18,9 +18,9 @@ from common import keep, show
 
 from manent.core.randomness import PrivateRandom
 from manent.crypto import SystemRandom
-from manent.crypto.chance import bernoulli, stochastic_round, uniform_below
-from manent.crypto.noise import discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
-from manent.crypto.sampler import STATISTICAL_DISTANCE, sampler
+from manent.crypto.samplers.chance import bernoulli, stochastic_round, uniform_below
+from manent.crypto.samplers.noise import discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
+from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE, sampler
 
 RUNS = 7
 TARGET = 20_000_000

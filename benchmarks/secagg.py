@@ -31,7 +31,8 @@ from common import RESULTS, keep, show
 from secagg_report import report
 from secagg_rounds import Job, play, record
 
-from manent.summation.secagg import ring, wire
+from manent.summation.parties import wire
+from manent.summation.secagg import ring
 from manent.summation.secagg.terms import Terms
 
 HERE = Path(__file__).parent

@@ -29,11 +29,11 @@ from manent.core.parties import SERVER, Envelope, Step
 from manent.core.randomness import repeatable
 from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
+from manent.summation.parties.wire import Kind
 from manent.summation.secagg import parameters, ring
 from manent.summation.secagg.client import SecAggClient
 from manent.summation.secagg.server import SecAggServer
 from manent.summation.secagg.terms import CLASSICAL, HYBRID, MILLION, Call, Expected, Roster, Terms
-from manent.summation.secagg.wire import Kind
 
 PHASES = {
     Kind.CALL: "advertise",
@@ -74,9 +74,9 @@ class Job:
     def terms(self) -> Terms:
         n, choice = self.clients, parameters.find(self.clients, self.corrupt, self.planned, "active", complete=self.complete)
         bits = ring.bits_for(n, 2 ** (self.value_bits - 1) - 1)
-        least, suite = max(10, choice.threshold), HYBRID if self.hybrid else CLASSICAL
+        minimum, suite = max(10, choice.threshold), HYBRID if self.hybrid else CLASSICAL
         fractions = (int(self.corrupt * MILLION), int(self.planned * MILLION))
-        return Terms(n, choice.degree, choice.threshold, least, self.size, bits, *fractions, suite)
+        return Terms(n, choice.degree, choice.threshold, minimum, self.size, bits, *fractions, suite)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -44,20 +44,31 @@ def test_the_contracts_hold():
         ("models/numpy.py", "import manent.summation.plain"),
         ("models/numpy.py", "def later():\n    import manent.crypto.random"),
         ("data/federation.py", "from manent import FedAvg"),
+        ("layers/clip.py", "import manent.privacy.check"),
+        ("summation/plain.py", "import manent.layers.clip"),
+        ("rounds/client.py", "import manent.engines.simulate"),
         ("engines/simulate.py", "import manent.app.main"),
+        ("engines/simulate.py", "import manent.network.site.agent"),
+        ("network/server/rounds.py", "import manent.network.site.agent"),
+        ("network/site/agent.py", "import manent.network.server.rounds"),
+        ("network/trust/roster.py", "import manent.network.site.agent"),
+        ("network/wire/frames.py", "import manent.network.trust.roster"),
         ("surprise/new.py", ""),
     ],
 )
 def test_a_forbidden_import_breaks_them(tmp_path, file, line):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     house = tmp_path / "src" / "manent"
-    here = ("core/study", "crypto/random", "privacy/check", "summation/plain", "algorithms/fedavg", "analytics/mean",
-            "models/numpy", "data/federation", "engines/simulate", "app/main")  # fmt: skip
+    here = ("core/study", "crypto/random", "storage/blobs", "accounting/budget", "summation/plain", "layers/clip", "privacy/check",
+            "algorithms/fedavg", "analytics/mean", "models/numpy", "data/federation", "rounds/client", "engines/simulate",
+            "network/wire/frames", "network/trust/roster", "network/sandbox/child", "network/site/agent", "network/server/rounds",
+            "storm/world", "app/main")  # fmt: skip
     for module in here:
         path = house / f"{module}.py"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         (path.parent / "__init__.py").touch()
+    (house / "network" / "__init__.py").touch()
     (house / "__init__.py").write_text("from manent.algorithms import fedavg as FedAvg\n")
     assert lint(tmp_path, tmp_path / "src").returncode == 0
     offender = house / file

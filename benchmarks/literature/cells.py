@@ -54,7 +54,7 @@ class Cell:
     seconds: float
     ended: str
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         return {**asdict(self), "accuracy": [round(a, 4) for a in self.accuracy], "seconds": round(self.seconds, 1)}
 
     def rounds_to(self, target: float) -> float | None:
@@ -206,7 +206,7 @@ class Needed:
         return self.reached == self.seeds
 
     @property
-    def least(self) -> float:
+    def minimum(self) -> float:
         """The mean, or a lower bound where a seed did not get there."""
         return self.mean if self.complete else float(self.tried)
 
@@ -296,11 +296,11 @@ def draw_rounds(axes: Any, rows: Sequence[tuple[str, Needed | None, float | None
     """
     for place, ((_, ours, published, beyond), colour) in enumerate(zip(rows, colours, strict=True)):
         y = len(rows) - 1 - place
-        if ours is not None and published is not None and ours.least > 0:
-            axes.plot([ours.least, published], [y, y], color=FAINT, linewidth=3, zorder=1)
+        if ours is not None and published is not None and ours.minimum > 0:
+            axes.plot([ours.minimum, published], [y, y], color=FAINT, linewidth=3, zorder=1)
         if published is not None:
             axes.plot(published, y, marker=">" if beyond else "D", markersize=7, color=colour, fillstyle="none", zorder=2)
-        if ours is None or ours.least <= 0:
+        if ours is None or ours.minimum <= 0:
             continue
         if ours.complete:
             axes.errorbar(ours.mean, y, xerr=ours.sd or None, marker="o", markersize=7, color=colour, capsize=3, zorder=3)

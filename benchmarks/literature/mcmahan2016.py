@@ -111,10 +111,10 @@ def differs(cells: Sequence[Cell]) -> list[str]:
     sentences = [f"{len(near)} of the {len(reached)} cells that reached the target did so within ±30% of the published rounds."]
     ratios = {s.name: o.mean / s.published for s, o in reached}
     if ratios:
-        least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+        minimum, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
         middle = float(np.median(list(ratios.values())))
         sentences.append(
-            f"Ours take {middle:.2f} of the published rounds in the middle case, from {ratios[least]:.2f} ({least}) to "
+            f"Ours take {middle:.2f} of the published rounds in the middle case, from {ratios[minimum]:.2f} ({minimum}) to "
             f"{ratios[most]:.2f} ({most})."
         )
     late = [f"{s.name} (over {o.tried} rounds; published {s.published})" for s, o in pairs if not o.complete]

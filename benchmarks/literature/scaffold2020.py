@@ -125,7 +125,7 @@ def order(one: Needed, other: Needed) -> int:
 def best(ours: dict[str, Needed], method: str) -> Needed:
     """The fewest rounds of a method over its numbers of epochs."""
     own = [one for name, one in ours.items() if name.startswith(method)]
-    return min([one for one in own if one.complete] or own, key=lambda one: one.least)
+    return min([one for one in own if one.complete] or own, key=lambda one: one.minimum)
 
 
 def differs(cells: Sequence[Cell]) -> list[str]:

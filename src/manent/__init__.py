@@ -21,7 +21,6 @@ from manent.algorithms import (
     FedYogi,
 )
 from manent.analytics import Histogram, Mean
-from manent.core.dpsgd import DPSGD
 from manent.core.errors import (
     BudgetSpent,
     ClientFailed,
@@ -35,23 +34,23 @@ from manent.core.errors import (
 from manent.core.examples import Client, Column, Examples, Schema
 from manent.core.study import Cohort, Study
 from manent.core.training import Constant, CosineDecay, ExponentialDecay, LocalSGD, WarmUp
+from manent.core.training.dpsgd import DPSGD
 from manent.crypto import InsecureTestRNG
 from manent.data import Federation
 from manent.engines import Conditions, MLflowLogger, Run, TensorBoardLogger, replay, simulate
-from manent.models.files import FittedModel, load_model
-from manent.models.numpy import LinearModel, LogisticModel, SoftmaxModel
-from manent.privacy import (
+from manent.layers import (
     AdaptiveClip,
     CentralNoise,
     Clip,
+    CorrelatedNoise,
     Discretize,
     DistributedNoise,
     FixedPoint,
     LocalNoise,
-    Statement,
-    TreeNoise,
-    check,
 )
+from manent.models.files import FittedModel, load_model
+from manent.models.numpy import LinearModel, LogisticModel, SoftmaxModel
+from manent.privacy import Statement, check
 from manent.summation import Plain, SecAgg
 
 if TYPE_CHECKING:
@@ -85,6 +84,7 @@ __all__ = [
     "Column",
     "Conditions",
     "Constant",
+    "CorrelatedNoise",
     "CosineDecay",
     "Discretize",
     "DistributedNoise",
@@ -128,7 +128,6 @@ __all__ = [
     "Study",
     "TensorBoardLogger",
     "TorchModel",
-    "TreeNoise",
     "WarmUp",
     "check",
     "data",

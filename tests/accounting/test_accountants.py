@@ -240,8 +240,8 @@ def test_other_input_is_refused():
 
 def test_a_guarantee_is_plain_data_and_prints():
     guarantee = ac.epsilon(ac.training(1.0, 100, 0.01), 1e-5, A)
-    assert guarantee.plain()["epsilon"] == guarantee.epsilon
-    assert guarantee.plain()["neighboring_relation"] == A
+    assert guarantee.to_plain()["epsilon"] == guarantee.epsilon
+    assert guarantee.to_plain()["neighboring_relation"] == A
     assert "dp-accounting" in guarantee.version
     assert "delta 1e-05" in str(guarantee)
     assert "Poisson" in str(guarantee)

@@ -11,7 +11,7 @@ GOOD = {"epsilon": 4.0, "delta": 1e-5, "privacy_unit": "example", "neighboring_r
 
 
 def test_every_part_is_required():
-    assert Budget(**GOOD).plain() == GOOD
+    assert Budget(**GOOD).to_plain() == GOOD
     for name in GOOD:
         with pytest.raises(TypeError):
             Budget(**{key: value for key, value in GOOD.items() if key != name})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from manent.accounting import Budget, epsilon, example_event, example_noise, training
-from manent.core.dpsgd import DPSGD
 from manent.core.errors import InvalidInput, Refused
 from manent.core.training import LocalSGD
+from manent.core.training.dpsgd import DPSGD
 
 
 def local(q: float = 0.02, steps: int = 40, z: float | None = None) -> LocalSGD:

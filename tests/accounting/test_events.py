@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import manent as mn
 from manent import accounting as ac
-from manent.accounting.events import composed, counted, parse, plain, text
+from manent.accounting.events import composed, counted, parse, text, to_plain
 
 positive = st.floats(1e-3, 1e6)
 whole = st.integers(1, 10**6)
@@ -89,12 +89,12 @@ def test_texts_do_not_change():
     ],
 )
 def test_what_is_not_exactly_an_event_is_refused(change):
-    values = {**plain(ac.Gaussian(1.0)), **change}
+    values = {**to_plain(ac.Gaussian(1.0)), **change}
     with pytest.raises(mn.InvalidInput):
         parse(values)
 
 
-@pytest.mark.parametrize("values", ["", "{", "[]", "null", "1", "[" * 100_000, {}, None, [], b"\xff", plain(ac.Poisson(0.5))])
+@pytest.mark.parametrize("values", ["", "{", "[]", "null", "1", "[" * 100_000, {}, None, [], b"\xff", to_plain(ac.Poisson(0.5))])
 def test_other_things_are_no_events(values):
     with pytest.raises(mn.InvalidInput):
         parse(values)

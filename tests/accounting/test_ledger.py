@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import manent as mn
 from manent import accounting as ac
-from manent.core.study import canonical
+from manent.core.canonical import canonical
 from manent.crypto import InsecureTestRNG, SystemRandom
 from manent.storage import MemoryStore, open_store
 

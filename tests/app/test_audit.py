@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from manent.network.audit import AuditLog
+from manent.network.trust.journal import AuditLog
 from manent.storage import open_store
 from tests.app.commands import manent
-from tests.network.test_audit import by_hand
+from tests.network.trust.test_journal import by_hand
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from manent.core.errors import NotAuthorized
-from manent.network.people import People
+from manent.network.trust.people import People
 from manent.storage import open_store
 from tests.app.commands import manent
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from manent.network.identity import Identity
-from manent.network.receipts import Receipts
+from manent.network.trust.identity import Identity
+from manent.network.trust.receipts import Receipts
 from manent.storage import open_store
 from tests.app.commands import manent
-from tests.network.test_audit import by_hand
-from tests.network.test_receipts import COURSE
+from tests.network.trust.test_journal import by_hand
+from tests.network.trust.test_receipts import COURSE
 
 
 @pytest.fixture

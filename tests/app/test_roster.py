@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from manent.crypto import SigningKey
-from manent.network.roster import read_roster
+from manent.network.trust.roster import read_roster
 from tests.app.commands import manent
 
 SITES = {name: SigningKey(bytes([n] * 32)).public for n, name in enumerate(("karolinska", "charite", "mayo"), 1)}
@@ -82,8 +82,8 @@ def test_show_refuses_an_altered_and_an_expired_roster(consortium: Path) -> None
     assert (altered.exit_code, "altered" in altered.stderr) == (1, True)
     path.write_text(whole[:-5])
     assert manent("roster", "show", path).exit_code == 2
-    from manent.network.identity import Identity
-    from manent.network.roster import SignedRoster
+    from manent.network.trust.identity import Identity
+    from manent.network.trust.roster import SignedRoster
 
     key = Identity.load(consortium / "consortium.key").signing_key
     path.write_bytes(SignedRoster.sign(key, 1, 1_000_000_000, 1_000_086_400, ()).encode())

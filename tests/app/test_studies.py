@@ -10,12 +10,12 @@ from safetensors.numpy import load_file
 
 import manent as mn
 from manent.app.studies import _of_sum
-from manent.network.identity import Identity
-from manent.network.people import People
 from manent.network.researcher import Researcher
-from manent.network.server.app import application
+from manent.network.server.http.app import application
 from manent.network.server.submitting import decide
-from manent.network.tls import self_signed
+from manent.network.trust.identity import Identity
+from manent.network.trust.people import People
+from manent.network.trust.tls import self_signed
 from manent.storage import open_store
 from tests.app.commands import manent, write
 from tests.network.serving import uvicorn_of

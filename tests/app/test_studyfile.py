@@ -91,7 +91,7 @@ def test_a_study_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
 
 CODE = """
 class Twice:
-    def plain(self):
+    def to_plain(self):
         return {}
 
 def schedule(x):
@@ -100,7 +100,7 @@ def schedule(x):
 
 
 def test_the_hash_of_a_studys_own_code_follows_its_text_not_its_place(tmp_path: Path) -> None:
-    from manent.core.study import code_hash
+    from manent.core.canonical import code_hash
 
     def hashed(name: str, text: str, kept: str | None = None) -> str:
         import sys

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import manent as mn
+from manent.core.canonical import canonical
 from manent.core.protocols import ClientContext, Released
 from manent.core.randomness import repeatable
-from manent.core.study import canonical
 from tests.algorithms.federations import make, model_for
 
 LOCAL = mn.LocalSGD(lr=0.05, epochs=1, batch_size=3)
@@ -116,7 +116,7 @@ def test_equal_bits_for_any_number_of_workers(algorithm, data):
 
 def test_it_is_plain_data_with_a_stable_hash(algorithm, data):
     study = mn.Study(algorithm)
-    assert canonical(json.loads(canonical(study.plain()))) == canonical(study.plain())
+    assert canonical(json.loads(canonical(study.to_plain()))) == canonical(study.to_plain())
     assert study.hash == mn.Study(algorithm).hash != mn.Study(algorithm, rounds=2).hash
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import manent as mn
-from manent.core.study import canonical
+from manent.core.canonical import canonical
 from manent.crypto import SystemRandom
 from tests.privacy.studies import FEDAVG, stack, vectors
 
@@ -29,9 +29,9 @@ LAYERS = {
     "LocalNoise": [mn.AdaptiveClip(), mn.LocalNoise(0.5)],
     "DistributedNoise": [mn.Clip(1.0), mn.DistributedNoise(noise_multiplier=0.5)],
     "DistributedNoise, skellam": [mn.Clip(1.0), mn.DistributedNoise("skellam", 0.5)],
-    "TreeNoise": [mn.Clip(1.0), mn.TreeNoise(0.5)],
-    "TreeNoise, one buffer": [mn.Clip(1.0), mn.TreeNoise(0.5, buffers=1)],
-    "TreeNoise, rotated, two bands": [mn.Clip(1.0), mn.Discretize(rotation=True), mn.TreeNoise(0.5, bands=2)],
+    "CorrelatedNoise": [mn.Clip(1.0), mn.CorrelatedNoise(0.5)],
+    "CorrelatedNoise, one buffer": [mn.Clip(1.0), mn.CorrelatedNoise(0.5, buffers=1)],
+    "CorrelatedNoise, rotated, two bands": [mn.Clip(1.0), mn.Discretize(rotation=True), mn.CorrelatedNoise(0.5, bands=2)],
     "rotated, adaptive, distributed": [
         mn.AdaptiveClip(),
         mn.Discretize(bits=24, rotation=True),
@@ -130,5 +130,5 @@ def test_without_noise_the_sum_comes_back_through_the_layers(layers):
 
 def test_layers_are_plain_data_with_a_stable_hash(layers):
     study = mn.Study(FEDAVG, layers=layers)
-    assert canonical(json.loads(canonical(study.plain()))) == canonical(study.plain())
+    assert canonical(json.loads(canonical(study.to_plain()))) == canonical(study.to_plain())
     assert study.hash == mn.Study(FEDAVG, layers=list(layers)).hash != mn.Study(FEDAVG).hash

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput
 from manent.core.examples import Examples
-from manent.core.study import canonical, plain
 from manent.core.training import LocalSGD, LocalTraining, descend
 from manent.models import FittedModel, LinearModel, LogisticModel, SoftmaxModel, load_model
 from manent.models.numpy import loss_and_slope
@@ -474,11 +474,11 @@ def test_weights_survive_a_file(row: Row, tmp_path: Any) -> None:
 
 def test_plain_is_stable_and_tells_models_apart(row: Row) -> None:
     model = row.make()
-    text = canonical(plain(model))
-    assert json.loads(text) == plain(model)
+    text = canonical(to_plain(model))
+    assert json.loads(text) == to_plain(model)
     model.train([work_of(model, 20)], [row.data(1, 20)])
-    assert canonical(plain(model)) == text == canonical(plain(row.make()))
-    assert canonical(plain(row.make(2.0))) != text
+    assert canonical(to_plain(model)) == text == canonical(to_plain(row.make()))
+    assert canonical(to_plain(row.make(2.0))) != text
 
 
 def spoiled(data: Examples, kind: str) -> list[tuple[Examples, str]]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manent.core.dpsgd import DPSGD, clip_factors
 from manent.core.errors import Refused
 from manent.core.examples import Examples
 from manent.core.training import LocalSGD, LocalTraining, descend
-from manent.crypto.gradients import ExactDraws, grid_sensitivity, on_grid
+from manent.core.training.dpsgd import DPSGD, clip_factors
 from manent.crypto.random import InsecureTestRNG
+from manent.crypto.samplers.gradients import ExactDraws, grid_sensitivity, on_grid
 from tests.conformance.test_models import ROWS, Row, one_thread, parameters, start_of
 
 

@@ -30,7 +30,7 @@ def form_of(size: int, grid: float | None = 1.0) -> Form:
 
 def occasion_of(summation, size, count, vanish=None, grid=1.0) -> Occasion:
     fates = (None,) * count if vanish is None else tuple(vanish)
-    return Occasion(b"s" * 32, "train", 1, b"m" * 32, form_of(size, grid), count, summation.least(count), fates)
+    return Occasion(b"s" * 32, "train", 1, b"m" * 32, form_of(size, grid), count, summation.minimum(count), fates)
 
 
 def vectors_of(count: int, size: int) -> np.ndarray:
@@ -123,8 +123,8 @@ def test_where_vectors_are_hidden_real_numbers_and_small_cohorts_are_refused(nam
     with pytest.raises(mn.Refused, match="whole numbers"):
         summation.bits(form_of(3, None), 10)
     with pytest.raises(mn.Refused, match="minimum of 3"):
-        summation.least(2)
-    assert 3 <= summation.least(10) <= 10
+        summation.minimum(2)
+    assert 3 <= summation.minimum(10) <= 10
 
 
 def test_plain_sums_real_numbers_too():

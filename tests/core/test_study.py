@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput
+from manent.core.overrides import override, parse, settings
 from manent.core.randomness import repeatable
-from manent.core.study import Cohort, Study, canonical, override, parse, plain, settings
+from manent.core.study import Cohort, Study
 from manent.core.training import CosineDecay, LocalSGD
 
 
@@ -49,7 +51,7 @@ def study(**changes: Any) -> Study:
 
 
 def test_the_plain_form_is_json_and_says_everything():
-    told = study(layers=[Half()], algorithm=Guess(loss=np.float32(0.5))).plain()
+    told = study(layers=[Half()], algorithm=Guess(loss=np.float32(0.5))).to_plain()
     assert json.loads(canonical(told)) == told
     assert told["rounds"] == 3
     cohort = {"size": None, "sampling_probability": None, "minimum": 1, "maximum": None, "min_separation": None}
@@ -62,7 +64,7 @@ def test_the_plain_form_is_json_and_says_everything():
 
 def test_the_hash_is_frozen():
     # A change of it refuses every interrupted run: it must be deliberate.
-    assert canonical(plain(LocalSGD(lr=0.1, epochs=(1, 2)))) == (
+    assert canonical(to_plain(LocalSGD(lr=0.1, epochs=(1, 2)))) == (
         b'{"batch_size":null,"epochs":[1,2],"lr":0.1,"max_grad_norm":null,"momentum":0.0,"optimizer":"sgd",'
         b'"privacy":null,"schedule":{"type":"Constant"},"steps":null,"type":"LocalSGD","weight_decay":0.0}'
     )
@@ -90,7 +92,7 @@ def test_the_hash_is_the_same_in_every_process(request):
 def test_the_order_of_fields_and_keys_does_not_matter():
     assert canonical({"a": 1, "b": [2, {"d": 1, "c": 2}]}) == canonical({"b": [2, {"c": 2, "d": 1}], "a": 1})
     assert study(layers=[Half()]).hash == study(layers=(Half(),)).hash
-    assert plain(Guess(loss=np.arange(6.0)[::2])) == plain(Guess(loss=np.array([0.0, 2.0, 4.0])))
+    assert to_plain(Guess(loss=np.arange(6.0)[::2])) == to_plain(Guess(loss=np.array([0.0, 2.0, 4.0])))
 
 
 def adds(amount: int) -> Any:
@@ -167,10 +169,10 @@ def test_a_number_from_numpy_is_the_same_number():
 
 def test_a_class_may_say_itself_what_it_is():
     class Net:
-        def plain(self) -> dict[str, Any]:
+        def to_plain(self) -> dict[str, Any]:
             return {"sizes": (1, np.int64(2)), "weights": np.zeros(2)}
 
-    told = study(algorithm=Guess(loss=Net())).plain()["algorithm"]["loss"]
+    told = study(algorithm=Guess(loss=Net())).to_plain()["algorithm"]["loss"]
     assert told["type"].endswith("Net")
     assert told["sizes"] == [1, 2]
     assert canonical(told)
@@ -179,14 +181,14 @@ def test_a_class_may_say_itself_what_it_is():
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j, np.array([object()])])
 def test_what_is_not_plain_data_is_refused(value):
     with pytest.raises(InvalidInput, match="A study is plain data"):
-        study(algorithm=Guess(loss=value)).plain()
+        study(algorithm=Guess(loss=value)).to_plain()
 
 
 def test_a_function_that_calls_itself_has_a_hash():
     def down(n: int) -> int:
         return down(n - 1) if n else 0
 
-    assert plain(down) == plain(down)
+    assert to_plain(down) == to_plain(down)
 
 
 json_values = st.recursive(
@@ -198,7 +200,7 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_the_canonical_form_loses_nothing(value):
-    assert json.loads(canonical(plain(value))) == value
+    assert json.loads(canonical(to_plain(value))) == value
 
 
 # Cohorts and rounds
@@ -292,7 +294,7 @@ def test_a_field_is_set_from_text(path, text, found):
     assert node == found
     assert type(node) is type(found)
     assert before == study(layers=[Half(), Half()])
-    assert [k for k in after.plain() if after.plain()[k] != before.plain()[k]] in ([path.split(".")[0]], [])
+    assert [k for k in after.to_plain() if after.to_plain()[k] != before.to_plain()[k]] in ([path.split(".")[0]], [])
 
 
 @pytest.mark.parametrize(

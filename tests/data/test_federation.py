@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Column, Examples, Schema
-from manent.core.study import canonical, plain
 from manent.data.federation import Federation
 
 SCHEMA = Schema(
@@ -167,4 +167,4 @@ def test_fingerprint_tells_every_change():
 
 
 def test_a_schema_is_plain_data():
-    assert canonical(plain(SCHEMA)) == canonical(plain(dataclasses.replace(SCHEMA)))
+    assert canonical(to_plain(SCHEMA)) == canonical(to_plain(dataclasses.replace(SCHEMA)))

@@ -16,8 +16,8 @@ import pytest
 
 import manent as mn
 from manent.accounting import Ledger
+from manent.core.canonical import to_plain
 from manent.core.randomness import repeatable
-from manent.core.study import plain
 from manent.crypto import InsecureTestRNG, SystemRandom
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, FEDAVG, LOCAL, MODEL, budget, study
@@ -94,8 +94,8 @@ def test_too_large_a_poisson_cohort_is_cut_at_random():
     for bad in ({"maximum": 0, "sampling_probability": 0.5}, {"maximum": 5}, {"maximum": 5, "size": 3}):
         with pytest.raises(mn.InvalidInput, match="maximum"):
             mn.Cohort(**bad)
-    assert plain(mn.Cohort())["maximum"] is None
-    assert plain(cohort)["maximum"] == 5
+    assert to_plain(mn.Cohort())["maximum"] is None
+    assert to_plain(cohort)["maximum"] == 5
 
 
 def poisson_is_poisson():
@@ -168,7 +168,7 @@ def test_a_client_whose_code_raises_sends_zeros_and_is_told_itself(layers, tmp_p
     clean = mn.simulate(study(layers, 2), DATA, workers=0)
     for row, other in zip(run.history, clean.history, strict=True):
         assert {**row, "seconds": 0, "update_norm": 0} == {**other, "seconds": 0, "update_norm": 0}
-    assert "on fire" not in json.dumps([run.history, run.statement.plain()])
+    assert "on fire" not in json.dumps([run.history, run.statement.to_plain()])
     kept = sorted(path.name for path in (tmp_path / "run" / "failures").iterdir())
     assert kept == [f"round-0000{r}-train-client-{c}" for r in (1, 2) for c in (11, 3)]
     with pytest.raises(RuntimeError, match="on fire"):

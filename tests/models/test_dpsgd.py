@@ -13,13 +13,14 @@ from torch import nn  # noqa: E402
 
 import manent as mn  # noqa: E402
 from manent.accounting import Budget, epsilon, example_event, example_noise  # noqa: E402
-from manent.core.dpsgd import DPSGD, clip_factors  # noqa: E402
 from manent.core.errors import InvalidInput, Refused  # noqa: E402
 from manent.core.examples import Examples  # noqa: E402
 from manent.core.training import LocalSGD, LocalTraining  # noqa: E402
-from manent.crypto.gradients import ExactDraws  # noqa: E402
+from manent.core.training.dpsgd import DPSGD, clip_factors  # noqa: E402
 from manent.crypto.random import InsecureTestRNG  # noqa: E402
-from manent.models import TorchModel, torch_private  # noqa: E402
+from manent.crypto.samplers.gradients import ExactDraws  # noqa: E402
+from manent.models import TorchModel  # noqa: E402
+from manent.models.torch import private as torch_private  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -26,18 +26,18 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from manent.core.errors import InvalidInput
-from manent.network import protocol
-from manent.network.bundle import Bundle
-from manent.network.people import ROLES
-from manent.network.protocol import pack
-from manent.network.server.app import application
-from manent.network.server.connections import Impatient
+from manent.network.server.http.app import application
+from manent.network.server.http.connections import Impatient
 from manent.network.server.submitting import submit
-from manent.network.signing import sign_request
-from manent.network.tls import pinned_context, self_signed
-from manent.summation.plain_parties import PlainCall
-from manent.summation.secagg import wire
-from manent.summation.secagg.wire import Kind
+from manent.network.trust.people import ROLES
+from manent.network.trust.signing import sign_request
+from manent.network.trust.tls import pinned_context, self_signed
+from manent.network.wire import protocol
+from manent.network.wire.bundle import Bundle
+from manent.network.wire.protocol import pack
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
+from manent.summation.plain.parties import PlainCall
 from tests.network.parsers import mutated
 from tests.network.serving import uvicorn_of
 from tests.network.world import World, study_of

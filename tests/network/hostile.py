@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import manent as mn
-from manent.core.study import plain
+from manent.core.canonical import to_plain
 
 PLACES: dict[str, str] = {}  # what the attempts aim at; filled in as the last line of the file
 KEPT = []
@@ -344,7 +344,7 @@ def patches_the_clip() -> None:
 
 
 def _forges(vector: object, **more: object) -> None:
-    from manent.network import inside
+    from manent.network.sandbox import inside
 
     inside._answer = lambda *asked: ({"loss": 0.5}, {"vector": vector, **more})
 
@@ -382,7 +382,7 @@ def forges_more_arrays() -> None:
 
 
 def _says(told: bytes) -> None:
-    from manent.network import frames
+    from manent.network.wire import frames
 
     def write(descriptor: int, *rest: object) -> None:
         os.write(descriptor, told)
@@ -447,8 +447,8 @@ class Net:
         except Exception:  # noqa: BLE001
             return 2
 
-    def plain(self) -> dict:
-        return {"kind": "binary", "classes": 2, "layout": plain(self.layout)}
+    def to_plain(self) -> dict:
+        return {"kind": "binary", "classes": 2, "layout": to_plain(self.layout)}
 
 
 study = mn.Study(mn.FedAvg(Net(), mn.LocalSGD(lr=0.1, steps=2, batch_size=4)))

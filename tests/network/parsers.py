@@ -19,34 +19,36 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 import manent as mn
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort, Refused
 from manent.core.parties import SERVER, Envelope
-from manent.core.study import canonical
 from manent.core.vectors import Block, Entry, Layout
 from manent.crypto import SigningKey
 from manent.models import files
-from manent.network import frames, handover, protocol
-from manent.network.arrays import decode_arrays, encode_arrays
-from manent.network.bundle import Bundle
-from manent.network.declared import rebuild, schema_of
-from manent.network.identity import Identity
-from manent.network.join import JoinToken
-from manent.network.people import People
-from manent.network.policy import Policy, approved
-from manent.network.receipts import Promise, Receipt, Receipts, stored, verify
-from manent.network.roster import Entry as Member
-from manent.network.roster import RosterBook, SignedRoster
-from manent.network.server.requests import blob
-from manent.network.server.sites import table, texts
-from manent.network.signing import Verifier, sign_request
+from manent.network.sandbox import handover
+from manent.network.server.http.requests import blob
+from manent.network.server.http.sites import table, texts
 from manent.network.site import told
-from manent.network.tls import pin_of, self_signed
+from manent.network.trust.identity import Identity
+from manent.network.trust.join import JoinToken
+from manent.network.trust.people import People
+from manent.network.trust.policy import Policy, approved
+from manent.network.trust.receipts import Promise, Receipt, Receipts, stored, verify
+from manent.network.trust.roster import Entry as Member
+from manent.network.trust.roster import RosterBook, SignedRoster
+from manent.network.trust.signing import Verifier, sign_request
+from manent.network.trust.tls import pin_of, self_signed
+from manent.network.wire import frames, protocol
+from manent.network.wire.bundle import Bundle
+from manent.rounds.declared import rebuild, schema_of
 from manent.storage import MemoryStore
+from manent.storage.arrays import decode_arrays, encode_arrays
 from manent.storage.blobs import Blobs
-from manent.summation.plain_parties import PlainCall, PlainClient, PlainExpected, PlainServer, PlainTerms, upload_message
-from manent.summation.secagg import Call, Roster, SecAgg, ring, wire
-from manent.summation.secagg.fields import Reader
-from manent.summation.secagg.wire import Kind
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader
+from manent.summation.parties.wire import Kind
+from manent.summation.plain.parties import PlainCall, PlainClient, PlainExpected, PlainServer, PlainTerms, upload_message
+from manent.summation.secagg import Call, Roster, SecAgg, ring
 from tests.summation.secagg.attempts import Attempt, terms_of
 
 MOST_MEMORY = 32 << 20
@@ -361,7 +363,7 @@ PARSERS: dict[str, Parser] = {
     "bundle": Parser(Bundle.read, (InvalidInput,), [found.encode() for found in BUNDLES], lambda found: found.encode()),
     "study": Parser(
         of_json(rebuild, InvalidInput), (InvalidInput, Refused), [canonical(found.study) for found in BUNDLES],
-        lambda found: canonical(found.plain()),
+        lambda found: canonical(found.to_plain()),
     ),
     "schema": Parser(of_json(schema_of, InvalidInput), (InvalidInput,), [canonical(found.schema) for found in BUNDLES]),
     "roster": Parser(SignedRoster.read, (InvalidInput,), [SIGNED.encode()], lambda found: found.encode()),

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from manent.network.tls import pinned_context
+from manent.network.trust.tls import pinned_context
 
 
 @contextmanager

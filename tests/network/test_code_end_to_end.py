@@ -7,10 +7,10 @@ import pytest
 
 from manent.app.studyfile import load_study
 from manent.core.examples import Schema
-from manent.network.bundle import Bundle
-from manent.network.child import isolation_here
-from manent.network.identity import Identity
+from manent.network.sandbox.child import isolation_here
 from manent.network.site.joining import QUICK
+from manent.network.trust.identity import Identity
+from manent.network.wire.bundle import Bundle
 from tests.network.processes import Federation, until
 from tests.network.test_end_to_end import check_equal, check_receipts
 
@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 import manent as mn
-from manent.core.study import plain
+from manent.core.canonical import to_plain
 
 SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text())
 
@@ -34,8 +34,8 @@ class Net:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def plain(self):
-        return {"kind": self.kind, "classes": 2, "layout": plain(self.layout)}
+    def to_plain(self):
+        return {"kind": self.kind, "classes": 2, "layout": to_plain(self.layout)}
 """
 STUDY = """
 import manent as mn

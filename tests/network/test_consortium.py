@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from manent.core.errors import InvalidInput, NotAuthorized
-from manent.network.identity import Identity
-from manent.network.join import JoinToken
-from manent.network.roster import DAY, RosterBook
 from manent.network.server.rosters import Rosters, settle
 from manent.network.site.state import SiteState
+from manent.network.trust.identity import Identity
+from manent.network.trust.join import JoinToken
+from manent.network.trust.roster import DAY, RosterBook
 from manent.storage import MemoryStore
 from tests.app.commands import manent
 from tests.network.processes import Federation, until

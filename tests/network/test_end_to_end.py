@@ -11,9 +11,9 @@ import pytest
 import manent as mn
 from manent.app.studyfile import load_study
 from manent.core.store import Store
-from manent.network.identity import Identity
-from manent.network.receipts import stored, verify
 from manent.network.server import documents
+from manent.network.trust.identity import Identity
+from manent.network.trust.receipts import stored, verify
 from manent.storage import open_store
 from tests.network.processes import Federation, free_port, until
 

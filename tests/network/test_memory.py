@@ -10,9 +10,9 @@ import pytest
 
 import manent as mn
 from manent.core.protocols import Assignment, Released
-from manent.network.arrays import array_pieces, read_arrays
+from manent.storage.arrays import array_pieces, read_arrays
 from manent.storage.blobs import Blobs
-from manent.summation.plain_parties import PartedTotal, PlainTerms, upload_message
+from manent.summation.plain.parties import PartedTotal, PlainTerms, upload_message
 
 SIZE = 2_000_000
 MODEL = 4 * SIZE

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manent.network.bundle import Bundle
-from manent.network.child import isolation_here
-from manent.network.identity import Identity
+from manent.network.sandbox.child import isolation_here
 from manent.network.server import documents
 from manent.network.site.joining import QUICK
+from manent.network.trust.identity import Identity
+from manent.network.wire.bundle import Bundle
 from manent.storage import open_store
 from manent.storage.blobs import Blobs
 from tests.network import processes

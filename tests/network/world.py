@@ -14,18 +14,18 @@ from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
 from manent.crypto import SystemRandom
-from manent.crypto.gradients import ExactDraws
-from manent.network.arrays import decode_arrays
-from manent.network.bundle import Bundle
-from manent.network.identity import Identity
-from manent.network.join import JoinToken
+from manent.crypto.samplers.gradients import ExactDraws
 from manent.network.server import documents, messages
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide, submit
 from manent.network.site.training import OwnProcess, contribution
-from manent.network.sums import client_party, read_call
+from manent.network.trust.identity import Identity
+from manent.network.trust.join import JoinToken
+from manent.network.wire.bundle import Bundle
+from manent.network.wire.sums import client_party, read_call
 from manent.storage import MemoryStore
+from manent.storage.arrays import decode_arrays
 
 URL = "https://127.0.0.1:9"
 SETTINGS = Settings(work=100.0, phase=10.0, deciding=1000.0, retry=1.0, grace=0.0)

@@ -9,7 +9,7 @@ import numpy as np
 from manent.core.layers import Form, Stage
 from manent.core.protocols import Assignment, ClientContext, Contribution, SumSpec
 from manent.core.vectors import Block, Entry, Layout, scalar
-from manent.privacy.order import refuse_order
+from manent.layers.order import refuse_order
 
 SIZE = 7
 

@@ -36,8 +36,8 @@ def spec(size: int, name: str = "train", **changes: Any) -> SumSpec:
     return SumSpec(name, Layout(tuple(blocks)), "a test", **{"scalable": True, **changes})
 
 
-def stack(layers: Any, size: int = 10, clients: int = 20, least: int = 1, z: float | None = None) -> Stack:
-    return build(spec(size), layers, Gathering(float(clients), least, clients, z, ROUNDS, APART))
+def stack(layers: Any, size: int = 10, clients: int = 20, minimum: int = 1, z: float | None = None) -> Stack:
+    return build(spec(size), layers, Gathering(float(clients), minimum, clients, z, ROUNDS, APART))
 
 
 def vectors(count: int, size: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:

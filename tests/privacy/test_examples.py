@@ -8,7 +8,7 @@ import pytest
 import manent as mn
 from manent.accounting import Ledger, epsilon, training
 from manent.accounting.events import counted
-from manent.core.dpsgd import ASSUMPTION, DPSGD
+from manent.core.training.dpsgd import ASSUMPTION, DPSGD
 from manent.privacy import resolve
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, MODEL, budget

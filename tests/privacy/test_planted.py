@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import manent as mn
-from manent.privacy import adaptive, clip, guarantee, noise, stack
+from manent.layers import adaptive, clip, noise
+from manent.privacy import guarantee, stack
 from tests.engines import test_private
-from tests.privacy import test_clip, test_discretize, test_noise, test_refusals
+from tests.layers import test_clip, test_discretize, test_noise
+from tests.privacy import test_refusals
 
 REFUSED = test_refusals.REFUSED
 ADAPTIVE = test_clip.test_the_adaptive_norm_converges_to_the_quantile_from_both_sides
@@ -72,7 +74,7 @@ def not_poisson(monkeypatch):
 
 
 def unchecked_norm(monkeypatch):
-    from manent.privacy.discretize import DiscretizeStage
+    from manent.layers.discretize import DiscretizeStage
 
     def loose(self, row, scale, whole, random):
         np.copyto(whole, np.rint(np.clip(row * scale, -(2.0**30), 2.0**30)), casting="unsafe")

@@ -54,7 +54,7 @@ class Hidden:
 
     together = True
 
-    def least(self, most):
+    def minimum(self, most):
         return 1
 
     def init(self, occasion):
@@ -63,7 +63,7 @@ class Hidden:
     def bits(self, form, most):
         return mn.Plain().bits(form, most)
 
-    def explain(self, form, most, least):
+    def explain(self, form, most, minimum):
         return ()
 
 
@@ -240,7 +240,7 @@ def test_the_statement_reads_well_and_is_plain():
         "divisor of totals is 20",
     ):
         assert words in text
-    assert declared.plain()["protection"]["noise_multiplier"] == 0.3
+    assert declared.to_plain()["protection"]["noise_multiplier"] == 0.3
     assert "if deployed" in str(declared.simulated())
     assert "epsilon" not in str(mn.check(study([], algorithm=FEDAVG), DATA))
 

@@ -8,10 +8,10 @@ import logging
 import pytest
 
 import manent as mn
-from manent.network.receipts import stored, verify
 from manent.network.server import documents
 from manent.network.server.rounds import Settings
 from manent.network.site.state import SiteState
+from manent.network.trust.receipts import stored, verify
 from manent.storm.faults import Faults
 from manent.storm.federation import Cut, Federation, Weather
 

@@ -6,8 +6,8 @@ import pytest
 
 from manent.core.parties import Step
 from manent.storm import run, scenario
+from manent.summation.parties.wire import Kind
 from manent.summation.secagg import SecAggClient, SecAggServer
-from manent.summation.secagg.wire import Kind
 
 SECAGG = scenario("secagg")
 

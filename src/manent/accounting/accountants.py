@@ -42,8 +42,8 @@ from manent.accounting.events import (
     counted,
     without_sampling,
 )
+from manent.core.canonical import to_plain
 from manent.core.errors import InvalidInput, Refused
-from manent.core.study import plain
 
 Accountant = Literal["auto", "pld", "rdp", "zcdp", "analytic"]
 Bag = tuple[tuple[Event, int], ...]
@@ -75,9 +75,9 @@ class Guarantee:
     version: str
     assumptions: tuple[str, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """JSON values only."""
-        return {str(name): value for name, value in plain(self, skip_own=True).items() if name != "type"}
+        return {str(name): value for name, value in to_plain(self, skip_own=True).items() if name != "type"}
 
     def __str__(self) -> str:
         who = f"{self.accountant} [{self.version}]"

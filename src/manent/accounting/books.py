@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from manent.accounting.accountants import Guarantee, epsilon
 from manent.accounting.budget import Budget
-from manent.accounting.events import Event, Repeated, composed, counted, parse, plain, text
+from manent.accounting.events import Event, Repeated, composed, counted, parse, text, to_plain
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, Refused
-from manent.core.study import canonical
 
 State = Literal["reserved", "spent", "returned"]
 Bag = Mapping[Event, int]
@@ -55,7 +55,7 @@ class Totals:
     def document(self) -> bytes:
         """Canonical bytes; `read` gives the totals back."""
         bags = {name: {text(event): count for event, count in bag.items()} for name, bag in self._bags()}
-        return canonical({"budget": self.budget.plain(), "runs": self.runs, "cut": self.cut, **bags})
+        return canonical({"budget": self.budget.to_plain(), "runs": self.runs, "cut": self.cut, **bags})
 
     def _bags(self) -> tuple[tuple[str, Bag], ...]:
         return (("reserved", self.reserved), ("spent", self.spent))
@@ -83,7 +83,7 @@ class Held:
         return canonical(
             {
                 "data_set": self.data_set,
-                "event": plain(self.event),
+                "event": to_plain(self.event),
                 "state": self.state,
                 "releases": self.releases,
                 "over": self.over,

@@ -46,7 +46,7 @@ class Budget:
                 f"choose at most {min(1e-6, 1 / (10 * units)):g}."
             )
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """JSON values only."""
         return {
             "epsilon": self.epsilon,

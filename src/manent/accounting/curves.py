@@ -172,8 +172,8 @@ def _distributed(event: DistributedDiscreteGaussian, doubled: int, alpha: Curve)
         alpha / 2 * (two**2 + 2 * one * gap + gap**2 * d),
         alpha / 2 * (two + math.sqrt(d) * gap) ** 2,
     )
-    least: Curve = np.minimum.reduce(bounds)
-    return least
+    minimum: Curve = np.minimum.reduce(bounds)
+    return minimum
 
 
 def _skellam(event: Skellam, doubled: int, alpha: int) -> float:

@@ -10,7 +10,7 @@ from manent.accounting.events import Event, Poisson, Repeated, RoundedGaussian, 
 from manent.core.errors import InvalidInput, Refused, check_count
 from manent.core.protocols import PrivacyBudget
 from manent.core.training import LocalSGD
-from manent.crypto.gradients import sampler_error
+from manent.crypto.samplers.gradients import sampler_error
 
 
 def example_event(local: LocalSGD, rounds: int, parameters: int) -> Event:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput
-from manent.core.study import canonical
 
 NeighboringRelation = Literal["add_or_remove", "replace_one", "zero_out"]
 _DEEPEST = 32
@@ -270,16 +270,16 @@ Event = Leaf | Sampled | Repeated | Composed
 _KINDS: dict[tuple[str, int], type[Any]] = {(kind.__name__, 1): kind for kind in (*get_args(Event), *get_args(Sampling))}
 
 
-def plain(event: Event | Sampling) -> dict[str, Any]:
+def to_plain(event: Event | Sampling) -> dict[str, Any]:
     """JSON values: the name and version of each event, and its fields. `parse` gives the event back."""
     _known(event)
     values: dict[str, Any] = {"type": type(event).__name__, "version": 1}
     for field in fields(event):
         value = getattr(event, field.name)
         if isinstance(value, tuple):
-            values[field.name] = [plain(item) for item in value]
+            values[field.name] = [to_plain(item) for item in value]
         elif type(value) in _KINDS.values():
-            values[field.name] = plain(value)
+            values[field.name] = to_plain(value)
         else:
             values[field.name] = value
     return values
@@ -287,7 +287,7 @@ def plain(event: Event | Sampling) -> dict[str, Any]:
 
 def text(event: Event) -> str:
     """The canonical JSON text: equal events have equal texts."""
-    return canonical(plain(event)).decode()
+    return canonical(to_plain(event)).decode()
 
 
 def parse(values: object) -> Event:
@@ -420,12 +420,12 @@ def _number(event: object, name: str, fits: Callable[[float], bool], wanted: str
     object.__setattr__(event, name, number)
 
 
-def _whole(event: object, name: str, least: int) -> None:
+def _whole(event: object, name: str, minimum: int) -> None:
     value = getattr(event, name)
     try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
+        number = minimum - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = least - 1
-    if number < least:
-        raise InvalidInput(f"{type(event).__name__} expects a whole {name} >= {least}; found {value!r}.")
+        number = minimum - 1
+    if number < minimum:
+        raise InvalidInput(f"{type(event).__name__} expects a whole {name} >= {minimum}; found {value!r}.")
     object.__setattr__(event, name, number)

@@ -19,11 +19,11 @@ from typing import Any
 from manent.accounting.books import Held, State, Totals, check_composes, step
 from manent.accounting.budget import Budget, PrivacyUnit, check_unit
 from manent.accounting.counter import Counter
-from manent.accounting.events import Event, NeighboringRelation, check_relation, counted, plain
-from manent.core.chain import Chain
+from manent.accounting.events import Event, NeighboringRelation, check_relation, counted, to_plain
 from manent.core.errors import BudgetSpent, InvalidInput, ProtocolAbort, Refused
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
+from manent.storage.chain import Chain
 
 _DATA_SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
 _TOTALS, _HELD = "ledger/data/", "ledger/reservation/"
@@ -112,7 +112,7 @@ class Ledger:
         with self._writing() as transaction:
             known = _totals(transaction, data_set)
             if known is None:
-                self._record(transaction, {"kind": "budget", "data_set": data_set, "budget": budget.plain()})
+                self._record(transaction, {"kind": "budget", "data_set": data_set, "budget": budget.to_plain()})
             elif known.budget != budget:
                 raise InvalidInput(f"Data set {data_set!r} has {known.budget}; a budget is not changed. Found {budget}.")
 
@@ -151,7 +151,7 @@ class Ledger:
             "state": "reserved",
             "data_set": data_set,
             "reservation": reservation.id,
-            "event": plain(event),
+            "event": to_plain(event),
             "privacy_unit": privacy_unit,
             "neighboring_relation": neighboring_relation,
             "study": study,

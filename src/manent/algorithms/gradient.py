@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from manent.core.dpsgd import check_model
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.metrics import check_metrics, default_metrics, finish, metric_blocks, statistics
 from manent.core.protocols import Assignment, ClientContext, Contribution, Model, Released, Report, SumSpec
 from manent.core.training import LocalSGD, LocalTraining, Trained
+from manent.core.training.dpsgd import check_model
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector, scalar
 
 Weighting = Literal["examples", "equal"]
@@ -63,12 +63,12 @@ class Terms:
 
     Attributes:
         weighted: multiplied by the client's weight before the sum.
-        plain: summed as it is.
+        unweighted: summed as it is.
         memory: float32[m] to keep if the term is released.
     """
 
     weighted: Mapping[str, Array]
-    plain: Mapping[str, Array] = field(default_factory=dict)
+    unweighted: Mapping[str, Array] = field(default_factory=dict)
     memory: Vector | None = None
 
 
@@ -256,7 +256,7 @@ class GradientAlgorithm(ABC):
         update = trained.update[:p]
         terms = self.terms(update, work, assignment, memory, client)
         weight = np.float32(len(client.train) if self.weighted else 1)
-        for name, values in terms.plain.items():
+        for name, values in terms.unweighted.items():
             vector[layout.slice(name)] = values
         weighted = dict(terms.weighted)
         if "statistics" in layout:

@@ -37,7 +37,7 @@ def verify(
     [dim]manent audit-log verify server
     manent audit-log verify server --noted 120:9f86d0...[/]
     """
-    from manent.network.audit import AuditLog
+    from manent.network.trust.journal import AuditLog
 
     log = AuditLog(server_store(server))
     count = log.verify(noted)
@@ -58,7 +58,7 @@ def show(
 
     [dim]manent audit-log show server --action refused --last 20[/]
     """
-    from manent.network.audit import AuditLog
+    from manent.network.trust.journal import AuditLog
 
     rows = [row for row in AuditLog(server_store(server)).rows() if _asked(row, actor, action, about)]
     for row in rows[-last:] if last else rows:

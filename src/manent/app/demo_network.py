@@ -18,9 +18,9 @@ from manent.algorithms import Evaluation
 from manent.algorithms.gradient import GradientAlgorithm
 from manent.app.hospitals import FEDERATED, FIRST_SEED, ROUNDS, listed
 from manent.app.processes import Processes, ProcessFailed, free_port, rows
-from manent.core.dpsgd import DPSGD
 from manent.core.study import Cohort, Study
 from manent.core.training import LocalSGD
+from manent.core.training.dpsgd import DPSGD
 from manent.data import heart_disease
 from manent.engines import Run
 from manent.privacy.check import check
@@ -158,7 +158,7 @@ def _explain(console: Console, names: tuple[str, ...], private: bool) -> None:
 
 def _found(folder: Path, name: str, full: str, private: bool) -> None:
     """What a hospital has before it joins: its loader and its rules. Its key it makes itself."""
-    from manent.network.identity import Identity
+    from manent.network.trust.identity import Identity
 
     (folder / f"{name}.py").write_text(LOAD.format(name=full))
     (folder / name).mkdir(mode=0o700)
@@ -209,8 +209,8 @@ def _heard(folder: Path, count: int) -> bool:
 
 def _run(folder: Path, study: Study) -> Run:
     """A study's run from what the server wrote: what a server knows, and so without the probe of a simulation."""
-    from manent.network.identity import Identity
-    from manent.network.roster import trusted
+    from manent.network.trust.identity import Identity
+    from manent.network.trust.roster import trusted
 
     result = folder / "server" / "results" / study.hash
     history = list(rows(result / "history.jsonl"))

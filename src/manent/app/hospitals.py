@@ -144,7 +144,7 @@ class Findings:
         chosen = [rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in (ill, healthy)]
         return Difference(means[0], means[1], *_interval(np.einsum("bi,ij,bj->b", chosen[0], pairs, chosen[1], optimize=True)))
 
-    def plain(self) -> dict[str, object]:
+    def to_plain(self) -> dict[str, object]:
         """Every number of the report, as JSON values."""
         ways = sorted({way for way, _ in self.scores})
         return {
@@ -303,7 +303,7 @@ def demonstrate(
     console.print(f"Four hospitals, 740 patients, one question: who has coronary disease? {_times(seeds, simulated)}\n")
     together_as = None if simulated else _over_the_network(where.absolute() / "federation", rounds, private, console)
     findings = find(tuple(range(FIRST_SEED, FIRST_SEED + seeds)), where, console, together_as)
-    (where / "results.json").write_text(json.dumps(findings.plain(), indent=1))
+    (where / "results.json").write_text(json.dumps(findings.to_plain(), indent=1))
     report = write_report(findings, where, time.monotonic() - began)
     console.print(side_by_side(findings))
     console.print(f"[bold]{headline(findings)}[/]\n")

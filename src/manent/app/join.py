@@ -14,7 +14,7 @@ import typer
 from manent.app.studyfile import load_names
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client
-from manent.network.handover import as_client
+from manent.network.sandbox.handover import as_client
 
 if TYPE_CHECKING:
     from manent.network.site.state import SiteState
@@ -38,12 +38,12 @@ def join(
 
     [dim]manent join manent-join-1.AbC... --data load.py:load --name karolinska[/]
     """
-    from manent.network.join import JoinToken
     from manent.network.logs import log_json
-    from manent.network.policy import Policy
     from manent.network.site.agent import Agent
     from manent.network.site.joining import join_patiently, open_site, quick_policy
     from manent.network.site.state import POLICY
+    from manent.network.trust.join import JoinToken
+    from manent.network.trust.policy import Policy
 
     log_json()
     rules = folder / POLICY

@@ -170,7 +170,7 @@ def check(
 
     declared = load_study(study, sets or ())
     statement = state(declared.study, declared.data)
-    typer.echo(json.dumps(statement.plain(), indent=2, ensure_ascii=False) if as_json else str(statement))
+    typer.echo(json.dumps(statement.to_plain(), indent=2, ensure_ascii=False) if as_json else str(statement))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from manent.app.stores import ServerArgument, operator, server_store
-from manent.network.audit import time_text
+from manent.network.trust.journal import time_text
 
 people_app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ def add(
 
     [dim]manent people add server alice --role researcher[/]
     """
-    from manent.network.people import People
+    from manent.network.trust.people import People
 
     token = People(server_store(server)).create(name, role, operator())
     typer.echo(
@@ -51,7 +51,7 @@ def list_them(
     server: ServerArgument, as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False
 ) -> None:
     """Everyone who has or had a token."""
-    from manent.network.people import People
+    from manent.network.trust.people import People
 
     found = People(server_store(server)).list()
     if as_json:
@@ -68,7 +68,7 @@ def list_them(
 @people_app.command()
 def revoke(server: ServerArgument, name: Name) -> None:
     """Take back someone's token. It counts at once, also while the server runs."""
-    from manent.network.people import People
+    from manent.network.trust.people import People
 
     People(server_store(server)).revoke(name, operator())
     typer.echo(f"The token of {name} does not hold any more.")

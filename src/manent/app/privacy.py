@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manent.core.canonical import to_plain
 from manent.core.errors import InvalidInput
-from manent.core.study import plain
 
 if TYPE_CHECKING:
     from manent.accounting import Budget, Event, Ledger
@@ -54,7 +54,7 @@ def epsilon(
     options: tuple[Any, ...] = (delta, relation, accountant)
     found = computed(_event(noise_multiplier, rounds, sampling_probability), *options)
     if as_json:
-        typer.echo(json.dumps({"noise_multiplier": noise_multiplier, "rounds": rounds, **found.plain()}))
+        typer.echo(json.dumps({"noise_multiplier": noise_multiplier, "rounds": rounds, **found.to_plain()}))
     else:
         typer.echo(f"noise multiplier {noise_multiplier:g}, {_counted(rounds)}\n{found}")
     if plot is not None:
@@ -82,7 +82,7 @@ def noise(
     z = calibrate(epsilon, delta, lambda z: _event(z, rounds, sampling_probability), *options)
     found = computed(_event(z, rounds, sampling_probability), delta, *options)
     if as_json:
-        typer.echo(json.dumps({"noise_multiplier": z, "rounds": rounds, **found.plain()}))
+        typer.echo(json.dumps({"noise_multiplier": z, "rounds": rounds, **found.to_plain()}))
     else:
         typer.echo(f"noise multiplier {z:.5g}, {_counted(rounds)}\n{found}")
 
@@ -121,7 +121,7 @@ def budget(
         for a in book.summary()
     ]
     if as_json:
-        typer.echo(json.dumps(plain({"data_sets": rows, "planned": planned})))
+        typer.echo(json.dumps(to_plain({"data_sets": rows, "planned": planned})))
         return
     _show(rows)
     if planned is not None:
@@ -140,7 +140,7 @@ def _counted(rounds: int) -> str:
 
 
 def _limits(budget: Budget) -> dict[str, Any]:
-    values = budget.plain()
+    values = budget.to_plain()
     return {"budget": values.pop("epsilon"), **values}
 
 

@@ -10,7 +10,7 @@ import typer
 from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from manent.network.receipts import Receipt
+    from manent.network.trust.receipts import Receipt
 
 receipts_app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +44,7 @@ def verify(
     [dim]manent receipts verify site --each
     manent receipts verify receipts.jsonl --public 5f1c...[/]
     """
-    from manent.network import receipts
+    from manent.network.trust import receipts
 
     rows, last, key = _of_folder(source, noted) if source.is_dir() else _of_file(source, public, noted)
     if public is not None:
@@ -67,9 +67,9 @@ def export(folder: Annotated[Path, typer.Argument(help="A site's folder.")]) -> 
 
 
 def _of_folder(folder: Path, noted: str | None) -> tuple[tuple[bytes, ...], str, bytes]:
-    from manent.network import receipts
-    from manent.network.identity import Identity
     from manent.network.site.state import IDENTITY, STORE
+    from manent.network.trust import receipts
+    from manent.network.trust.identity import Identity
     from manent.storage import open_store
 
     if not (folder / IDENTITY).is_file() or not (folder / STORE).is_file():
@@ -90,7 +90,7 @@ def _of_file(path: Path, public: str | None, noted: str | None) -> tuple[tuple[b
 
 
 def _key(public: str) -> bytes:
-    from manent.network.identity import from_hex
+    from manent.network.trust.identity import from_hex
 
     return from_hex("A site's public key", public.strip().lower(), 32)
 

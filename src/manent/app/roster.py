@@ -16,8 +16,8 @@ from manent.core.errors import InvalidInput, NotAuthorized
 
 if TYPE_CHECKING:
     from manent.core.store import Store
-    from manent.network.roster import RosterBook, SignedRoster
     from manent.network.server.rosters import Rosters
+    from manent.network.trust.roster import RosterBook, SignedRoster
 
 roster_app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +51,7 @@ def init(
 
     [dim]manent roster init heart-consortium --key /media/usb/consortium.key[/]
     """
-    from manent.network.roster import RosterBook
+    from manent.network.trust.roster import RosterBook
 
     book = RosterBook.create(folder, name, key)
     typer.echo(
@@ -72,7 +72,7 @@ def add(
 
     Compare the key with what the site's own people read out to you: nothing else says that it is theirs.
     """
-    from manent.network.roster import RosterBook
+    from manent.network.trust.roster import RosterBook
 
     book = RosterBook.load(folder).add(name, public.strip().lower(), time.time())
     typer.echo(f"{name} added; {_counted(book)}, not signed yet: manent roster sign --folder {folder}")
@@ -81,7 +81,7 @@ def add(
 @roster_app.command()
 def remove(name: Annotated[str, typer.Argument(help="Of the site.")], folder: Folder = HERE) -> None:
     """Remove a site from the book. It counts from the next signing on: sign at once, and give the roster to the server."""
-    from manent.network.roster import RosterBook
+    from manent.network.trust.roster import RosterBook
 
     book = RosterBook.load(folder).remove(name)
     typer.echo(f"{name} removed; {_counted(book)}, not signed yet: manent roster sign --folder {folder}")
@@ -94,8 +94,8 @@ def sign(
     days: Annotated[int, typer.Option(help="For how long sites accept it. Short times make a removal certain sooner.")] = 90,
 ) -> None:
     """Sign the book as the next roster, also without changes: to renew one before it expires."""
-    from manent.network.identity import Identity
-    from manent.network.roster import RosterBook
+    from manent.network.trust.identity import Identity
+    from manent.network.trust.roster import RosterBook
 
     book = RosterBook.load(folder)
     identity = Identity.load(key or RosterBook.key_path(folder))
@@ -133,7 +133,7 @@ def publish(
 
     [dim]manent roster publish server roster.json[/]
     """
-    from manent.network.roster import read_roster
+    from manent.network.trust.roster import read_roster
 
     signed = read_roster(file)
     taken = _rosters(server_store(server)).publish(signed, time.time())
@@ -175,7 +175,7 @@ def show(
 
 
 def _of_book(folder: Path) -> dict[str, Any]:
-    from manent.network.roster import RosterBook, read_roster
+    from manent.network.trust.roster import RosterBook, read_roster
 
     book = RosterBook.load(folder)
     path = RosterBook.roster_path(folder)
@@ -193,8 +193,8 @@ def _of_book(folder: Path) -> dict[str, Any]:
 
 
 def _of_roster(file: Path, consortium: str | None) -> dict[str, Any]:
-    from manent.network.identity import from_hex
-    from manent.network.roster import read_roster
+    from manent.network.trust.identity import from_hex
+    from manent.network.trust.roster import read_roster
 
     signed: SignedRoster = read_roster(file)
     public = from_hex("A consortium's public key", signed.signer if consortium is None else consortium, 32)

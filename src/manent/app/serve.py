@@ -12,8 +12,8 @@ from manent.app.studyfile import StudyFile, load_study
 from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from manent.network.bundle import Bundle
     from manent.network.server.serving import Prepared
+    from manent.network.wire.bundle import Bundle
 
 HERE = Path("server")
 Consortium = Annotated[
@@ -73,11 +73,11 @@ def serve(
     manent serve study.py --consortium 9f86d0...
     manent serve --database postgresql://manent@db/manent --blobs s3://manent-blobs[/]
     """
-    from manent.network.identity import from_hex
     from manent.network.logs import log_json
     from manent.network.server.rounds import Settings
     from manent.network.server.serving import Address, prepare
     from manent.network.server.serving import serve as run
+    from manent.network.trust.identity import from_hex
 
     key = None if consortium is None else from_hex("A consortium's public key", consortium.strip().lower(), 32)
     if (certificate is None) != (certificate_key is None):

@@ -53,9 +53,9 @@ def init(name: Annotated[str, typer.Argument(help="Of the site, as others will r
 
     [dim]manent site init karolinska --folder /srv/manent[/]
     """
-    from manent.network.identity import create_file
-    from manent.network.policy import Policy
     from manent.network.site.state import POLICY, SiteState
+    from manent.network.trust.identity import create_file
+    from manent.network.trust.policy import Policy
 
     state = SiteState.create(folder, name)
     create_file(folder / POLICY, Policy.example().encode())
@@ -71,8 +71,8 @@ def join(
     folder: Folder = HERE,
 ) -> None:
     """Join the server that an invitation names."""
-    from manent.network.join import JoinToken
     from manent.network.site.joining import join_patiently
+    from manent.network.trust.join import JoinToken
 
     state = _open(folder)
     typer.echo(stands(state, join_patiently(state, JoinToken.decode(token))))
@@ -85,9 +85,9 @@ def run(data: Data, folder: Folder = HERE) -> None:
     [dim]manent site run --data load.py:load[/]
     """
     from manent.network.logs import log_json
-    from manent.network.policy import Policy
     from manent.network.site.agent import Agent
     from manent.network.site.state import POLICY
+    from manent.network.trust.policy import Policy
 
     log_json()
     policy = Policy.load(folder / POLICY)
@@ -140,9 +140,9 @@ def review(
     note: Annotated[str, typer.Option(help="Kept beside the approval.")] = "",
 ) -> None:
     """Show what a study would see and run, and what changed since the last approved version; then perhaps approve it."""
-    from manent.network.policy import approve as write
     from manent.network.site import telling
     from manent.network.site.state import APPROVALS
+    from manent.network.trust.policy import approve as write
 
     state = _open(folder)
     known = telling.find(state, study)
@@ -166,11 +166,11 @@ def leave(study: Chosen, folder: Folder = HERE) -> None:
 @site_app.command("test")
 def try_out(study: Chosen, data: Data, folder: Folder = HERE, as_json: AsJson = False) -> None:
     """A dry run on this site's data: do they fit, how long does it take, what would be sent? Nothing leaves the machine."""
-    from manent.network.declared import schema_of
-    from manent.network.policy import Policy
     from manent.network.site import telling
     from manent.network.site.state import POLICY
     from manent.network.site.training import Children, taking_part
+    from manent.network.trust.policy import Policy
+    from manent.rounds.declared import schema_of
 
     state = _open(folder)
     known = telling.find(state, study)
@@ -221,9 +221,9 @@ def _open(folder: Path) -> SiteState:
 
 
 def _account(state: SiteState) -> Account:
-    from manent.network.policy import Policy
     from manent.network.site.spending import Account
     from manent.network.site.state import POLICY
+    from manent.network.trust.policy import Policy
 
     if not (state.folder / POLICY).exists():
         raise InvalidInput(f"{state.folder} has no {POLICY}; begin a site with: manent site init")

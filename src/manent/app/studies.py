@@ -18,8 +18,8 @@ from manent.app.studyfile import StudyFile, load_study
 from manent.core.errors import InvalidInput, ProtocolAbort
 
 if TYPE_CHECKING:
-    from manent.network.bundle import Bundle
     from manent.network.researcher import Researcher
+    from manent.network.wire.bundle import Bundle
 
 TOKEN = "MANENT_TOKEN"  # noqa: S105 - the name of a variable
 studies_app = typer.Typer(
@@ -85,7 +85,7 @@ def submit(
     [dim]manent studies submit study.py
     manent studies submit study.py --sites 4 --set rounds=30[/]
     """
-    from manent.network.identity import Identity
+    from manent.network.trust.identity import Identity
 
     file = load_study(study, sets or ())
     bundle, needed = bundle_of(study, file, data_set, code or (), requirements), sites or len(file.data)
@@ -166,11 +166,11 @@ def result(
 
 def bundle_of(path: Path, file: StudyFile, data_set: str, more: list[Path] | tuple[()], requirements: Path | None) -> Bundle:
     """The study as it travels: with code where its model is no built-in one."""
-    from manent.network.bundle import Bundle
-    from manent.network.declared import DeclaredModel, rebuild
+    from manent.network.wire.bundle import Bundle
+    from manent.rounds.declared import DeclaredModel, rebuild
 
     name = re.sub(r"[^A-Za-z0-9._:@-]+", "-", data_set).strip("-")
-    own = isinstance(getattr(rebuild(file.study.plain()).algorithm, "model", None), DeclaredModel)
+    own = isinstance(getattr(rebuild(file.study.to_plain()).algorithm, "model", None), DeclaredModel)
     if not own and (more or requirements):
         raise InvalidInput(f"{path} has a built-in model, so no code travels. Leave --code and --requirements out.")
     pinned = () if requirements is None else pins(requirements)

@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from manent.core.errors import InvalidInput, ManentError
-from manent.core.study import Study, override
+from manent.core.overrides import override
+from manent.core.study import Study
 from manent.data.federation import Federation
 from manent.engines.conditions import Conditions
 

@@ -45,7 +45,7 @@ class Gathering:
 
     Attributes:
         expected: how many answers are expected; what a private sum is divided by.
-        least: with fewer answers nothing is released.
+        minimum: with fewer answers nothing is released.
         most: never more answers than this.
         noise_multiplier: the noise that the budget asks for, or None.
         rounds: how often the sum is formed, at most.
@@ -54,7 +54,7 @@ class Gathering:
     """
 
     expected: float
-    least: int
+    minimum: int
     most: int
     noise_multiplier: float | None = None
     rounds: int = 1

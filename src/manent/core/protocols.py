@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from manent.core.dpsgd import PrivateDraws
 from manent.core.examples import Client, Examples, Public
 from manent.core.layers import Form, Gathering, Layer, Stage
 from manent.core.metrics import Scored
@@ -16,6 +15,7 @@ from manent.core.metrics import Task as Kind
 from manent.core.randomness import repeatable
 from manent.core.sums import Number, Partial, Total
 from manent.core.training import LocalTraining, Trained
+from manent.core.training.dpsgd import PrivateDraws
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
 View = Literal["every client's vector", "the sum alone"]
@@ -193,7 +193,7 @@ class Occasion:
         model: digest of what the clients are sent, 32 bytes.
         form: of the vectors that are summed.
         count: how many clients are asked; they stand at positions 0 to count - 1.
-        least: the fewest answers with which it is released.
+        minimum: the fewest answers with which it is released.
         vanish: by position, when a simulated client drops out.
     """
 
@@ -203,7 +203,7 @@ class Occasion:
     model: bytes
     form: Form
     count: int
-    least: int
+    minimum: int
     vanish: tuple[Vanishes | None, ...]
 
     @property
@@ -225,7 +225,7 @@ class Summation(Protocol):
         """Whether a simulation may add several clients' vectors before they come to `init`'s sum."""
         ...
 
-    def least(self, most: int) -> int:
+    def minimum(self, most: int) -> int:
         """The fewest answers with which it forms a sum of at most so many. Raises Refused for too small a cohort."""
         ...
 
@@ -237,7 +237,7 @@ class Summation(Protocol):
         """Of one number of a client's vector on its way, in a cohort of at most so many. Raises Refused likewise."""
         ...
 
-    def explain(self, form: Form, most: int, least: int) -> tuple[str, ...]:
+    def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
         """For the statement: what it rests on. Raises Refused likewise."""
         ...
 
@@ -261,7 +261,7 @@ class PrivacyBudget(Protocol):
         """Raises InvalidInput where delta is too large for so many units."""
         ...
 
-    def plain(self) -> dict[str, Any]: ...
+    def to_plain(self) -> dict[str, Any]: ...
 
 
 class Model(Protocol):
@@ -301,4 +301,4 @@ class Model(Protocol):
         """Raises InvalidInput, saying where, for data whose shape, type or labels do not fit."""
         ...
 
-    def plain(self) -> dict[str, Any]: ...
+    def to_plain(self) -> dict[str, Any]: ...

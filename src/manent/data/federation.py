@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Examples, Public, Schema, join
-from manent.core.study import canonical, plain
 from manent.data.checks import check_schema, checked_client, checked_part, first_repeated
 from manent.data.describe import Description, describe
 
@@ -121,7 +121,7 @@ class Federation:
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the schema, the names and every byte of data: equal if and only if the data are."""
-        digest = hashlib.sha256(canonical(plain(self.schema)))
+        digest = hashlib.sha256(canonical(to_plain(self.schema)))
         for client in self.clients:
             for part, data in (("train", client.train), ("test", client.test)):
                 _feed(digest, f"{client.name}/{part}", data)

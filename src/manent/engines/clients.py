@@ -19,8 +19,8 @@ from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial, TreeSum
 from manent.core.vectors import Array, Vector
-from manent.crypto.gradients import ExactDraws
 from manent.crypto.random import SystemRandom
+from manent.crypto.samplers.gradients import ExactDraws
 from manent.engines.conditions import Conditions
 from manent.engines.memory import ClientMemory
 from manent.privacy.check import Plan

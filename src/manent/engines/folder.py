@@ -29,8 +29,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from manent.core.errors import InvalidInput
-from manent.core.rounds import Progress
 from manent.core.vectors import Array, Arrays
+from manent.rounds.reducer import Progress
 
 Row = dict[str, Any]
 PACKAGES = ("manent", "numpy", "scipy", "torch", "jax", "scikit-learn", "safetensors", "cryptography")

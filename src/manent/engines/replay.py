@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from manent.core.errors import InvalidInput
 from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.study import Study
-from manent.crypto.gradients import ExactDraws
 from manent.crypto.random import SystemRandom
+from manent.crypto.samplers.gradients import ExactDraws
 from manent.data.federation import Federation
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from manent.accounting import Ledger
+from manent.core.canonical import to_plain
 from manent.core.errors import ClientFailed, InvalidInput, ProtocolAbort
 from manent.core.examples import Client
 from manent.core.metrics import default_metrics, measure
 from manent.core.protocols import Accumulator, Assignment, Model, Occasion, Released
 from manent.core.randomness import PrivateRandom, repeatable
-from manent.core.rounds import Abandon, Answered, Applied, Effect, Event, Failed, Lost, Opened, Progress, Release, Rules, step
-from manent.core.study import Study, plain
+from manent.core.study import Study
 from manent.core.vectors import Array, Arrays
 from manent.crypto.random import SystemRandom
 from manent.data.federation import Federation
@@ -37,6 +37,7 @@ from manent.engines.spending import Spending, open_ledger
 from manent.engines.threads import Threads
 from manent.engines.workers import InProcess, Workers
 from manent.privacy.check import Plan, resolve
+from manent.rounds.reducer import Abandon, Answered, Applied, Effect, Event, Failed, Lost, Opened, Progress, Release, Rules, step
 
 NAMED = 50  # federations of at most so many clients get their metrics by client
 
@@ -142,13 +143,13 @@ class _Setting:
             raise InvalidInput(f"Client {client.name!r} has no test part to measure on.")
         return measure(self.metric_names, self.model.evaluate(vector, client.test), self.model.classes)
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What a resumed run must agree in."""
         return {
             "hash": self.hash,
-            "study": self.plan.study.plain(),
+            "study": self.plan.study.to_plain(),
             "seed": self.seed,
-            "conditions": plain(self.conditions),
+            "conditions": to_plain(self.conditions),
             "evaluate_every": self.evaluate_every,
             "data": self.data.fingerprint(),
         }
@@ -161,7 +162,7 @@ def _open(folder: str | Path | None, resume: bool, setting: _Setting) -> RunFold
         return None
     if not resume:
         return RunFolder.create(folder)
-    kept, facts = RunFolder.open(folder), setting.plain()
+    kept, facts = RunFolder.open(folder), setting.to_plain()
     found = kept.read("study.json")
     for name in ("hash", "seed", "conditions", "evaluate_every", "data"):
         if found[name] != facts[name]:
@@ -174,9 +175,9 @@ def _open(folder: str | Path | None, resume: bool, setting: _Setting) -> RunFold
 
 def _begin(folder: RunFolder, setting: _Setting) -> None:
     """Write what a run starts with; study.json last, as it marks a run that can be resumed."""
-    facts = setting.plain()
+    facts = setting.to_plain()
     folder.write("environment.json", environment(facts["data"]))
-    folder.write("statement.json", setting.plan.statement.plain())
+    folder.write("statement.json", setting.plan.statement.to_plain())
     folder.write_text("statement.txt", f"{setting.plan.statement}\n")
     folder.write("study.json", facts)
 
@@ -325,7 +326,7 @@ class _Simulation:
             model=model.digest(),
             form=plan.stacks[assignment.sum].form,
             count=len(cohort),
-            least=plan.gathering.least,
+            minimum=plan.gathering.minimum,
             vanish=tuple(setting.conditions.fate(setting.seed, at.round, at.index, name).dropped for name in names),
         )
 
@@ -365,7 +366,7 @@ class _Simulation:
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         plan = self.setting.plan
-        self.progress, effects = step(self.progress, event, Rules(plan.study.rounds, plan.gathering.least))
+        self.progress, effects = step(self.progress, event, Rules(plan.study.rounds, plan.gathering.minimum))
         return effects
 
     def _units(self, name: str, cohort: tuple[int, ...]) -> Iterator[Unit]:

@@ -10,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
+from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput
 from manent.core.examples import Examples
 from manent.core.metrics import METRICS, check_metrics, measure
 from manent.core.protocols import Model
-from manent.core.study import canonical, plain
 from manent.core.vectors import Array, Layout, Vector
 
 
@@ -108,7 +108,7 @@ class FittedModel:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights, with the model's declaration as metadata for people."""
-        save(path, self.model.layout, self.vector, {"model": canonical(plain(self.model)).decode()})
+        save(path, self.model.layout, self.vector, {"model": canonical(to_plain(self.model)).decode()})
 
 
 def load_model(path: str | os.PathLike[str], model: ScoringModel) -> FittedModel:

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from manent.core.dpsgd import clip_factors
+from manent.core.canonical import to_plain
 from manent.core.errors import InvalidInput
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
-from manent.core.study import plain
 from manent.core.training import LocalTraining, Trained, descend, descend_privately
+from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.checks import check_features, check_single_targets, check_targets
 
@@ -226,9 +226,9 @@ class _Regression(DenseModel):
         edge = self.features**-0.5
         return rng.uniform(-edge, edge, self.layout.size).astype(np.float32)
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """The declaration as plain data."""
-        return {name: plain(getattr(self, name)) for name in ("features", "classes", "l2", "initial")}
+        return {name: to_plain(getattr(self, name)) for name in ("features", "classes", "l2", "initial")}
 
 
 @dataclass(frozen=True)

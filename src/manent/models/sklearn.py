@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from manent.core.canonical import to_plain
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.metrics import Task
-from manent.core.study import plain
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.numpy import DenseModel, Weights
 
@@ -179,19 +179,19 @@ class SklearnModel(DenseModel):
             pieces[entry.name] = values.reshape(entry.shape) if values.size == 1 and entry.shape in ((), (1,)) else values
         return self.layout.flatten(pieces)
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """The declaration as plain data: the estimator's type and settings."""
         settings = {
             k: v if isinstance(v, bool | int | float | str | tuple | None) else repr(v) for k, v in self._settings.items()
         }
         return {
             "estimator": type(self.estimator).__name__,
-            "settings": plain(settings),
+            "settings": to_plain(settings),
             "features": self.features,
             "classes": self.classes,
             "l2": self.l2,
             "kind": self.kind,
-            "layout": plain(self.layout),
+            "layout": to_plain(self.layout),
         }
 
     @property

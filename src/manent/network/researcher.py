@@ -16,13 +16,13 @@ from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Protoco
 from manent.core.randomness import repeatable
 from manent.core.study import Study
 from manent.crypto import SigningKey
-from manent.network import protocol
-from manent.network.arrays import encode_arrays
-from manent.network.bundle import Bundle
-from manent.network.declared import DeclaredModel, rebuild
-from manent.network.identity import from_hex
-from manent.network.join import check_url
-from manent.network.tls import pinned_context
+from manent.network.trust.identity import from_hex
+from manent.network.trust.join import check_url
+from manent.network.trust.tls import pinned_context
+from manent.network.wire import protocol
+from manent.network.wire.bundle import Bundle
+from manent.rounds.declared import DeclaredModel, rebuild
+from manent.storage.arrays import encode_arrays
 
 MOST_ANSWER = 64 << 20
 """Bytes of an answer that is held in memory, at most; a result goes to the disk instead."""

@@ -13,11 +13,11 @@ from manent.core.protocols import Assignment, Summation, SumSpec
 from manent.core.randomness import repeatable
 from manent.core.study import Cohort, Study
 from manent.core.vectors import Layout
+from manent.layers.correlated import CorrelatedNoise
 from manent.privacy.examples import account_examples, declared
 from manent.privacy.guarantee import Privacy, account
 from manent.privacy.stack import Stack
 from manent.privacy.statement import Observer, Protection, Statement, SumLine
-from manent.privacy.tree import TreeNoise
 from manent.summation.plain import Plain
 
 
@@ -29,7 +29,7 @@ class Plan:
         summation: the study's, or `Plain()` where it declares none.
         sums: every kind of sum, by name.
         stacks: the layers of each kind of sum, resolved.
-        gathering: what is public about a cohort; `least` is the fewest answers with which a sum is released.
+        gathering: what is public about a cohort; `minimum` is the fewest answers with which a sum is released.
         privacy: the differential privacy, or None where no layer adds noise.
         memory: what each client keeps between rounds, or None: the algorithm's, then that of the layers of each sum.
         kept: where in it the layers of a sum have theirs, by the name of the sum.
@@ -105,7 +105,7 @@ def resolve(study: Study, data: Population) -> Plan:
         kept=kept,
         statement=_state(replace(study, summation=summation), declared_hash, public, sums, stacks, first, gathering),
     )
-    correlated = any(isinstance(layer, TreeNoise) for layer in study.layers)
+    correlated = any(isinstance(layer, CorrelatedNoise) for layer in study.layers)
     return plan if privacy is None else replace(plan, statement=_private(plan.statement, privacy, gathering, correlated))
 
 
@@ -152,7 +152,7 @@ def _state(
 ) -> Statement:
     summation = study.summation or Plain()
     hidden = summation.view == "the sum alone"
-    explained = [summation.explain(stacks[spec.name].form, gathering.most, gathering.least) for spec in sums]
+    explained = [summation.explain(stacks[spec.name].form, gathering.most, gathering.minimum) for spec in sums]
     sent = ", ".join(f"{name} ({array.size:,} numbers)" for name, array in first.arrays.items()) if first else "nothing"
     observers = (
         Observer(

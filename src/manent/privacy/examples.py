@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from manent.accounting import example_event, example_noise
-from manent.core.dpsgd import ASSUMPTION, DPSGD
 from manent.core.errors import Refused
 from manent.core.protocols import SumSpec
 from manent.core.study import Study
 from manent.core.training import LocalSGD
+from manent.core.training.dpsgd import ASSUMPTION, DPSGD
 from manent.privacy.guarantee import Privacy, guarantee, remembered, shown
 
 WHY = "Every step of every client is noised before anything leaves it, and batches are drawn in secret by the client itself."

@@ -23,13 +23,14 @@ from manent.accounting.events import (
     TruncatedPoisson,
     text,
 )
+from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Gathering
 from manent.core.protocols import PrivacyBudget, Summation, SumSpec
-from manent.core.study import Cohort, Study, canonical, plain
-from manent.privacy.noise import DistributedNoise, NoiseStage
+from manent.core.study import Cohort, Study
+from manent.layers.correlated import CorrelatedNoise
+from manent.layers.noise import DistributedNoise, NoiseStage
 from manent.privacy.stack import Stack, build
-from manent.privacy.tree import TreeNoise
 
 _FOUND: dict[tuple[object, ...], float] = {}
 
@@ -77,12 +78,12 @@ def gathering_of(cohort: Cohort, clients: int, noise: object = None, summation: 
     Raises Refused for a minimum that would tell how many were drawn, and where shares of noise have no certain number of bearers.
     """
     groups = cohort.min_separation or 1
-    most, least = cohort.size or cohort.maximum or -(-clients // groups), cohort.minimum
+    most, minimum = cohort.size or cohort.maximum or -(-clients // groups), cohort.minimum
     expected = float(cohort.size or (cohort.sampling_probability or 1.0) * clients / groups)
     if summation is not None:
-        least = max(least, summation.least(most))
+        minimum = max(minimum, summation.minimum(most))
     if noise is None:
-        return Gathering(expected, least, most)
+        return Gathering(expected, minimum, most)
     if cohort.maximum is not None and cohort.sampling_probability is not None:
         expected = min(expected, float(cohort.maximum))
     if isinstance(noise, DistributedNoise):
@@ -91,18 +92,18 @@ def gathering_of(cohort: Cohort, clients: int, noise: object = None, summation: 
                 "Shares of noise are sized for the clients that are certain to answer, and a Poisson cohort may be of any size. "
                 "Use Cohort(size=...) or everyone with DistributedNoise."
             )
-        return Gathering(expected, max(least, noise.least(most)), most)
-    if cohort.sampling_probability is not None and least > 1:
+        return Gathering(expected, max(minimum, noise.minimum(most)), most)
+    if cohort.sampling_probability is not None and minimum > 1:
         raise Refused(
-            f"A Poisson cohort is released whatever its size, or its size is told: a minimum of {least} forbids that. "
+            f"A Poisson cohort is released whatever its size, or its size is told: a minimum of {minimum} forbids that. "
             f"Leave minimum out; empty cohorts release noise."
         )
-    if isinstance(noise, TreeNoise) and least > 1:
+    if isinstance(noise, CorrelatedNoise) and minimum > 1:
         raise Refused(
-            f"TreeNoise is released in every round: one that is abandoned would bring participations closer together, and a "
-            f"minimum of {least} allows that. Leave minimum out."
+            f"CorrelatedNoise is released in every round: one that is abandoned would bring participations closer together, and "
+            f"a minimum of {minimum} allows that. Leave minimum out."
         )
-    return Gathering(expected, 0 if least <= 1 else least, most)
+    return Gathering(expected, 0 if minimum <= 1 else minimum, most)
 
 
 def sampling(cohort: Cohort, clients: int, remembers: bool = False) -> Sampling | None:
@@ -133,7 +134,7 @@ def noise_of(stack: Stack) -> NoiseStage:
     if stack.noise is None:
         raise Refused(
             f"Every sum of a private study needs noise that is accounted; found layers {', '.join(stack.names) or 'none'}. "
-            f"Use CentralNoise, LocalNoise, DistributedNoise or TreeNoise."
+            f"Use CentralNoise, LocalNoise, DistributedNoise or CorrelatedNoise."
         )
     return stack.noise
 
@@ -250,8 +251,10 @@ def _check_budget_fits(study: Study, clients: int, noise: object) -> None:
 def _check_every_round(noise: object, specs: Sequence[SumSpec]) -> None:
     """Raises Refused for correlated noise on a sum that is not formed in every round."""
     rare = next((spec for spec in specs if spec.every != 1), None)
-    if isinstance(noise, TreeNoise) and rare is not None:
-        raise Refused(f"TreeNoise needs sums of every round; {rare.name!r} is formed every {rare.every} rounds. Leave it out.")
+    if isinstance(noise, CorrelatedNoise) and rare is not None:
+        raise Refused(
+            f"CorrelatedNoise needs sums of every round; {rare.name!r} is formed every {rare.every} rounds. Leave it out."
+        )
 
 
 def _stacks(study: Study, specs: Sequence[SumSpec], gathering: Gathering, z: float, trial: bool = False) -> dict[str, Stack]:
@@ -306,7 +309,7 @@ def _found(
 
     first, knows = strictest(1.0)
     # The event at one multiplier, with the layers, tells the whole family: `check` and then `simulate` search once.
-    key = (budget.epsilon, budget.delta, relation, knows, text(first), canonical(plain(list(study.layers))))
+    key = (budget.epsilon, budget.delta, relation, knows, text(first), canonical(to_plain(list(study.layers))))
     return remembered(
         key, lambda: calibrate(budget.epsilon, budget.delta, lambda z: strictest(z)[0], relation, knows_sample=knows)
     )

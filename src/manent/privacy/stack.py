@@ -13,13 +13,13 @@ from manent.core.protocols import SumSpec
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Number
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout
-from manent.privacy.adaptive import AdaptiveClip
-from manent.privacy.clip import Clip
-from manent.privacy.discretize import Discretize
-from manent.privacy.fixed import FixedPoint
-from manent.privacy.noise import NoiseStage
-from manent.privacy.order import ORDER
-from manent.privacy.tree import TreeNoise, TreeStage
+from manent.layers.adaptive import AdaptiveClip
+from manent.layers.clip import Clip
+from manent.layers.correlated import CorrelatedNoise, CorrelatedStage
+from manent.layers.discretize import Discretize
+from manent.layers.fixed import FixedPoint
+from manent.layers.noise import NoiseStage
+from manent.layers.order import ORDER
 
 Clips = Clip | AdaptiveClip
 
@@ -104,9 +104,9 @@ class Stack:
         return total, self._named(parts)
 
     def check_round(self, state: Arrays, round: int) -> None:
-        """Raises Refused where this round's sum would break what the noise is sized for; see `TreeStage`."""
+        """Raises Refused where this round's sum would break what the noise is sized for; see `CorrelatedStage`."""
         for stage, part in zip(self.stages, self._parts(state), strict=True):
-            if isinstance(stage, TreeStage):
+            if isinstance(stage, CorrelatedStage):
                 stage.check_round(part, round)
 
     def _named(self, parts: Sequence[Arrays]) -> dict[str, Array]:
@@ -174,8 +174,8 @@ def _check_order(layers: Sequence[Layer]) -> None:
     twice = next((name for place, name in known if places.count(place) > 1 and place in (0, 2, 3)), None)
     if twice is not None:
         raise Refused(f"{twice} is one of two layers for the same place; keep one. The order is: {ORDER}.")
-    if any(isinstance(layer, AdaptiveClip) for layer in layers) and any(isinstance(layer, TreeNoise) for layer in layers):
-        raise Refused("AdaptiveClip shares out the noise of independent rounds, which TreeNoise is not. Use Clip(norm).")
+    if any(isinstance(layer, AdaptiveClip) for layer in layers) and any(isinstance(layer, CorrelatedNoise) for layer in layers):
+        raise Refused("AdaptiveClip shares out the noise of independent rounds, which CorrelatedNoise is not. Use Clip(norm).")
     if 3 in places and _place(layers[-1]) != 3:
         raise Refused(f"{type(layers[-1]).__name__} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
 

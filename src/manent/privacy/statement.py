@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from manent.core.study import plain
+from manent.core.canonical import to_plain
 
 HIGH = 20.0
 """From here on an epsilon is a formality: it allows what nobody would call protection."""
@@ -65,7 +65,7 @@ class Protection:
 
 @dataclass(frozen=True)
 class Statement:
-    """What `check` found out about a study. `str()` is the form for people, `plain()` the one for programs.
+    """What `check` found out about a study. `str()` is the form for people, `to_plain()` the one for programs.
 
     Attributes:
         summing: what the summation rests on.
@@ -104,9 +104,9 @@ class Statement:
         observers = tuple(replace(o, epsilon=None, delta=None, accountant="", assumptions=(), why=reason) for o in self.observers)
         return replace(self, observers=observers, epsilon_is="none", not_covered=(reason, *self.not_covered))
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """JSON values only."""
-        return {str(name): value for name, value in plain(self, skip_own=True).items() if name != "type"}
+        return {str(name): value for name, value in to_plain(self, skip_own=True).items() if name != "type"}
 
     def __str__(self) -> str:
         lines = [

@@ -26,11 +26,7 @@ from manent.core.randomness import repeatable, repeatable_seed
 from manent.core.store import Store
 from manent.core.study import Cohort, Study
 from manent.crypto import InsecureTestRNG
-from manent.network.bundle import Bundle
-from manent.network.identity import Identity
-from manent.network.join import JoinToken
-from manent.network.roster import SignedRoster
-from manent.network.server.app import application
+from manent.network.server.http.app import application
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import submit
@@ -38,6 +34,10 @@ from manent.network.site.agent import Agent
 from manent.network.site.joining import quick_policy
 from manent.network.site.machine import Machine
 from manent.network.site.state import IDENTITY, Server, SiteState
+from manent.network.trust.identity import Identity
+from manent.network.trust.join import JoinToken
+from manent.network.trust.roster import SignedRoster
+from manent.network.wire.bundle import Bundle
 from manent.storage import MemoryStore
 from manent.storage.blobs import Blobs
 from manent.storm.faults import Faults
@@ -295,8 +295,8 @@ class Federation:
         process.service = process.transport = None
         for request in process.requests:
             request.cancel()
-        least, most = self.weather.faults.restart_after
-        self.stage.loop.call_later(least + (most - least) * self.rng.random(), self._start_server, number)
+        minimum, most = self.weather.faults.restart_after
+        self.stage.loop.call_later(minimum + (most - minimum) * self.rng.random(), self._start_server, number)
 
     # The network.
 

@@ -16,9 +16,9 @@ from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
 from manent.storm.scenarios import changed_messages
 from manent.storm.world import Actor, World
+from manent.summation.parties.wire import Kind
 from manent.summation.secagg import Call, Expected, Roster, SecAggClient, SecAggServer, Terms, parameters
 from manent.summation.secagg.parameters import Adversary
-from manent.summation.secagg.wire import Kind
 
 SUITES = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)
 KIND_AT = 4  # of a message's bytes

@@ -10,15 +10,15 @@ import httpx
 import numpy as np
 
 from manent.core.store import Store
-from manent.network import protocol
-from manent.network.arrays import decode_arrays
-from manent.network.receipts import stored, verify
 from manent.network.server import documents
 from manent.network.server.documents import SumRecord
 from manent.network.site.state import SiteState
+from manent.network.trust.receipts import stored, verify
+from manent.network.wire import protocol
+from manent.storage.arrays import decode_arrays
 from manent.storage.blobs import Blobs
-from manent.summation.secagg import wire
-from manent.summation.secagg.wire import Kind
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
 
 _MESSAGE = re.compile(r"/v1/sums/([^/]+)/(message|upload/complete)")
 

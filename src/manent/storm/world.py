@@ -286,8 +286,8 @@ class World:
                 self._carry(envelope)
 
     def _carry(self, envelope: Envelope) -> None:
-        least, most = self._present.delay
-        self._after(least + (most - least) * float(self._rng.random()) ** STRAGGLING, partial(self._deliver, envelope))
+        minimum, most = self._present.delay
+        self._after(minimum + (most - minimum) * float(self._rng.random()) ** STRAGGLING, partial(self._deliver, envelope))
 
     def _deliver(self, envelope: Envelope) -> None:
         host = self._hosts[envelope.recipient]

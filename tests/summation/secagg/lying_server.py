@@ -13,10 +13,11 @@ from manent.core.errors import ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
 from manent.crypto.digest import digest
 from manent.crypto.shamir import recover
-from manent.summation.secagg import SecAggClient, Terms, keys, wire
-from manent.summation.secagg.fields import Reader, u8
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader, u8
+from manent.summation.parties.wire import Advert, Kind, Opened, Parcel, Signed
+from manent.summation.secagg import SecAggClient, Terms, keys
 from manent.summation.secagg.terms import Call
-from manent.summation.secagg.wire import Advert, Kind, Opened, Parcel, Signed
 
 from .attempts import Attempt
 

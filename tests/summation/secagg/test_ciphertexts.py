@@ -12,9 +12,9 @@ import pytest
 
 from manent.core.parties import Envelope
 from manent.crypto.agreement import encapsulate
-from manent.summation.secagg import wire
-from manent.summation.secagg.fields import Reader
-from manent.summation.secagg.wire import Kind
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader
+from manent.summation.parties.wire import Kind
 from tests.summation.secagg.attempts import Attempt, Network, terms_of
 
 

@@ -17,9 +17,10 @@ from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.parties import SERVER, Envelope
 from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
-from manent.summation.secagg import Roster, graph, keys, ring, wire
-from manent.summation.secagg.fields import u32
-from manent.summation.secagg.wire import Advert, Kind
+from manent.summation.parties import wire
+from manent.summation.parties.fields import u32
+from manent.summation.parties.wire import Advert, Kind
+from manent.summation.secagg import Roster, graph, keys, ring
 
 from .attempts import Attempt, Network, terms_of, wrapped
 

@@ -14,9 +14,9 @@ from manent.core.layers import Form
 from manent.core.protocols import Occasion
 from manent.core.vectors import Block, Entry, Layout
 from manent.crypto.random import InsecureTestRNG
+from manent.summation.parties.wire import Kind
 from manent.summation.secagg import graph
 from manent.summation.secagg.simulated import ModelledSum, ProtocolSum
-from manent.summation.secagg.wire import Kind
 
 from .attempts import ANSWERS, Attempt, Network, least_threshold, terms_of, wrapped
 

@@ -17,8 +17,9 @@ from manent.crypto.digest import digest
 from manent.crypto.identity import SigningKey
 from manent.crypto.keystream import Masker
 from manent.crypto.random import InsecureTestRNG
-from manent.summation.secagg import Expected, Roster, SecAggClient, keys, ring, wire
-from manent.summation.secagg.wire import Kind, Signed
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind, Signed
+from manent.summation.secagg import Expected, Roster, SecAggClient, keys, ring
 
 from .attempts import terms_of
 from .lying_server import Adversary

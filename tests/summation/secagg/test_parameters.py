@@ -22,13 +22,13 @@ from manent.summation.secagg.parameters import Choice, check, find, most_dropped
 # Tails.
 
 
-def exact(total: int, marked: int, drawn: int, least: int) -> Fraction:
-    chosen = range(least, min(marked, drawn) + 1)
+def exact(total: int, marked: int, drawn: int, minimum: int) -> Fraction:
+    chosen = range(minimum, min(marked, drawn) + 1)
     return Fraction(sum(comb(marked, x) * comb(total - marked, drawn - x) for x in chosen), comb(total, drawn))
 
 
 @pytest.mark.parametrize(
-    ("total", "marked", "drawn", "least"),
+    ("total", "marked", "drawn", "minimum"),
     [
         (999, 100, 114, 41),
         (999, 100, 114, 11),
@@ -41,10 +41,10 @@ def exact(total: int, marked: int, drawn: int, least: int) -> Fraction:
         (9, 3, 8, 3),
     ],
 )
-def test_tails_are_exact_far_out(total, marked, drawn, least):
+def test_tails_are_exact_far_out(total, marked, drawn, minimum):
     """Against rational arithmetic, down to below 2^-60, each to 1e-7 of itself."""
-    chance = exact(total, marked, drawn, least)
-    assert parameters._tails(total, marked, drawn)[least] == pytest.approx(float(chance), rel=1e-7)
+    chance = exact(total, marked, drawn, minimum)
+    assert parameters._tails(total, marked, drawn)[minimum] == pytest.approx(float(chance), rel=1e-7)
 
 
 def test_the_cases_above_reach_far_out():
@@ -57,8 +57,8 @@ def test_tails_of_small_draws_are_exact(total, data):
     marked, drawn = data.draw(st.integers(0, total)), data.draw(st.integers(0, total))
     found = parameters._tails(total, marked, drawn)
     assert len(found) == drawn + 3
-    for least, chance in enumerate(found):
-        assert chance == pytest.approx(float(exact(total, marked, drawn, least)), rel=1e-10, abs=1e-300)
+    for minimum, chance in enumerate(found):
+        assert chance == pytest.approx(float(exact(total, marked, drawn, minimum)), rel=1e-10, abs=1e-300)
 
 
 @pytest.mark.parametrize(("total", "marked", "drawn"), [(1000, 200, 52), (100_000, 20_000, 66), (30, 8, 8), (30, 8, 9)])
@@ -267,9 +267,9 @@ def test_no_smaller_degree_was_stepped_over(clients, corrupt, dropped, adversary
     case = parameters._case(clients, corrupt, dropped, adversary, sigma)
     walked = None
     for k in range(2, clients - 1, 2):
-        least = max(least for _, least in parameters._conditions(case, k))
-        if least <= parameters._answering(clients, case.dropped, k, eta):
-            walked = Choice(k, least)
+        minimum = max(minimum for _, minimum in parameters._conditions(case, k))
+        if minimum <= parameters._answering(clients, case.dropped, k, eta):
+            walked = Choice(k, minimum)
             break
     assert parameters._sparse(case, eta) == walked
 
@@ -278,8 +278,8 @@ def test_long_steps_at_a_hundred_thousand_clients_step_over_nothing():
     case = parameters._case(100_000, 0.1, 0.3, "active", 40)
     found = parameters._sparse(case, 30)
     for k in range(found.degree - 60, found.degree, 2):
-        least = max(least for _, least in parameters._conditions(case, k))
-        assert least > parameters._answering(100_000, case.dropped, k, 30)
+        minimum = max(minimum for _, minimum in parameters._conditions(case, k))
+        assert minimum > parameters._answering(100_000, case.dropped, k, 30)
 
 
 @pytest.mark.parametrize(
@@ -379,11 +379,11 @@ def test_the_thresholds_are_those_of_exact_arithmetic(n, bad, gone, k):
         if gone * exact(n - 1, gone - 1, k, k - t + 1) + (n - gone) * exact(n - 1, gone, k, k - t + 2) <= Fraction(1, 2**30)
     )
 
-    def leasts(adversary: str) -> list[int]:
-        return [least for _, least in parameters._conditions(parameters._Case(n, bad, gone, adversary, 40), k)]
+    def minima(adversary: str) -> list[int]:
+        return [minimum for _, minimum in parameters._conditions(parameters._Case(n, bad, gone, adversary, 40), k)]
 
-    assert leasts("active") == [overlap, naming]
-    assert leasts("curious") == [alone, 2 if apart else k + 1]
+    assert minima("active") == [overlap, naming]
+    assert minima("curious") == [alone, 2 if apart else k + 1]
     assert parameters._answering(n, gone, k, 30) == answers
 
 

@@ -21,10 +21,11 @@ import pytest
 from manent.core.errors import ProtocolAbort
 from manent.crypto.keystream import Masker
 from manent.crypto.shamir import recover
-from manent.summation.secagg import SecAggClient, keys, ring, wire
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader
+from manent.summation.parties.wire import Kind, Opened
+from manent.summation.secagg import SecAggClient, keys, ring
 from manent.summation.secagg import client as client_module
-from manent.summation.secagg.fields import Reader
-from manent.summation.secagg.wire import Kind, Opened
 
 from .attempts import Attempt, Network, terms_of
 

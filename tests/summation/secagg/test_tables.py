@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manent.core.errors import ProtocolAbort
-from manent.summation.secagg import ring, wire
-from manent.summation.secagg.fields import u32
-from manent.summation.secagg.wire import Parcel
+from manent.summation.parties import wire
+from manent.summation.parties.fields import u32
+from manent.summation.parties.wire import Parcel
+from manent.summation.secagg import ring
 
 POSITIONS = st.sets(st.integers(0, 40), max_size=12).map(sorted)
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manent.core.errors import ProtocolAbort
-from manent.summation.secagg import Call, wire
-from manent.summation.secagg.fields import Reader, u8, u32
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader, u8, u32
+from manent.summation.parties.wire import Advert, Kind, Opened, Parcel, Signed
+from manent.summation.secagg import Call
 from manent.summation.secagg.terms import Terms
-from manent.summation.secagg.wire import Advert, Kind, Opened, Parcel, Signed
 
 from .attempts import terms_of
 
@@ -73,9 +74,9 @@ def read_whole(name, body, most=20):
     return found
 
 
-def drawn_list(data, name, least=0):
+def drawn_list(data, name, minimum=0):
     records, _, place = LISTS[name]
-    return sorted(data.draw(st.lists(records, min_size=least, max_size=4, unique_by=place)), key=place)
+    return sorted(data.draw(st.lists(records, min_size=minimum, max_size=4, unique_by=place)), key=place)
 
 
 @EACH_LIST

@@ -11,7 +11,7 @@ from enum import IntEnum
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from manent.network import protocol
+from manent.network.wire import protocol
 
 MOST = 1024
 """Requests in work or waiting. Whoever comes beyond is to come again; sites do so by themselves, ever more rarely."""

@@ -10,15 +10,28 @@ import numpy as np
 
 from manent.core.errors import ProtocolAbort
 from manent.core.randomness import PrivateRandom
-from manent.core.rounds import Abandon, Answered, Applied, Deadline, Effect, Event, Failed, Opened, Progress, Release, Rules, step
 from manent.core.vectors import Array
 from manent.network.server.documents import StudyRecord
 from manent.network.server.states import State, assignment_of, crossed, step_state
-from manent.network.sums import AnyCall, ServerParty
+from manent.network.wire.sums import AnyCall, ServerParty
 from manent.privacy.check import Plan
-from manent.summation.plain_parties import PlainServer
-from manent.summation.secagg import wire
-from manent.summation.secagg.wire import Kind
+from manent.rounds.reducer import (
+    Abandon,
+    Answered,
+    Applied,
+    Deadline,
+    Effect,
+    Event,
+    Failed,
+    Opened,
+    Progress,
+    Release,
+    Rules,
+    step,
+)
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
+from manent.summation.plain.parties import PlainServer
 
 
 @dataclass(frozen=True)
@@ -87,13 +100,13 @@ def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, 
         stepped = step_state(plan, state, study.round, study.index, total, 0, random)
         progress, _ = _follow(plan, progress, Applied(stepped.more))
         return Ending(stepped.state, progress, {**row, **stepped.report}, True)
-    reason = f"{count} clients were drawn; at least {plan.gathering.least} are needed."
+    reason = f"{count} clients were drawn; at least {plan.gathering.minimum} are needed."
     reason = "Fewer answers than the noise is sized for." if plan.divisor is not None else reason
     return Ending(None, progress, {**row, "abandoned": reason}, False, (), reason)
 
 
 def _follow(plan: Plan, progress: Progress, *events: Event) -> tuple[Progress, list[Effect]]:
-    rules = Rules(plan.study.rounds, plan.gathering.least)
+    rules = Rules(plan.study.rounds, plan.gathering.minimum)
     effects: list[Effect] = []
     for event in events:
         progress, found = step(progress, event, rules)

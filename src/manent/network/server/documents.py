@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from manent.core.rounds import Progress
+from manent.core.canonical import canonical
 from manent.core.store import Snapshot, Transaction
-from manent.core.study import canonical
+from manent.rounds.reducer import Progress
 
 StudyState = Literal["gathering", "deciding", "running", "finished", "failed"]
 SumState = Literal["open", "released", "abandoned"]

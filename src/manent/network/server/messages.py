@@ -10,11 +10,12 @@ from manent.core.store import Snapshot
 from manent.network.server.documents import SumRecord
 from manent.network.server.parties import INLINE
 from manent.network.server.service import Service
-from manent.network.sums import AnyCall, ServerParty
+from manent.network.wire.sums import AnyCall, ServerParty
 from manent.storage.blobs import Spool
-from manent.summation.plain_parties import STRETCH, PlainCall, PlainServer, check_numbers, upload_type
-from manent.summation.secagg import ring, wire
-from manent.summation.secagg.wire import Kind
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
+from manent.summation.plain.parties import STRETCH, PlainCall, PlainServer, check_numbers, upload_type
+from manent.summation.secagg import ring
 
 
 def largest(service: Service, id: str) -> int:

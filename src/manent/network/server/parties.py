@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from manent.core.parties import Step
 from manent.core.store import Snapshot, Transaction
 from manent.network.server.documents import SumRecord
-from manent.network.sums import AnyCall, ServerParty, server_party
+from manent.network.wire.sums import AnyCall, ServerParty, server_party
 from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster
 

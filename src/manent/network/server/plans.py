@@ -6,11 +6,11 @@ import threading
 
 from manent.core.errors import InvalidInput
 from manent.core.study import Study
-from manent.network.bundle import Bundle
-from manent.network.declared import Sites, rebuild, schema_of
 from manent.network.server.documents import StudyRecord
-from manent.network.sums import check_network
+from manent.network.wire.bundle import Bundle
+from manent.network.wire.sums import check_network
 from manent.privacy.check import Plan, resolve
+from manent.rounds.declared import Sites, rebuild, schema_of
 from manent.storage.blobs import Blobs
 
 

@@ -7,15 +7,15 @@ import threading
 from collections.abc import Mapping
 from hashlib import sha256
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.core.store import Snapshot, Store, Transaction
-from manent.core.study import canonical
 from manent.crypto import SigningKey
-from manent.network.audit import note
-from manent.network.identity import Identity, check_name, from_hex
-from manent.network.join import JoinToken
-from manent.network.roster import Entry, SignedRoster
 from manent.network.server.documents import beat
+from manent.network.trust.identity import Identity, check_name, from_hex
+from manent.network.trust.join import JoinToken
+from manent.network.trust.journal import note
+from manent.network.trust.roster import Entry, SignedRoster
 from manent.summation.secagg import Roster
 
 NEWEST = "roster/newest"

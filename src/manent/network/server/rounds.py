@@ -11,14 +11,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
 from manent.core.parties import Step
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
-from manent.core.study import canonical
 from manent.crypto import SystemRandom
-from manent.network.arrays import array_pieces, decode_arrays
-from manent.network.audit import note
 from manent.network.server import documents
 from manent.network.server.closing import Ending, closed_frame, ended, nobody
 from manent.network.server.documents import StudyRecord, SumRecord, SumState, history_log, put, study_of, sum_of
@@ -27,8 +25,10 @@ from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.server.sweeping import named
-from manent.network.sums import AnyCall, ServerParty, asked, draw_asked, make_call, read_call
+from manent.network.trust.journal import note
+from manent.network.wire.sums import AnyCall, ServerParty, asked, draw_asked, make_call, read_call
 from manent.privacy.check import Plan
+from manent.storage.arrays import array_pieces, decode_arrays
 from manent.storage.blobs import Blobs, Parts
 from manent.storage.together import Together
 
@@ -138,8 +138,8 @@ class Rounds:
         refused = [f"{members[public]}: {reason}" for public, (yes, reason) in sorted(decided.items()) if not yes]
         waiting = len(members) - len(decided)
         late = self.clock() >= study.since + self.settings.deciding
-        if len(accepted) + waiting < plan.gathering.least or (late and len(accepted) < plan.gathering.least):
-            why = f"{len(accepted)} of {len(members)} sites take part; at least {plan.gathering.least} are needed."
+        if len(accepted) + waiting < plan.gathering.minimum or (late and len(accepted) < plan.gathering.minimum):
+            why = f"{len(accepted)} of {len(members)} sites take part; at least {plan.gathering.minimum} are needed."
             self.fail(study, " ".join([why, *refused]))
         elif room and (late or not waiting):
             self._begin(study, plan)
@@ -169,7 +169,7 @@ class Rounds:
         with self.store.snapshot() as view:
             number = self.rosters.newest(view)
             count = draw_asked(plan, len(self.rosters.roster(view, number).identities), self.random)
-        if count < max(1, plan.gathering.least):
+        if count < max(1, plan.gathering.minimum):
             self._end(study, None, nobody(plan, study, state, assignment.sum, count, self.random))
             return
         digest = self.blobs.put(array_pieces(assignment.arrays))
@@ -313,7 +313,7 @@ class Rounds:
             number = self.rosters.newest(view)
             left = len(self.rosters.roster(view, number).identities)
         count = asked(plan, left) or min(record.count, left)  # sites may have left the roster since, or come
-        if count < max(1, plan.gathering.least):
+        if count < max(1, plan.gathering.minimum):
             self._end(study, record, nobody(plan, study, state, record.name, count, self.random))
             return
         with self.store.transaction() as transaction:

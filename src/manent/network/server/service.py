@@ -12,17 +12,17 @@ from pathlib import Path
 
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
-from manent.network.audit import AuditLog, Refusals
-from manent.network.identity import Identity
-from manent.network.people import People
-from manent.network.roster import trusted
 from manent.network.server import documents
 from manent.network.server.documents import StudyRecord
 from manent.network.server.rosters import Rosters
 from manent.network.server.rounds import Rounds, Settings
 from manent.network.server.sweeping import Sweeper
 from manent.network.server.waiting import Pulse
-from manent.network.signing import Verifier
+from manent.network.trust.identity import Identity
+from manent.network.trust.journal import AuditLog, Refusals
+from manent.network.trust.people import People
+from manent.network.trust.roster import trusted
+from manent.network.trust.signing import Verifier
 from manent.privacy import Statement
 from manent.storage.blobs import Blobs, Parts
 

@@ -19,19 +19,19 @@ import uvicorn
 
 from manent.core.errors import InvalidInput
 from manent.core.study import Study
-from manent.network.bundle import Bundle
-from manent.network.identity import Identity, create_file
-from manent.network.join import JoinToken
 from manent.network.researcher import first_vector
 from manent.network.server import documents
-from manent.network.server.app import application
-from manent.network.server.connections import MOST_CONNECTIONS, MOST_HEAD, WAITING, Impatient, allow_descriptors
 from manent.network.server.documents import StudyRecord, history_log
+from manent.network.server.http.app import application
+from manent.network.server.http.connections import MOST_CONNECTIONS, MOST_HEAD, WAITING, Impatient, allow_descriptors
 from manent.network.server.rosters import settle
 from manent.network.server.rounds import Settings
 from manent.network.server.service import Service
 from manent.network.server.submitting import submit
-from manent.network.tls import self_signed
+from manent.network.trust.identity import Identity, create_file
+from manent.network.trust.join import JoinToken
+from manent.network.trust.tls import self_signed
+from manent.network.wire.bundle import Bundle
 from manent.storage import open_store
 
 log = logging.getLogger("manent.server")

@@ -12,8 +12,8 @@ from manent.core.errors import InvalidInput
 from manent.core.protocols import Assignment, Released
 from manent.core.randomness import PrivateRandom, repeatable
 from manent.core.vectors import Array, Arrays
-from manent.network.arrays import array_pieces, read_arrays
 from manent.privacy.check import Plan
+from manent.storage.arrays import array_pieces, read_arrays
 
 
 @dataclass(frozen=True)

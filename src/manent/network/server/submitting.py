@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
 from manent.core.store import Transaction
-from manent.core.study import canonical
-from manent.network.arrays import decode_arrays
-from manent.network.audit import note
-from manent.network.bundle import Bundle
-from manent.network.declared import DeclaredModel, rebuild
 from manent.network.server.documents import StudyRecord, decision_key, put, study_of
 from manent.network.server.plans import plan_of
 from manent.network.server.rounds import Rounds
 from manent.network.server.states import first_state
+from manent.network.trust.journal import note
+from manent.network.wire.bundle import Bundle
+from manent.rounds.declared import DeclaredModel, rebuild
+from manent.storage.arrays import decode_arrays
 
 log = logging.getLogger("manent.server")
 MOST_REASON = 2000

@@ -12,11 +12,6 @@ from typing import Any
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
 from manent.core.examples import Client
-from manent.network.bundle import Bundle
-from manent.network.declared import Sites, rebuild, schema_of
-from manent.network.identity import replace_file
-from manent.network.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
-from manent.network.roster import SignedRoster
 from manent.network.site import told
 from manent.network.site.connection import WAIT, Away, Connection, pause
 from manent.network.site.machine import Machine
@@ -24,10 +19,16 @@ from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import Children, Trainer, taking_part
 from manent.network.site.work import SumWork
-from manent.network.sums import check_network
+from manent.network.trust.identity import replace_file
+from manent.network.trust.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
+from manent.network.trust.roster import SignedRoster
+from manent.network.wire.bundle import Bundle
+from manent.network.wire.sums import check_network
 from manent.privacy.check import Plan, resolve
-from manent.summation.secagg import Roster, wire
-from manent.summation.secagg.wire import Kind
+from manent.rounds.declared import Sites, rebuild, schema_of
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.site")
 ROSTER_WAIT, LONGEST_ROSTER_WAIT = 1.0, 30.0

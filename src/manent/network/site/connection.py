@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
-from manent.core.study import canonical
 from manent.crypto.identity import SigningKey
-from manent.network import protocol
-from manent.network.signing import sign_request
 from manent.network.site import told
-from manent.network.tls import pinned_context
+from manent.network.trust.signing import sign_request
+from manent.network.trust.tls import pinned_context
+from manent.network.wire import protocol
 
 LONGEST_PAUSE = 60.0
 WAIT = 25.0  # seconds of a long poll

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 from manent.core.errors import InvalidInput, NotAuthorized
-from manent.network.identity import create_file
-from manent.network.join import JoinToken
-from manent.network.policy import Policy
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.state import IDENTITY, POLICY, Server, SiteState
+from manent.network.trust.identity import create_file
+from manent.network.trust.join import JoinToken
+from manent.network.trust.policy import Policy
 
 log = logging.getLogger("manent.site")
 

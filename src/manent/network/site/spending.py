@@ -9,8 +9,8 @@ from manent.accounting import Event, Ledger, Repeated, without_sampling
 from manent.core.errors import ProtocolAbort
 from manent.core.store import Transaction
 from manent.crypto import SystemRandom
-from manent.network.policy import Policy, charged
 from manent.network.site.state import Known, SiteState
+from manent.network.trust.policy import Policy, charged
 from manent.privacy.check import Plan
 
 

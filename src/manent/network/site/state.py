@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
 from manent.core.store import Snapshot, Store, Transaction
-from manent.core.study import canonical
 from manent.core.vectors import Vector
-from manent.network.bundle import MOST_BYTES, Bundle
-from manent.network.identity import Identity, read_file
-from manent.network.receipts import Receipt, Receipts
-from manent.network.roster import SignedRoster
+from manent.network.trust.identity import Identity, read_file
+from manent.network.trust.receipts import Receipt, Receipts
+from manent.network.trust.roster import SignedRoster
+from manent.network.wire.bundle import MOST_BYTES, Bundle
 from manent.storage import open_store
 from manent.storage.blobs import Blobs
 from manent.summation.secagg import Roster

@@ -13,16 +13,16 @@ from manent.core.examples import Client
 from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import repeatable
 from manent.crypto import SystemRandom
-from manent.crypto.gradients import ExactDraws
-from manent.network.bundle import Bundle, difference
-from manent.network.declared import Sites, rebuild, schema_of
-from manent.network.policy import approvals, approved
-from manent.network.receipts import Promise
-from manent.network.roster import trusted
+from manent.crypto.samplers.gradients import ExactDraws
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import Trainer, contribution
+from manent.network.trust.policy import approvals, approved
+from manent.network.trust.receipts import Promise
+from manent.network.trust.roster import trusted
+from manent.network.wire.bundle import Bundle, difference
 from manent.privacy.check import Plan, resolve
+from manent.rounds.declared import Sites, rebuild, schema_of
 
 
 def status(state: SiteState, account: Account) -> dict[str, Any]:

@@ -70,11 +70,11 @@ def sum(id: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def length(values: Mapping[str, Any], least: int, most: int) -> int:
+def length(values: Mapping[str, Any], minimum: int, most: int) -> int:
     """How much of an upload has arrived. Raises ProtocolAbort for anything but a number between these."""
     found = _checked("upload", values, {"length": _whole})["length"]
-    if not least <= found <= most:
-        raise ProtocolAbort(f"The server has {found:,} bytes of an upload; expected {least:,} to {most:,}.")
+    if not minimum <= found <= most:
+        raise ProtocolAbort(f"The server has {found:,} bytes of an upload; expected {minimum:,} to {most:,}.")
     return int(found)
 
 

@@ -16,12 +16,12 @@ from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.data.checks import checked_client
-from manent.network.bundle import Bundle
-from manent.network.child import Child, Limits, isolation_here
-from manent.network.declared import DeclaredModel
-from manent.network.handover import Data
-from manent.network.policy import Policy
+from manent.network.sandbox.child import Child, Limits, isolation_here
+from manent.network.sandbox.handover import Data
+from manent.network.trust.policy import Policy
+from manent.network.wire.bundle import Bundle
 from manent.privacy.check import Plan
+from manent.rounds.declared import DeclaredModel
 
 log = logging.getLogger("manent.site")
 

@@ -18,19 +18,20 @@ from manent.core.parties import SERVER, Envelope, Step
 from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
-from manent.crypto.gradients import ExactDraws
-from manent.network.arrays import read_arrays
-from manent.network.receipts import Outcome, Promise, Receipt
+from manent.crypto.samplers.gradients import ExactDraws
 from manent.network.site import told
 from manent.network.site.connection import WAIT, Connection
 from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
-from manent.network.sums import ClientParty, client_party, read_call
+from manent.network.trust.receipts import Outcome, Promise, Receipt
+from manent.network.wire.sums import ClientParty, client_party, read_call
 from manent.privacy.check import Plan
+from manent.storage.arrays import read_arrays
 from manent.storage.blobs import CHUNK
-from manent.summation.secagg import Roster, wire
-from manent.summation.secagg.wire import Kind
+from manent.summation.parties import wire
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.site")
 

@@ -23,10 +23,11 @@ from manent.crypto.identity import SigningKey, verify
 from manent.crypto.keystream import Masker
 from manent.crypto.seal import seal, unseal
 from manent.crypto.shamir import draw_secret, split
-from manent.summation.secagg import keys, ring, wire
-from manent.summation.secagg.fields import Reader, u8
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader, u8
+from manent.summation.parties.wire import Advert, Kind, Opened, Parcel, Signed
+from manent.summation.secagg import keys, ring
 from manent.summation.secagg.terms import CHACHA, Call, Expected, Roster
-from manent.summation.secagg.wire import Advert, Kind, Opened, Parcel, Signed
 
 Stage = Literal["waiting", "advertised", "shared", "delivered", "uploaded", "consented", "revealed", "closed", "aborted"]
 

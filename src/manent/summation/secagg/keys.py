@@ -5,7 +5,7 @@ from __future__ import annotations
 from manent.crypto.agreement import AgreementKey, EncapsulationKey
 from manent.crypto.derive import derive
 from manent.crypto.digest import digest
-from manent.summation.secagg.fields import u32
+from manent.summation.parties.fields import u32
 
 
 def key(secret: bytes, label: str, *parts: bytes, size: int = 32) -> bytes:

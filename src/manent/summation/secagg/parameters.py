@@ -149,9 +149,9 @@ def check(
         raise Refused(f"{proposal}, but the degree must be even or {clients - 1}. Take no part; ask for parameters that fit.")
     if not 2 <= threshold <= degree:
         raise Refused(f"{proposal}, but the threshold must be from 2 to the degree. Take no part; ask for parameters that fit.")
-    for condition, least in _conditions(case, degree):
-        if threshold < least:
-            remedy = f"the threshold must be at least {least}" if least <= degree else "no threshold will do"
+    for condition, minimum in _conditions(case, degree):
+        if threshold < minimum:
+            remedy = f"the threshold must be at least {minimum}" if minimum <= degree else "no threshold will do"
             raise Refused(
                 f"{proposal}, which is too weak: {condition} (sigma={sigma:g}). At this degree {remedy}. "
                 "Take no part; ask the server for what manent's parameters.find gives."
@@ -204,30 +204,30 @@ def _check_bits(name: str, bits: float) -> None:
 def _complete(case: _Case) -> Choice:
     """The complete graph's choice. Raises Refused where it has none: then no graph has."""
     n, k = case.clients, case.clients - 1
-    least = max(least for _, least in _conditions(case, k))
+    minimum = max(minimum for _, minimum in _conditions(case, k))
     most = min(n - case.dropped, k)
-    if least > most:
+    if minimum > most:
         asked = f"2t > {n} + {case.corrupt}" if case.adversary == "active" else f"t > {case.corrupt}"
-        cure = f"dropped to at most {(n - least) / n:.3g}" if least <= k else "corrupt"
+        cure = f"dropped to at most {(n - minimum) / n:.3g}" if minimum <= k else "corrupt"
         other = ", or trust the server to keep to the protocol (adversary='curious')" if case.adversary == "active" else ""
         raise Refused(
-            f"No threshold t is secure and correct for {case}: {asked} asks for t >= {max(least, 2)}, "
+            f"No threshold t is secure and correct for {case}: {asked} asks for t >= {max(minimum, 2)}, "
             f"and of {n - case.dropped} answering clients a secret can ask for t <= {most}. Lower {cure}{other}."
         )
     usual = 2 * n // 3 + 1 if case.adversary == "active" else n // 2 + 1
-    return Choice(k, max(least, min(usual, most)))
+    return Choice(k, max(minimum, min(usual, most)))
 
 
 def _sparse(case: _Case, eta: float) -> Choice | None:
     """The smallest even degree below n - 1 for which a threshold is secure and correct."""
     k, n = 2, case.clients
     while k < n - 1:
-        least = max(least for _, least in _conditions(case, k))
+        minimum = max(minimum for _, minimum in _conditions(case, k))
         most = _answering(n, case.dropped, k, eta)
-        if least <= most:
-            return Choice(k, least)
+        if minimum <= most:
+            return Choice(k, minimum)
         # Two more neighbours bring at most two more answers, and no condition on t ever falls: so many are needed at least.
-        k += 2 if least > k else 2 * math.ceil((least - most) / 2)
+        k += 2 if minimum > k else 2 * math.ceil((minimum - most) / 2)
     return None
 
 

@@ -15,11 +15,12 @@ from manent.core.parties import SERVER, Envelope, Step
 from manent.core.vectors import Array
 from manent.crypto.digest import digest
 from manent.crypto.identity import verify
-from manent.summation.secagg import ring, wire
-from manent.summation.secagg.fields import Reader, u8, u32
+from manent.summation.parties import wire
+from manent.summation.parties.fields import Reader, u8, u32
+from manent.summation.parties.wire import Advert, Kind, Parcel, Table
+from manent.summation.secagg import ring
 from manent.summation.secagg.terms import Call, Roster
 from manent.summation.secagg.unmask import Known, unmask
-from manent.summation.secagg.wire import Advert, Kind, Parcel, Table
 
 Phase = Literal["advertise", "share", "upload", "consent", "reveal", "done", "aborted"]
 _AWAITED: dict[Phase, Kind] = {
@@ -275,9 +276,9 @@ class SecAggServer:
     def _close(self) -> None:
         """End the present phase with those who answered."""
         got, curious = self._asked - self._pending, self.call.terms.adversary == "curious"
-        least = self.call.terms.threshold if self.phase in ("consent", "reveal") else self.call.terms.minimum
-        if len(got) < least:
-            self._stop(f"{len(got)} of {len(self._asked)} clients answered to {self.phase!r}; at least {least} are needed.")
+        minimum = self.call.terms.threshold if self.phase in ("consent", "reveal") else self.call.terms.minimum
+        if len(got) < minimum:
+            self._stop(f"{len(got)} of {len(self._asked)} clients answered to {self.phase!r}; at least {minimum} are needed.")
             return
         match self.phase:
             case "advertise":

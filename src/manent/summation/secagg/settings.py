@@ -76,7 +76,7 @@ class SecAgg:
         complete = None if self.graph == "auto" else self.graph == "complete"
         return parameters.find(count, self.corrupt, self.dropped, self.adversary, complete=complete)
 
-    def least(self, most: int) -> int:
+    def minimum(self, most: int) -> int:
         """The fewest answers with which a sum is formed, of at most so many that are asked. Raises Refused for too few."""
         if most < self.minimum_cohort:
             raise Refused(
@@ -85,14 +85,14 @@ class SecAgg:
             )
         return max(self.minimum_cohort, self.choice(most).threshold)
 
-    def terms(self, form: Form, count: int, least: int) -> Terms:
+    def terms(self, form: Form, count: int, minimum: int) -> Terms:
         """The terms of a sum of `count` vectors of this form. Raises Refused for vectors that no ring holds."""
         choice, bits = self.choice(count), ring_bits(form, count)
         return Terms(
             clients=count,
             degree=choice.degree,
             threshold=choice.threshold,
-            minimum=max(choice.threshold, self.minimum_cohort, min(least, count)),
+            minimum=max(choice.threshold, self.minimum_cohort, min(minimum, count)),
             size=form.layout.size,
             bits=bits,
             corrupt=min(math.ceil(self.corrupt * MILLION), MILLION),
@@ -103,7 +103,7 @@ class SecAgg:
 
     def init(self, occasion: Occasion) -> Accumulator:
         """See `Summation`."""
-        terms = self.terms(occasion.form, occasion.count, occasion.least)
+        terms = self.terms(occasion.form, occasion.count, occasion.minimum)
         if self.modelled:
             return ModelledSum(terms, occasion)
         return ProtocolSum(terms, occasion, self.beacon, SystemRandom(), os.cpu_count() or 1)
@@ -112,9 +112,9 @@ class SecAgg:
         """Of one number of an upload."""
         return ring_bits(form, most)
 
-    def explain(self, form: Form, most: int, least: int) -> tuple[str, ...]:
+    def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
         """See `Summation`."""
-        terms = self.terms(form, most, least)
+        terms = self.terms(form, most, minimum)
         lying = "a server that lies" if self.adversary == "active" else "a server that follows the protocol, and looks"
         graph = "everyone" if terms.degree == most - 1 else f"{terms.degree} neighbours"
         bound = 2 * terms.threshold - terms.degree - 2 if self.adversary == "active" else terms.threshold - 1

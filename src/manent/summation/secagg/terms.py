@@ -9,8 +9,8 @@ from typing import Literal
 
 from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.crypto.digest import digest
+from manent.summation.parties.fields import Reader, short, u8, u32, u64
 from manent.summation.secagg import graph, parameters
-from manent.summation.secagg.fields import Reader, short, u8, u32, u64
 from manent.summation.secagg.parameters import Adversary
 
 CLASSICAL, CHACHA, HYBRID = 1, 2, 3

@@ -14,9 +14,9 @@ from manent.core.vectors import Array
 from manent.crypto.keystream import Masker
 from manent.crypto.seal import unseal
 from manent.crypto.shamir import recover
+from manent.summation.parties.wire import Advert, Parcel
 from manent.summation.secagg import keys
 from manent.summation.secagg.terms import CHACHA, Call
-from manent.summation.secagg.wire import Advert, Parcel
 
 _AT_ONCE = 32  # pairs: so many share what it costs to make a key from a root
 

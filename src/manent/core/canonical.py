@@ -1,0 +1,107 @@
+"""The canonical form: a declaration as plain data, one byte string for equal data, and hashes of code."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import inspect
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from manent.core.errors import InvalidInput
+
+
+def canonical(value: object) -> bytes:
+    """One byte string for equal plain data: JSON with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def to_plain(value: Any, skip_own: bool = False) -> Any:
+    """Plain data for a declaration: frozen dataclasses by type and field, functions by name and source hash, arrays by digest.
+
+    A class may have its own `to_plain()` instead. Raises InvalidInput for anything else.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if np.isfinite(value) else repr(float(value))
+    if isinstance(value, np.generic):
+        return to_plain(value.item())
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"array": str(value.dtype), "shape": list(value.shape), "sha256": digest}
+    if not skip_own and callable(getattr(value, "to_plain", None)):
+        return {"type": type_name(type(value)), **to_plain(value.to_plain())}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type_name(type(value)), **fields}
+    if isinstance(value, type) or inspect.isroutine(value):
+        return {"code": type_name(value), "sha256": code_hash(value)}
+    raise InvalidInput(
+        f"A study is plain data; found a {type(value).__name__} in it. Use numbers, text, tuples or frozen dataclasses, "
+        f"or give its class a to_plain() method."
+    )
+
+
+def type_name(value: Any) -> str:
+    """The short name of manent's own types; module and name of others."""
+    module = value.__module__ or ""
+    return str(value.__qualname__ if module.startswith("manent.") else f"{module}:{value.__qualname__}")
+
+
+def code_hash(value: Any) -> str:
+    """SHA-256 of the source of a class or function, and of what a function captured: defaults, and variables around it.
+
+    Where there is no source, of its byte code. Global names that it uses are not followed.
+    """
+    captured = [*(getattr(value, "__defaults__", None) or ()), *(getattr(value, "__kwdefaults__", None) or {}).values()]
+    for cell in getattr(value, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell may be empty still
+            captured.append(cell.cell_contents)
+    source = _source(value) if not captured else f"{_source(value)}{canonical([_captured(item) for item in captured]).decode()}"
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _source(value: Any) -> str:
+    code = getattr(value, "__code__", None)
+    try:
+        source = inspect.getsource(value)
+    except (OSError, TypeError):
+        return _byte_code(code) if code else repr(value)
+    if code is None or value.__name__ != "<lambda>":
+        return source
+    # The source of a lambda is its whole line, on which there may be others: where it ends tells them apart.
+    ends = [(end - code.co_firstlineno, column) for _, end, _, column in code.co_positions() if end and column]
+    return f"{source}{max(ends, default=None)}"
+
+
+def _byte_code(code: types.CodeType) -> str:
+    """The same text in every process: no addresses, and sets in order."""
+    constants = []
+    for item in code.co_consts:
+        if isinstance(item, types.CodeType):
+            constants.append(_byte_code(item))
+        else:
+            constants.append(repr(sorted(map(repr, item)) if isinstance(item, frozenset) else item))
+    return f"{code.co_code.hex()}{constants}{code.co_names}"
+
+
+def _captured(value: Any) -> Any:
+    """Plain data for a captured value; the name of its type where there is none."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        return [type_name(value), _source(value)]
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    try:
+        return to_plain(np.asarray(value) if hasattr(value, "__array__") else value)
+    except InvalidInput:
+        return type_name(type(value))

@@ -1,0 +1,1 @@
+"""Exact samplers over whole numbers: what a guarantee rests on is drawn as its theorem says."""

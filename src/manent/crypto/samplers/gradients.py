@@ -1,0 +1,78 @@
+"""The draws of DP-SGD: exact Poisson batches, and integer noise on a sum of clipped gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manent.core.errors import InvalidInput
+from manent.core.randomness import PrivateRandom
+from manent.core.training.dpsgd import SUM_SLACK
+from manent.core.vectors import Array
+from manent.crypto.samplers.chance import bernoulli
+from manent.crypto.samplers.noise import rounded_gaussian
+from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE
+
+
+def grid_bits(parameters: int) -> int:
+    """log2 of how many steps of the grid make a clip norm: 20, and more where rounding so many coordinates would show."""
+    return 20 + max(0, math.ceil(math.log2(max(parameters, 1)) / 2) - 10)
+
+
+def grid_sensitivity(parameters: int) -> float:
+    """The most, in L2 norm, by which adding or removing one example changes `on_grid`; in steps of the grid.
+
+    Proof. Let S and S' be the two sums: |S - S'| <= (1 + SUM_SLACK) C (see `core.dpsgd`). With s = 2^bits / C, rint(S s) differs
+    from S s by at most 1/2 a coordinate, and by the rounding of s and of the product: 2^-51 |S| s in norm, where
+    |S| s <= 2^20 * 2^bits * 1.01, so at most 2^(bits - 30). Hence
+    |on_grid(S) - on_grid(S')| <= 2^bits (1 + SUM_SLACK + 2^-29) + sqrt(p), which adding 2^-20 of all covers, with the
+    roundings of this function.
+    """
+    return (2.0 ** grid_bits(parameters) * (1 + SUM_SLACK) + math.sqrt(parameters)) * (1 + 2.0**-20)
+
+
+def on_grid(total: Array, clip_norm: float) -> NDArray[np.int64]:
+    """int64[p]: a sum of clipped gradients float64[p] in whole steps of clip_norm / 2^grid_bits(p).
+
+    Raises InvalidInput where the sum is not finite, or larger than any sum of clipped gradients.
+    """
+    scaled = np.asarray(total, np.float64) * (2.0 ** grid_bits(total.size) / clip_norm)
+    if not (np.abs(scaled) < 2.0**62).all():
+        raise InvalidInput("A sum of clipped gradients is finite, and far below 2^42 clip norms; this one is not.")
+    np.rint(scaled, out=scaled)
+    return scaled.astype(np.int64)
+
+
+def sampler_error(parameters: int) -> float:
+    """Bound on the total variation distance between one step's noise and its law; it joins delta. The batches are exact."""
+    return parameters * STATISTICAL_DISTANCE
+
+
+@final
+class ExactDraws:
+    """Batches and noise from a private source: nothing is sampled in floating point.
+
+    The noise is a rounded Gaussian on the integers of `on_grid`, of standard deviation noise_multiplier * grid_sensitivity(p): so
+    the noisy integers are post-processing of a Gaussian mechanism with this noise multiplier, and what is made of them too.
+    In the unit of the gradients that is noise_multiplier * clip_norm, and a part in a thousand more.
+    """
+
+    def __init__(self, random: PrivateRandom) -> None:
+        self._random = random
+
+    @property
+    def secure(self) -> bool:
+        return self._random.secure
+
+    def rows(self, probability: float, examples: int) -> NDArray[np.int64]:
+        """Sorted row numbers; each of `examples` rows is in independently with exactly this probability."""
+        return np.flatnonzero(bernoulli(probability, examples, self._random))
+
+    def noisy(self, total: Array, clip_norm: float, noise_multiplier: float) -> Array:
+        """float64[p]: a sum of clipped gradients with noise. Raises InvalidInput for a sum that cannot be one."""
+        whole = on_grid(total, clip_norm)
+        whole += rounded_gaussian(noise_multiplier * grid_sensitivity(total.size), total.size, self._random)
+        return whole * (clip_norm / 2.0 ** grid_bits(total.size))

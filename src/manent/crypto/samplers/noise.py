@@ -1,0 +1,87 @@
+"""Integer noise, exact: rounded and discrete Gaussian, discrete Laplace, Skellam.
+
+Parameters are read as the float64 they are given as. Every draw is within total variation distance `STATISTICAL_DISTANCE` of
+its law, and all draws are independent; the argument is in `crypto.samplers.sampler`. How much of the source a call consumes
+depends on the values drawn: two calls of 10 do not give what one call of 20 does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manent.core.errors import InvalidInput
+from manent.core.randomness import PrivateRandom
+from manent.crypto.bits import Size, checked_shape
+from manent.crypto.samplers.laws import DiscreteGaussian, DiscreteLaplace, Poisson, RoundedGaussian
+from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE, Law, sampler
+
+__all__ = ["STATISTICAL_DISTANCE", "discrete_gaussian", "discrete_laplace", "rounded_gaussian", "skellam"]
+
+SMALLEST, LARGEST = 2.0**-4, 2.0**50
+"""Bounds on sigma and scale, in units of the integer grid: below, nearly every draw is 0."""
+
+
+def rounded_gaussian(sigma: float, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
+    """int64[size]: a Gaussian of standard deviation sigma, rounded to the nearest integer.
+
+    P(k) = Phi((k + 1/2) / sigma) - Phi((k - 1/2) / sigma). For integers x, x + round(z) = round(x + z): what is added to an
+    integer by this noise is post-processing of the Gaussian mechanism. The variance is about sigma^2 + 1/12.
+
+    Raises InvalidInput where sigma is not in [2^-4, 2^50], or size is not a shape.
+    """
+    return _draw(RoundedGaussian(_checked("sigma", sigma, SMALLEST, LARGEST)), size, random)
+
+
+def discrete_gaussian(sigma: float, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
+    """int64[size], P(k) proportional to exp(-k^2 / 2 sigma^2) (Canonne, Kamath, Steinke 2020, definition 1).
+
+    Raises InvalidInput where sigma is not in [2^-4, 2^50], or size is not a shape.
+    """
+    return _draw(DiscreteGaussian(_checked("sigma", sigma, SMALLEST, LARGEST)), size, random)
+
+
+def discrete_laplace(scale: float, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
+    """int64[size], P(k) proportional to exp(-|k| / scale): pure epsilon = sensitivity / scale.
+
+    The variance is 2 q / (1 - q)^2 with q = exp(-1 / scale), about 2 scale^2.
+
+    Raises InvalidInput where scale is not in [2^-4, 2^50], or size is not a shape.
+    """
+    return _draw(DiscreteLaplace(_checked("scale", scale, SMALLEST, LARGEST)), size, random)
+
+
+def skellam(variance: float, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
+    """int64[size]: the difference of two independent Poisson variables, each of mean variance / 2.
+
+    `variance` is that of the result (mu in Agarwal, Kairouz, Liu 2021, "The Skellam mechanism for differentially private
+    federated learning"). Sums of Skellam variables are Skellam, with the sum of their variances.
+
+    Raises InvalidInput where variance is not in [2^-8, 2^50], or size is not a shape.
+    """
+    law = Poisson(_checked("variance", variance, SMALLEST**2, LARGEST) / 2)
+    result = _draw(law, size, random)
+    flat, step = result.reshape(-1), 1 << 18
+    for start in range(0, flat.size, step):
+        part = flat[start : start + step]
+        part -= _draw(law, part.size, random)
+    return result
+
+
+def _draw(law: Law, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
+    out = np.empty(checked_shape(size), np.int64)
+    sampler(law).draw(out.reshape(-1), random)
+    return out
+
+
+def _checked(name: str, value: Any, minimum: float, most: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not minimum <= number <= most:
+        raise InvalidInput(f"Expected {name} between {minimum:.3g} and {most:.3g}, found {value!r}. Change it or the grid.")
+    return number

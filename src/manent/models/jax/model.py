@@ -1,0 +1,418 @@
+"""Pure JAX functions as a model; flax and equinox fit through their functional forms."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from manent.core.canonical import code_hash, to_plain, type_name
+from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.examples import Examples
+from manent.core.metrics import Scored, Task
+from manent.core.training import LocalTraining, Trained, descend_privately
+from manent.core.training.dpsgd import clip_factors
+from manent.core.vectors import Array, Block, Entry, Layout, Vector
+from manent.models.checks import check_numbers, check_rows, check_targets
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError:  # pragma: no cover
+    raise MissingExtra("jax", "jax", "JaxModel") from None
+
+from manent.models.jax.devices import DEVICES
+from manent.models.jax.training import Recipe, Tree, aligned, capacity, flat, numbers, padded, schedule, training_program
+
+DEVICES.first  # noqa: B018 - starts JAX
+
+ROWS = 256  # rows a pass where no more than a sum over rows is wanted
+FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # of a function that is traced
+ALONE = 64  # rows a pass where every row has its own gradient, at most
+STORED = 1 << 24  # numbers in these gradients, at most
+
+
+def _cross_entropy(scores: Any, y: Any) -> Any:
+    chosen = y[..., None] == jnp.arange(scores.shape[-1])  # a comparison, as XLA joins no gather with what is around it
+    return jax.nn.logsumexp(scores, axis=-1) - jnp.where(chosen, scores, 0).sum(axis=-1)
+
+
+def _binary_cross_entropy(scores: Any, y: Any) -> Any:
+    return jax.nn.softplus(scores) - y * scores
+
+
+def _mse(scores: Any, y: Any) -> Any:
+    return (scores - y) ** 2
+
+
+# The loss of each answer.
+_LOSSES: dict[str, tuple[Task, Callable[[Any, Any], Any]]] = {
+    "cross_entropy": ("multiclass", _cross_entropy),
+    "binary_cross_entropy": ("binary", _binary_cross_entropy),
+    "mse": ("regression", _mse),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class JaxModel:
+    """A pure function of parameters and inputs, with a loss: `JaxModel(init, apply, "cross_entropy", classes=10)`.
+
+    The vector holds the leaves of the parameters' tree in JAX's order, each under its path ("dense.kernel"), as the block
+    "parameters". A client's whole local training is one compiled program, which serves every client of about the same size.
+    It runs on the CPU, one thread a client: a simulation works on several clients in threads, and forks no process.
+
+    Attributes:
+        draw: the function init: key -> parameters, a pytree of float32 arrays; `key` is a `jax.random.key`.
+        apply: (parameters, x) -> scores: logits [n] or [n, 1] (binary), [n, classes] or [n, length, classes] (multiclass), or
+            predictions [n] or [n, 1] (regression). A row's scores must depend on that row alone (so no BatchNorm), and on nothing
+            random. Whole numbers in x arrive as int32; JAX does not refuse an index that a table does not hold.
+        loss: "cross_entropy", "binary_cross_entropy" (of logits) or "mse", or a function (scores, y) -> scalar, the mean of the
+            rows' losses; scores [n, 1] reach it as [n].
+        kind: "multiclass", "binary" or "regression"; follows from a named loss.
+        classes: number of classes of a multiclass model.
+
+    Raises InvalidInput for an init that gives no tree of float32 arrays.
+    """
+
+    draw: Callable[[Any], Tree]
+    apply: Callable[[Tree, Any], Any]
+    loss: str | Callable[[Any, Any], Any]
+    _: KW_ONLY
+    kind: Task = None  # type: ignore[assignment]  # resolved below
+    classes: int = None  # type: ignore[assignment]  # resolved below
+
+    threadsafe: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, function in (("init", self.draw), ("apply", self.apply)):
+            if not callable(function):
+                raise InvalidInput(f"JaxModel expects {name} as a function; found {type(function).__name__}.")
+        object.__setattr__(self, "kind", _kind(self.kind, self.loss))
+        object.__setattr__(self, "classes", _classes(self.classes, self.kind))
+        self.layout  # noqa: B018 - refuses parameters that make no vector
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_programs"}
+
+    @cached_property
+    def layout(self) -> Layout:
+        entries = []
+        for path, leaf in jax.tree.leaves_with_path(self._shapes):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "parameters"
+            if leaf.dtype != np.float32:
+                raise InvalidInput(
+                    f"init gives the parameter {name!r} as {leaf.dtype}; a model is a vector of float32. Make it float32, or, "
+                    f"where it is not trained, keep it in apply instead."
+                )
+            entries.append(Entry(name, tuple(leaf.shape)))
+        if not entries:
+            raise InvalidInput("init gives no parameter; expected a pytree with at least one float32 array.")
+        return Layout((Block("parameters", tuple(entries)),))
+
+    def init(self, rng: np.random.Generator) -> Vector:
+        """First weights. Raises InvalidInput where they are not finite."""
+        with jax.default_device(DEVICES.first):
+            tree = jax.jit(self.draw)(jax.random.key(int(rng.integers(2**32)), impl="threefry2x32"))
+        names = (entry.name for entry in self.layout.blocks[0].entries)
+        return self.layout.flatten(dict(zip(names, jax.tree.leaves(tree), strict=True)))
+
+    def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
+        """Carry out each client's local training. Raises InvalidInput for data that apply or the loss rejects."""
+        return [self._train(work, part) for work, part in zip(works, data, strict=True)]
+
+    def _train(self, work: LocalTraining, data: Examples) -> Trained:
+        if work.local.privacy is not None:
+            return descend_privately(self.clipped_gradient_sum, self.layout.size, work, data)
+        recipe, size = Recipe.of(work), capacity(len(data), 16)
+        found = self._programs.run(
+            ("train", recipe),
+            training_program(self._losses, self._tree, recipe),
+            numbers(work),
+            padded(data.x, size),
+            padded(data.y, size),
+            schedule(work, len(data)),
+            np.asarray(len(work.batches), np.int32),
+            *recipe.vectors(work),
+        )
+        trained: Vector = np.asarray(found)
+        return Trained(work.start, trained[:-1], float(trained[-1]))
+
+    def gradient(self, vector: Vector, data: Examples) -> Vector:
+        """float32[p], the gradient of the mean loss over all rows."""
+        vector, total = self._checked(vector), np.zeros(self.layout.size, np.float32)
+        for part, (x, y) in _passes(data.x, data.y):
+            weights = np.zeros(len(x), np.float32)
+            weights[:part] = 1 / len(data)
+            total += np.asarray(self._programs.run("gradient", self._gradient, vector, x, y, weights))
+        return total
+
+    def check_private(self) -> None:
+        """Does nothing: each row passes apply alone, so nothing that apply does can mix examples."""
+
+    def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
+        """float64[p], the sum of each row's own gradient, clipped; and the sum of losses. See `core.dpsgd`."""
+        vector, total, loss = self._checked(vector), np.zeros(self.layout.size), 0.0
+        most = max(1, min(ALONE, STORED // self.layout.size))
+        for start in range(0, len(data), most):
+            x, y = data.x[start : start + most], data.y[start : start + most]
+            part, size = len(x), min(capacity(len(x), 4), most)
+            gradients, losses = self._programs.run("clipped", self._alone, vector, padded(x, size), padded(y, size))
+            each = np.asarray(gradients)[:part].astype(np.float64)
+            factors = clip_factors(np.einsum("np,np->n", each, each), clip_norm)
+            kept = factors > 0
+            total += factors[kept] @ each[kept]
+            loss += float(np.asarray(losses)[:part].sum(dtype=np.float64))
+        return total, loss
+
+    def evaluate(self, vector: Vector, data: Examples) -> Scored:
+        """Scores and mean loss (0 of no rows). Raises InvalidInput for data that apply or the loss rejects."""
+        vector, scores, losses = self._checked(vector), [], 0.0
+        for part, (x, y) in _passes(data.x, data.y):
+            found, loss = self._programs.run("evaluate", self._evaluate, vector, x, y)
+            scores.append(np.asarray(found)[:part])
+            losses += float(np.asarray(loss)[:part].sum(dtype=np.float64))
+        return Scored(np.concatenate(scores), data.y, losses / max(len(data), 1))
+
+    def scores(self, vector: Vector, x: Array) -> Array:
+        """As `Scored.scores`, for inputs x [n, ...]. Raises InvalidInput for inputs that apply rejects."""
+        vector, found = self._checked(vector), []
+        for part, (rows,) in _passes(x):
+            found.append(np.asarray(self._programs.run("scores", self._scores, vector, rows))[:part])
+        scores = np.concatenate(found)
+        return scores[..., 0] if self.kind != "multiclass" and scores.ndim > 1 and scores.shape[-1] == 1 else scores
+
+    def check(self, data: Examples, where: str) -> None:
+        """Raises InvalidInput, saying where, for data whose shape, type or labels do not fit."""
+        check_rows(data.x, where)
+        if data.x.dtype.kind not in "iub":
+            check_numbers("x", data.x, where)
+        elif data.x.dtype != np.int64:
+            raise InvalidInput(f"{where}: whole numbers in x must be int64; found {data.x.dtype}. Use x.astype(np.int64).")
+        elif np.abs(data.x).max() > np.iinfo(np.int32).max:
+            raise InvalidInput(f"{where}: x holds numbers beyond the 32 bits that JAX computes with; use smaller codes.")
+        check_targets(data, self.kind, self.classes, where)
+        key = data.x.shape[1:], data.x.dtype, data.y.shape[1:], len(data) > 1
+        if key in self._fitting:
+            return
+        try:
+            self._try(padded(data.x[:2], len(data.x[:2])), padded(data.y[:2], len(data.y[:2])))
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from error.__cause__
+        self._fitting.add(key)
+
+    def tree(self, vector: Vector) -> Tree:
+        """The parameters as `init` gives them, with the values of a vector. Raises InvalidInput for a vector of another size."""
+        self.layout.check_size(vector)
+        with jax.default_device(DEVICES.first):
+            return self._tree(jnp.asarray(vector))
+
+    def to_plain(self) -> dict[str, Any]:
+        """The declaration as plain data: functions by their source and what they close over."""
+        return {
+            "init": _code(self.draw),
+            "apply": _code(self.apply),
+            "loss": self.loss if isinstance(self.loss, str) else _code(self.loss),
+            "kind": self.kind,
+            "classes": self.classes,
+            "layout": to_plain(self.layout),
+        }
+
+    # The functions that are compiled.
+
+    def _tree(self, vector: Any) -> Tree:
+        leaves, start = [], 0
+        for entry in self.layout.blocks[0].entries:
+            leaves.append(vector[start : start + entry.size].reshape(entry.shape))
+            start += entry.size
+        return jax.tree.unflatten(jax.tree.structure(self._shapes), leaves)
+
+    def _losses(self, tree: Tree, x: Any, y: Any) -> Any:
+        """The loss of each row, [n]."""
+        return self._losses_of(self._shaped(self.apply(tree, x), y), y)
+
+    def _losses_of(self, scores: Any, y: Any) -> Any:
+        if isinstance(self.loss, str):
+            answers = _LOSSES[self.loss][1](scores, y)
+            return answers.reshape(len(answers), -1).mean(axis=1)
+        losses = jax.vmap(lambda s, t: self.loss(s[None], t[None]))(scores, y)  # type: ignore[operator]
+        if losses.shape != (len(scores),):
+            raise InvalidInput(f"The loss must be a scalar, the mean over the batch; found shape {losses.shape[1:]}.")
+        return losses
+
+    def _gradient(self, vector: Any, x: Any, y: Any, weights: Any) -> Any:
+        return flat(jax.grad(lambda tree: (self._losses(tree, x, y) * weights).sum())(self._tree(vector)))
+
+    def _alone(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        """The gradients [n, p] and losses [n] of rows that pass alone."""
+
+        def loss(vector: Any, one: Any, target: Any) -> Any:
+            return self._losses(self._tree(vector), one[None], target[None])[0]
+
+        losses, gradients = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(vector, x, y)
+        return gradients, losses
+
+    def _evaluate(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        scores = self._shaped(self.apply(self._tree(vector), x), y)
+        return scores, self._losses_of(scores, y)
+
+    def _scores(self, vector: Any, x: Any) -> Any:
+        return self.apply(self._tree(vector), x)
+
+    def _one_by_one(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+        """Scores and loss of one row, and of a batch that begins with it."""
+        first, _ = self._evaluate(vector, x[:1], y[:1])
+        scores, losses = self._evaluate(vector, x, y)
+        mean = losses.mean() if isinstance(self.loss, str) else self.loss(scores, y)
+        return first[0], scores[0], losses.mean(), mean
+
+    # What is made once.
+
+    @cached_property
+    def _shapes(self) -> Tree:
+        """The parameters' tree, with shapes for leaves."""
+        try:
+            return jax.eval_shape(self.draw, jax.random.key(0, impl="threefry2x32"))
+        except FAULTS as error:
+            raise InvalidInput(
+                f"init must be a pure function of a key that gives a pytree of arrays; it fails: {_brief(error)}. Functions and "
+                f"settings do not belong in it (equinox: split them off with eqx.partition(module, eqx.is_array))."
+            ) from error
+
+    @cached_property
+    def _programs(self) -> _Programs:
+        return _Programs()
+
+    @cached_property
+    def _fitting(self) -> set[Any]:
+        """Shapes and types of data that were tried."""
+        return set()
+
+    def _checked(self, vector: Array) -> Vector:
+        self.layout.check_size(vector)
+        return np.asarray(vector, np.float32)
+
+    def _try(self, x: Array, y: Array) -> None:
+        """Raises InvalidInput where apply or the loss fails on two rows, or does not treat them one by one."""
+        vector = self.init(np.random.default_rng(0))
+        first, again, mean, loss = map(np.asarray, self._programs.run("try", self._one_by_one, vector, x, y))
+        if not np.allclose(first, again, 1e-3, 1e-4, equal_nan=True):
+            raise InvalidInput(
+                "apply gives a row other scores in a batch than alone. Batches are filled up to a fixed size, so rows must not "
+                "see each other: replace BatchNorm by GroupNorm or LayerNorm."
+            )
+        if not np.allclose(mean, loss, 1e-3, 1e-4, equal_nan=True):
+            raise InvalidInput(
+                f"The loss of two rows must be the mean of their losses, {mean:.6g}; found {loss:.6g}. Use a mean."
+            )
+
+    def _shaped(self, scores: Any, y: Any) -> Any:
+        """Scores, without a last axis of one where a target is one number. Raises InvalidInput where they do not match."""
+        if self.kind == "multiclass":
+            if scores.shape[:-1] == y.shape and scores.shape[-1] == self.classes:
+                return scores
+        else:
+            shaped = scores[..., 0] if scores.ndim == y.ndim + 1 and scores.shape[-1] == 1 else scores
+            if shaped.shape == y.shape:
+                return shaped
+        expected = (*y.shape, self.classes) if self.kind == "multiclass" else tuple(y.shape)
+        raise InvalidInput(
+            f"For targets y {tuple(y.shape)} a {self.kind} model must give scores {expected}; found {tuple(scores.shape)}. "
+            f"Change what apply gives, the number of classes, or the shape of y."
+        )
+
+
+class _Programs:
+    """Compiled programs, by what they compute, the shapes they take, and where. Several threads may run them at the same time."""
+
+    def __init__(self) -> None:
+        self.compiled: dict[Hashable, Callable[..., Any]] = {}
+
+    def run(self, name: Hashable, function: Callable[..., Any], *arrays: Array) -> Any:
+        """What the function gives for numpy arrays. Raises InvalidInput where it cannot be traced."""
+        arrays = tuple([aligned(array) for array in arrays])
+        with DEVICES.one() as number:
+            key = name, number, *[(array.shape, array.dtype) for array in arrays]
+            if key not in self.compiled:
+                self.compiled[key] = _compile(function, arrays, DEVICES[number])
+            found = self.compiled[key](*arrays)
+            for leaf in jax.tree.leaves(found):
+                leaf.block_until_ready()
+            return found
+
+
+def _compile(function: Callable[..., Any], arrays: tuple[Array, ...], device: Any) -> Callable[..., Any]:
+    with jax.default_device(device):
+        try:
+            lowered = jax.jit(function).lower(*arrays)
+        except FAULTS as error:
+            shapes = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in arrays[1:])
+            raise InvalidInput(
+                f"apply or the loss fails on {shapes}: {_brief(error)}. Change them to fit the data, or the data to fit them."
+            ) from error
+        compiled: Callable[..., Any] = lowered.compile()
+    return compiled
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".")
+
+
+def _passes(*arrays: Array) -> Iterator[tuple[int, tuple[Array, ...]]]:
+    """Row by row in parts of few sizes: how many rows count, and the padded arrays."""
+    for start in range(0, max(len(arrays[0]), 1), ROWS):
+        parts = [array[start : start + ROWS] for array in arrays]
+        size = capacity(len(parts[0]), 16)
+        yield len(parts[0]), tuple(padded(part, size) for part in parts)
+
+
+def _kind(kind: Task | None, loss: object) -> Task:
+    if isinstance(loss, str):
+        if loss not in _LOSSES:
+            raise InvalidInput(f"Unknown loss {loss!r}; expected one of {', '.join(_LOSSES)}, or a function of (scores, y).")
+        if kind not in (None, _LOSSES[loss][0]):
+            raise InvalidInput(f"The loss {loss!r} is for a {_LOSSES[loss][0]} model; found kind={kind!r}.")
+        return _LOSSES[loss][0]
+    if not callable(loss):
+        raise InvalidInput(f"JaxModel expects loss as a name or a function of (scores, y); found {type(loss).__name__}.")
+    if kind not in ("multiclass", "binary", "regression"):
+        raise InvalidInput(f'With a loss function, say kind="multiclass", "binary" or "regression"; found {kind!r}.')
+    return kind
+
+
+def _classes(classes: int | None, kind: Task) -> int:
+    if kind != "multiclass":
+        return 2 if kind == "binary" else 0
+    if classes is None or classes < 2:
+        raise InvalidInput(f"A multiclass model needs classes of at least 2; found {classes}. Say JaxModel(..., classes=).")
+    return classes
+
+
+def _code(value: Any, within: tuple[Any, ...] = ()) -> Any:
+    """Plain data that tells functions apart: their source, what they close over, are bound to, or are partial of."""
+    if isinstance(value, functools.partial):
+        return [_code(part, within) for part in (value.func, value.args, value.keywords)]
+    if inspect.ismethod(value):
+        return [_code(value.__func__, within), _code(value.__self__, within)]
+    value = inspect.unwrap(value) if callable(value) else value
+    if inspect.isfunction(value):
+        closed = {} if value in within else inspect.getclosurevars(value).nonlocals
+        inside = {name: _code(found, (*within, value)) for name, found in closed.items()}
+        return {"code": type_name(value), "sha256": code_hash(value), "closure": inside}
+    if isinstance(value, tuple | list):
+        return [_code(item, within) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _code(item, within) for name, item in value.items()}
+    if isinstance(value, jax.Array | np.ndarray):
+        return to_plain(np.asarray(value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return to_plain(value)
+    # Modules and the like say what they are by their text, which may hold addresses in memory.
+    text = re.sub(r"0x[0-9a-f]+", "", repr(value))
+    return {"text": type_name(type(value)), "sha256": hashlib.sha256(text.encode()).hexdigest()}

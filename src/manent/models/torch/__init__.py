@@ -1,0 +1,6 @@
+"""PyTorch modules as models; needs the extra `torch`."""
+
+from manent.models.torch.model import TorchModel
+from manent.models.torch.network import seeded
+
+__all__ = ["TorchModel", "seeded"]

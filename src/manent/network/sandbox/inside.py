@@ -1,0 +1,99 @@
+"""The inner process of a study's code, after `confine` has shut it in: the study's model trains, and vectors go out.
+
+Everything in here may be altered by that code, this module too: nothing that it says is believed by the site but numbers that fit
+the shape which the site's own plan gives them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from manent.core.canonical import canonical, to_plain
+from manent.core.errors import InvalidInput, ManentError
+from manent.core.examples import Client
+from manent.core.protocols import Algorithm, Assignment, ClientContext
+from manent.core.study import Study
+from manent.core.vectors import Array
+from manent.crypto.random import SystemRandom
+from manent.crypto.samplers.gradients import ExactDraws
+from manent.network.sandbox import handover
+from manent.network.wire import frames
+from manent.rounds.declared import DeclaredModel, rebuild
+
+MODULE = "study_file"
+"""The module name of a study file everywhere, as a study's hash names the classes in it."""
+ENTRY = "study.py"
+MOST_TOLD = 2000
+
+
+def serve(commands: int, answers: int, data: int) -> None:
+    """Prepare the study that the first frame names, then answer the others, one by one, until there are no more."""
+    first = frames.read(commands)
+    if first is None:
+        return
+    try:
+        client = handover.read(data)
+        algorithm = _algorithm(first.head["study"], Path.cwd())
+        algorithm.check(client)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is told
+        frames.write(answers, {"error": _told(error)}, {})
+        return
+    frames.write(answers, {"model": type(getattr(algorithm, "model", None)).__name__}, {})
+    while (frame := frames.read(commands)) is not None:
+        try:
+            head, arrays = _answer(algorithm, client, frame)
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            head, arrays = {"error": _told(error)}, {}
+        frames.write(answers, head, arrays)
+
+
+def _algorithm(document: Mapping[str, Any], folder: Path) -> Algorithm:
+    """The study's algorithm with the model of its code, which must be the model that was declared.
+
+    Of the code's own study nothing else counts: rounds, algorithm and training are what the site has read and decided about.
+    """
+    study = rebuild(document)
+    algorithm: Any = study.algorithm
+    own = getattr(handover.execute(folder / ENTRY, MODULE), "study", None)
+    if not isinstance(own, Study):
+        raise InvalidInput(f"{ENTRY} must define 'study', a Study; found a {type(own).__name__}.")
+    declared = getattr(algorithm, "model", None)
+    if not isinstance(declared, DeclaredModel):
+        return study.algorithm
+    model = getattr(own.algorithm, "model", None)
+    if canonical(to_plain(model)) != canonical(to_plain(declared)):
+        raise InvalidInput(
+            f"The model in {ENTRY} is not the one that the study declares: its code, layout or settings differ. "
+            f"Send the code that the study was made from, under the same versions."
+        )
+    made: Algorithm = replace(algorithm, model=model)
+    return made
+
+
+def _answer(algorithm: Algorithm, client: Client, frame: frames.Frame) -> tuple[dict[str, Any], dict[str, Array]]:
+    head, arrays = frame.head, dict(frame.arrays)
+    memory = arrays.pop("memory", None)
+    sent = {name.removeprefix("array."): array for name, array in arrays.items()}
+    draws = ExactDraws(SystemRandom()) if head["draws"] else None
+    context = ClientContext(head["client"], head["round"], head["seed"], head["work"], draws)
+    (found,) = algorithm.answer(Assignment(head["sum"], sent), [client], [memory], [context])
+    answer = {"vector": found.vector} | ({} if found.memory is None else {"memory": found.memory})
+    loss = float(found.probe.get("loss", math.nan))
+    return {"loss": loss if math.isfinite(loss) else None}, answer
+
+
+def _told(error: BaseException) -> str:
+    """What a person needs to mend it: what was raised, and where in the study's code."""
+    folder = os.getcwd()
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(f"{folder}/")]
+    where = f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+    what = str(error) if isinstance(error, ManentError) else f"{type(error).__name__}: {error}"
+    print(what, file=sys.stderr)
+    return f"{what[:MOST_TOLD]}{where}"

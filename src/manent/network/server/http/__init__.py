@@ -1,0 +1,1 @@
+"""The server's HTTP face: the application, its routes, and connections."""

@@ -1,0 +1,96 @@
+"""The server as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized
+from manent.network.server import documents
+from manent.network.server.admission import THREADS, Admitted, Busy, come_again
+from manent.network.server.http import persons, sites
+from manent.network.server.http.description import TEXT, WHOLE, YES, describe, described, table
+from manent.network.server.http.metrics import CONTENT_TYPE, Measured, Metrics
+from manent.network.server.http.requests import answer, failure
+from manent.network.server.service import Service
+
+
+async def unfit(request: Request, error: Exception) -> Response:
+    """A parameter that is not as it is described."""
+    found = error.errors() if isinstance(error, RequestValidationError) else ()
+    told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
+    return failure(request, InvalidInput(f"This request does not fit: {told}."[:1000]))
+
+
+async def elsewhere(request: Request, error: Exception) -> Response:
+    """A path or method that there is none of."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known = dict(getattr(error, "headers", None) or {})
+    return answer({"error": f"{status}: {request.method[:20]} has nothing here."}, status, known)
+
+
+async def busy(request: Request, error: Exception) -> Response:
+    """What there is no room for."""
+    return come_again()
+
+
+@asynccontextmanager
+async def few_threads(app: FastAPI) -> AsyncIterator[None]:
+    """Bounds the threads in which requests wait for the store and the disk."""
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+def application(service: Service) -> FastAPI:
+    """Every route of a server process."""
+    app = FastAPI(title="manent", version="1", docs_url=None, redoc_url=None, lifespan=few_threads)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        if isinstance(error, NotAuthorized):
+            address = "address:" + (request.client.host if request.client else "unknown")
+            actor = getattr(request.state, "actor", address)  # who it is, where that was found before the request was refused
+            await run_in_threadpool(service.refusals.note, actor, f"{request.method} {request.url.path}"[:300], str(error))
+        return failure(request, error)
+
+    app.add_exception_handler(ManentError, failed)
+    app.add_exception_handler(RequestValidationError, unfit)
+    app.add_exception_handler(HTTPException, elsewhere)
+    app.add_exception_handler(Busy, busy)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.include_router(persons.routes(service))
+    app.include_router(persons.study_routes(service))
+    metrics = Metrics(service)
+    app.add_middleware(Admitted, room=service.pulse.room)
+    app.add_middleware(Measured, metrics=metrics)
+    app.include_router(sites.routes(service))
+    app.include_router(sites.study_routes(service))
+    app.include_router(sites.sum_routes(service))
+    app.include_router(sites.upload_routes(service))
+
+    @app.get("/health", **described("The process answers", answer=table({"status": TEXT})))
+    async def health() -> Response:
+        return answer({"status": "ok"})
+
+    standing = table({"ready": YES, "pulse": WHOLE, "reason": TEXT})
+
+    @app.get("/ready", **described("Whether the store answers too", answer=standing, statuses=(503,)))
+    async def ready() -> Response:
+        def look() -> int:
+            with service.store.snapshot() as view:
+                return documents.pulse(view)
+
+        pulse = await run_in_threadpool(look)
+        fit = not service.failed and not service.pulse.draining
+        return answer({"ready": fit, "pulse": pulse, "reason": service.failed}, 200 if fit else 503)
+
+    @app.get("/metrics", **described("For Prometheus", kind=CONTENT_TYPE))
+    async def prometheus() -> Response:
+        return Response(await run_in_threadpool(metrics.text), media_type=CONTENT_TYPE)
+
+    return app

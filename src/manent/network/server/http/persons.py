@@ -1,0 +1,138 @@
+"""What people ask of the server, by bearer token: to submit studies, and how they stand; each study by who may see it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from manent.core.errors import InvalidInput, NotAuthorized
+from manent.network.server import documents
+from manent.network.server.documents import StudyRecord, history_log, study_of
+from manent.network.server.http import description as said
+from manent.network.server.http.description import PERSON, TEXT, WHOLE, YES, Hash, Seed, Wanted, described
+from manent.network.server.http.requests import answer, blob, body_of
+from manent.network.server.service import Service
+from manent.network.server.submitting import stop, submit
+from manent.network.trust.people import Action, Person, may
+from manent.network.wire import protocol
+from manent.network.wire.bundle import MOST_BYTES, Bundle
+
+MOST_SUBMITTED = 2 * MOST_BYTES + (256 << 20)
+_TOLD = ("hash", "name", "phase", "clients", "needed", "round", "index", "released", "reason", "by", "seed")
+STUDY = {name: TEXT if name in ("hash", "name", "phase", "reason", "by") else WHOLE for name in _TOLD}
+STUDIES = said.table({"studies": said.rows(said.table(STUDY))})
+HASH = said.table({"hash": said.DIGEST})
+HISTORY = said.table({"history": said.rows(said.table())})
+STATEMENT = said.table({"statement": said.table(), "text": TEXT})
+_SUM = ("name", "round", "index", "attempt", "phase", "count", "closes")
+SUM = said.table({name: TEXT if name in ("name", "phase") else WHOLE for name in _SUM})
+DECISIONS = {"type": "object", "additionalProperties": said.table({"accepted": YES, "reason": TEXT})}
+
+
+async def person(request: Request, service: Service) -> Person:
+    """Whose token the request has. Raises NotAuthorized for none, or one that does not hold."""
+    protocol.check_version(request.headers.get(protocol.HEADER))
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer":
+        raise NotAuthorized("This needs a token: Authorization: Bearer manent-token-...")
+    found = await run_in_threadpool(service.people.check, token.strip())
+    request.state.actor = found.actor
+    return found
+
+
+async def study_for(request: Request, service: Service, hash: str, action: Action) -> StudyRecord:
+    """A study that the person may look at in this way. Whoever may not see it is not told whether it exists."""
+    who = await person(request, service)
+    with service.store.snapshot() as view:
+        found = study_of(view, hash)
+    if found is None or not may(who, "see", found.by):
+        raise NotAuthorized(f"There is no study {hash[:64]!r} that {who.name} may see.")
+    if not may(who, action, found.by):
+        raise NotAuthorized(f"{who.name} may not do that as a {who.role}.")
+    return found
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes of people."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/studies", **described("The studies that the person may see", PERSON, STUDIES))
+    async def studies(request: Request) -> Response:
+        who = await person(request, service)
+        with service.store.snapshot() as view:
+            found = [told(study) for study in documents.studies(view) if may(who, "see", study.by)]
+        return answer({"studies": found})
+
+    @router.post("/studies", **described("Submit a study", PERSON, HASH, said.octets(4, MOST_SUBMITTED), good=201))
+    async def post(request: Request, sites: Wanted, seed: Seed = 0) -> Response:
+        who = await person(request, service)
+        if not may(who, "submit"):
+            raise NotAuthorized(f"{who.name} may not submit studies as a {who.role}.")
+        parts = protocol.unpack(await body_of(request, MOST_SUBMITTED))
+        if len(parts) not in (1, 2):
+            raise InvalidInput("A submission is a bundle, and perhaps the first vector.")
+        initial = parts[1] if len(parts) == 2 else b""
+        bundle = await run_in_threadpool(Bundle.read, parts[0])
+        hash = await run_in_threadpool(submit, service.rounds, bundle, who.actor, seed, sites, initial)
+        service.look()
+        return answer({"hash": hash}, 201)
+
+    return router
+
+
+def study_routes(service: Service) -> APIRouter:
+    """The routes of people, of one study."""
+    router = APIRouter(prefix="/v1")
+
+    standing = said.table({**STUDY, "decisions": DECISIONS}, sum=SUM)
+
+    @router.get("/studies/{hash}", **described("How a study, and its open sum, stand", PERSON, standing))
+    async def study(request: Request, hash: Hash) -> Response:
+        found = await study_for(request, service, hash, "see")
+        with service.store.snapshot() as view:
+            members = service.rosters.members(view)
+            decided = documents.decisions(view, hash)
+            under_way = documents.sum_of(view, found.open) if found.open else None
+        by_name = {members.get(key, key): {"accepted": yes, "reason": why} for key, (yes, why) in decided.items()}
+        sum = {} if under_way is None else {"sum": {**_picked(under_way, _SUM), "closes": math.ceil(under_way.closes)}}
+        return answer({**told(found), "decisions": by_name, **sum})
+
+    @router.post("/studies/{hash}/stop", **described("End a study", PERSON, said.table()))
+    async def end(request: Request, hash: Hash) -> Response:
+        found = await study_for(request, service, hash, "stop")
+        await run_in_threadpool(stop, service.rounds, found.hash, request.state.actor)
+        service.look()
+        return answer({})
+
+    @router.get("/studies/{hash}/history", **described("What became of each sum", PERSON, HISTORY))
+    async def history(request: Request, hash: Hash) -> Response:
+        await study_for(request, service, hash, "see")
+        with service.store.snapshot() as view:
+            return answer({"history": [json.loads(row) for row in view.rows(history_log(hash))]})
+
+    @router.get("/studies/{hash}/statement", **described("Who sees what", PERSON, STATEMENT))
+    async def statement(request: Request, hash: Hash) -> Response:
+        found = await study_for(request, service, hash, "see")
+        stated = await run_in_threadpool(service.statement, found)
+        return answer({"statement": stated.to_plain(), "text": str(stated)})
+
+    @router.get("/studies/{hash}/result", **described("What the study has come to, safetensors", PERSON, ranged=True))
+    async def result(request: Request, hash: Hash) -> Response:
+        found = await study_for(request, service, hash, "model")
+        if not found.result:
+            raise InvalidInput("This study has not finished; there is no result yet.")
+        return blob(request, service, found.result)
+
+    return router
+
+
+def told(study: StudyRecord) -> dict[str, Any]:
+    return _picked(study, _TOLD)
+
+
+def _picked(record: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}

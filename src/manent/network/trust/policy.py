@@ -1,0 +1,537 @@
+"""A site's own rules, and the decision about a study: from what the site computes of the bundle by itself, and nothing else.
+
+The statement comes from `privacy.check.resolve` on the bundle's plain data and the roster that the site has verified. What a
+server says of a study, its cohort or its guarantee plays no part.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+import typing
+from collections import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from manent.accounting import Event, Ledger, without_sampling
+from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
+from manent.core.study import Cohort, Study
+from manent.network.trust.rules import (
+    EXAMPLE,
+    CodeRule,
+    CohortRule,
+    DataRule,
+    LimitRule,
+    PrivacyRule,
+    SummationRule,
+    WorkRule,
+    check_hash,
+)
+from manent.network.wire.bundle import Bundle
+from manent.privacy import Plan, resolve
+from manent.rounds.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.rounds.strict import options, read, shown
+from manent.summation import SecAgg
+
+MEGABYTE = 1e6
+_UNFIT = (ManentError, ArithmeticError, ValueError, MemoryError)  # of numbers that no study has; whatever it is, it is a refusal
+_SAME = 1 + 1e-9  # of a number that was searched for, as in `privacy.check`
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a site takes part in. Nothing that is not allowed here is; a key that is not known is an error.
+
+    Attributes:
+        researchers: whose studies: names, and public keys of 64 hexadecimal digits.
+        data: which data sets a study may name.
+
+    Raises InvalidInput for what contradicts itself.
+    """
+
+    researchers: Mapping[str, str]
+    code: CodeRule
+    cohort: CohortRule
+    summation: SummationRule
+    privacy: PrivacyRule
+    data: Mapping[str, DataRule]
+    limits: LimitRule
+    work: WorkRule
+
+    def __post_init__(self) -> None:
+        for name, key in self.researchers.items():
+            check_hash(f"researchers.{name}", key)
+        if len(set(self.researchers.values())) < len(self.researchers):
+            raise InvalidInput("Two researchers of the policy have the same key. Remove one.")
+        for name, rule in self.data.items():
+            if rule.budget is not None and (self.privacy.unit, rule.budget.privacy_unit) == ("client", "example"):
+                raise InvalidInput(
+                    f"privacy.unit is 'client', and data.{name}.budget is for each 'example': no study fits both. Change one."
+                )
+            if self.privacy.required and rule.budget is None:
+                raise InvalidInput(
+                    f"data.{name} has no budget, and privacy.required = true. Add its budget = {{ epsilon = ..., delta = ..., "
+                    f"privacy_unit = ..., neighboring_relation = ... }}."
+                )
+
+    @staticmethod
+    def read(text: str) -> Policy:
+        """The policy in a TOML text. Raises InvalidInput, by name, for an unknown key, a missing one, or a value that does not
+        fit."""
+        try:
+            document = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise InvalidInput(f"The policy is not TOML: {error}.") from None
+        found: Policy = read(Policy, document, "policy", _table)
+        return found
+
+    @staticmethod
+    def load(path: str | Path) -> Policy:
+        """The policy in a file. Raises InvalidInput as `read`, naming the file, and where it cannot be read."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{path} cannot be read as a policy: {error}. Write one with: manent site init") from None
+        try:
+            return Policy.read(text)
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}: {error}") from None
+
+    @staticmethod
+    def example() -> str:
+        """A careful policy with every key and what it means; it allows nobody's studies yet."""
+        return EXAMPLE
+
+
+def _table(annotation: object, table: Mapping[str, Any], where: str) -> Any:
+    for option in options(annotation):
+        if is_dataclass(option) and isinstance(option, type):
+            return read(option, table, where, _table)
+        if typing.get_origin(option) is abc.Mapping:
+            inner: Any = typing.get_args(option)[1]
+            return {name: _value(inner, value, f"{where}.{name}") for name, value in table.items()}
+    raise InvalidInput(f"{where} expects no table; found {shown(table)}.")
+
+
+def _value(annotation: Any, value: object, where: str) -> Any:
+    if annotation is str and isinstance(value, str):
+        return value
+    if annotation is not str and isinstance(value, Mapping):
+        return _table(annotation, value, where)
+    raise InvalidInput(f"{where} expects {'text' if annotation is str else 'a table'}; found {shown(value)}.")
+
+
+def approved(path: str | Path) -> frozenset[str]:
+    """Hashes of the bundles that were approved by hand. Raises InvalidInput as `approvals`."""
+    return frozenset(approvals(path))
+
+
+def approvals(path: str | Path) -> tuple[str, ...]:
+    """Hashes of the bundles that were approved by hand, in this order; none where there is no such file.
+
+    Raises InvalidInput, by line, for what is no approval.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read as approvals: {error}.") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        head = line.split("#", 1)[0].strip()
+        if head:
+            check_hash(f"{path}, line {number}", head)
+            found.append(head)
+    return tuple(found)
+
+
+def approve(path: str | Path, bundle: str, note: str) -> None:
+    """Add the hash of a bundle, with a note of who and when, which becomes one line. Raises InvalidInput for what is no hash."""
+    check_hash("An approval", bundle)
+    line = " ".join(ascii(note)[1:-1].split())
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"{bundle}  # {line}\n")
+
+
+def installed_version(package: str) -> str | None:
+    """Of a package in the environment in which studies' code runs; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What only the site knows at the moment.
+
+    Attributes:
+        now: local time.
+        isolated: whether code can be kept from network, keys and files here, as was tried.
+        ledger: the site's own account of its data sets.
+        approved: see `approved`.
+        load, mains_power: of this machine; None where they cannot be told.
+    installed: the version of a package here, None where there is none.
+    """
+
+    now: datetime
+    isolated: bool
+    ledger: Ledger | None = None
+    approved: frozenset[str] = frozenset()
+    load: float | None = None
+    mains_power: bool | None = None
+    installed: Callable[[str], str | None] = installed_version
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rule that a study does not keep.
+
+    Attributes:
+        rule: the policy's key, or "study" and "signature" for what no policy allows.
+        demands, found: what the policy asks for, and what there is instead.
+        change: how it would fit.
+        passing: whether waiting is enough.
+    """
+
+    rule: str
+    demands: str
+    found: str
+    change: str
+    passing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.rule}: this site demands {self.demands}; found {self.found}. {self.change}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a site decides about a study.
+
+    Attributes:
+        refusals: one for each rule that is not kept.
+        plan: what the site itself makes of the study, with its statement; None where it came to none.
+    """
+
+    refusals: tuple[Refusal, ...]
+    plan: Plan | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the site takes part."""
+        return not self.refusals
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Each says what is demanded, what was found, and what to change."""
+        return tuple(str(refusal) for refusal in self.refusals)
+
+    @property
+    def later(self) -> bool:
+        """Whether the site refuses for now alone."""
+        return bool(self.refusals) and all(refusal.passing for refusal in self.refusals)
+
+
+def decide(policy: Policy, bundle: Bundle, roster: Sequence[str], facts: Facts) -> Decision:
+    """Whether a site takes part in a study. Nothing of it is run.
+
+    Args:
+        roster: names of all sites, from the roster that the site has verified.
+
+    Raises nothing for a bundle that is wrong: that is a refusal too.
+    """
+    stranger = _signature(policy, bundle)
+    if stranger:  # nothing is worked out for those who may not ask
+        return Decision(stranger)
+    found = [
+        *_code(policy.code, bundle, facts),
+        *_requirements(bundle, facts),
+        *_data(policy, bundle),
+        *conditions(policy, facts),
+    ]
+    try:
+        study, sites = rebuild(bundle.study), Sites(tuple(roster), schema_of(bundle.schema))
+        large = _size(policy, study, sites)
+    except _UNFIT as error:
+        return Decision((*found, _unstated(error)))
+    if large:  # nor is anything allocated for what would not fit
+        return Decision((*found, *large))
+    try:
+        plan = resolve(study, sites)
+    except _UNFIT as error:
+        return Decision((*found, _unstated(error)))
+    found += [
+        *_with_code(plan.study, bundle),
+        *_cohort(policy.cohort, plan),
+        *_summation(policy.summation, plan),
+        *_privacy(policy, plan),
+        *_budget(policy, bundle, plan, facts),
+    ]
+    return Decision(tuple(found), plan)
+
+
+def conditions(policy: Policy, facts: Facts) -> tuple[Refusal, ...]:
+    """What keeps this machine from work just now; to be asked before each sum."""
+    rule, found = policy.work, []
+    wait = "Wait; the site asks again by itself."
+    if not rule.now(facts.now.time()):
+        hours = ", ".join(rule.hours)
+        found.append(Refusal("work.hours", f"work between {hours}", f"{facts.now:%H:%M}", wait, passing=True))
+    if rule.mains_power and facts.mains_power is not True:
+        power = "battery power" if facts.mains_power is False else "a system that does not tell"
+        cure = wait if facts.mains_power is False else "Set work.mains_power = false where the machine has no battery."
+        found.append(Refusal("work.mains_power", "mains power", power, cure, passing=True))
+    if rule.load is not None and not (facts.load is not None and facts.load <= rule.load):
+        load = "a load that this system does not tell" if facts.load is None else f"{facts.load:.2f}"
+        cure = wait if facts.load is not None else "Leave work.load out."
+        found.append(Refusal("work.load", f"a load of at most {rule.load:g} for each processor", load, cure, passing=True))
+    return tuple(found)
+
+
+def charged(policy: Policy, plan: Plan) -> Event | None:
+    """What a study costs this site's account; None without differential privacy.
+
+    A server knows whom it asks, so where the guarantee must hold against it, that clients are sampled is not counted. The batches
+    of private training a site draws in secret itself.
+    """
+    if plan.privacy is None:
+        return None
+    known = plan.privacy.unit == "client" and "server" in policy.privacy.against
+    return without_sampling(plan.privacy.event) if known else plan.privacy.event
+
+
+def load_now() -> float | None:
+    """Load average of the last minute for each processor; None where the system does not tell."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (OSError, AttributeError):
+        return None
+
+
+def on_mains(folder: Path = Path("/sys/class/power_supply")) -> bool | None:
+    """Whether the machine has mains power, or no battery; None where the system does not tell."""
+    try:
+        supplies = [((item / "type").read_text().strip(), item) for item in folder.iterdir()]
+        mains = [(item / "online").read_text().strip() == "1" for kind, item in supplies if kind in ("Mains", "USB")]
+    except OSError:
+        return None
+    return any(mains) or not any(kind == "Battery" for kind, _ in supplies)
+
+
+def _inside(message: object) -> str:
+    """A message within a sentence: one line, without its full stop."""
+    return " ".join(str(message).split()).rstrip(".")
+
+
+def _unstated(error: Exception) -> Refusal:
+    return Refusal(
+        "study",
+        "a study of which it can itself state who sees what",
+        f"one that is refused: {_inside(error)}",
+        "Try `manent check` with as many sites, and use the same version of manent.",
+    )
+
+
+def _signature(policy: Policy, bundle: Bundle) -> tuple[Refusal, ...]:
+    try:
+        researcher = bundle.verify()
+    except NotAuthorized as error:
+        return (Refusal("signature", "a bundle signed by a researcher", _inside(error), "Sign what is to be sent."),)
+    if researcher not in policy.researchers.values():
+        cure = "Ask the site to add this key to its policy."
+        return (Refusal("researchers", "a study by someone whom its policy names", f"the key {researcher}", cure),)
+    return ()
+
+
+def _code(rule: CodeRule, bundle: Bundle, facts: Facts) -> list[Refusal]:
+    found = []
+    if rule.rule == "none" and bundle.code:
+        files = ", ".join(sorted(bundle.code)[:5])
+        found.append(Refusal("code.rule", "studies without code of their own", files, "Use a model of manent.models.numpy."))
+    if rule.rule == "listed" and bundle.code and bundle.code_hash not in rule.hashes:
+        cure = "Use code that is listed, or ask the site to add this hash after a look at it."
+        found.append(Refusal("code.hashes", f"code with one of {len(rule.hashes)} listed hashes", bundle.code_hash, cure))
+    if rule.rule == "reviewed" and bundle.hash not in facts.approved:
+        cure = "Ask the site to look at it with: manent site review. Whatever is changed afterwards needs another look."
+        found.append(Refusal("code.rule", "a bundle that a person here approved", f"{bundle.hash}, which nobody did", cure))
+    if rule.isolation == "required" and bundle.code and not facts.isolated:
+        cure = "Use a model without code; or the site can run on Linux with user namespaces, or set code.isolation = 'preferred'."
+        found.append(Refusal("code.isolation", "that code is kept from network, keys and files", "a system that cannot", cure))
+    return found
+
+
+def _requirements(bundle: Bundle, facts: Facts) -> list[Refusal]:
+    """What the code needs and is not here. Versions of the site are not told: they would say what it is open to."""
+    missing, others = [], []
+    for pin in bundle.requirements:
+        name, _, wanted = pin.partition("==")
+        here = facts.installed(name.partition("[")[0])
+        if here is None:
+            missing.append(f"{name} is not installed")
+        elif not _same(wanted, here):
+            others.append(f"{name} has another version than {wanted}")
+    if not missing and not others:
+        return []
+    found, cure = ", ".join([*missing, *others][:10]), "The site can install what the study pins; or pin what sites have."
+    return [Refusal("requirements", "packages as they are installed here", found, cure)]
+
+
+def _same(wanted: str, here: str) -> bool:
+    """Whether a version is the wanted one, as PEP 440 matches: one built for these processors (2.13.0+cpu) is."""
+    try:
+        return SpecifierSet(f"=={wanted}").contains(here, prereleases=True)
+    except InvalidSpecifier:
+        return wanted == here
+
+
+def _data(policy: Policy, bundle: Bundle) -> list[Refusal]:
+    if bundle.data in policy.data:
+        return []
+    known = ", ".join(map(shown, policy.data)) or "none"
+    return [Refusal("data", f"a study on one of its data sets: {known}", shown(bundle.data), "Name one of them.")]
+
+
+def _size(policy: Policy, study: Study, sites: Sites) -> list[Refusal]:
+    """What is told before anything is worked out: noise for a large epsilon, too, takes long to find."""
+    rule, found, algorithm = policy.limits, [], study.algorithm
+    most = policy.privacy.epsilon
+    if most is not None and study.budget is not None and study.budget.epsilon > most:
+        size, cure = f"a budget of {study.budget.epsilon:g}", f"Use Budget(epsilon={most:g}) or less."
+        found.append(Refusal("privacy.epsilon", f"epsilon of at most {most:g}", size, cure))
+    if study.rounds > rule.rounds:
+        found.append(Refusal("limits.rounds", f"at most {rule.rounds:,} rounds", f"{study.rounds:,}", "Run fewer rounds."))
+    model = getattr(algorithm, "model", None)
+    parameters, memory = 0 if model is None else model.layout.size, algorithm.memory(sites.public)
+    if parameters * 4 > rule.model_mb * MEGABYTE:
+        size = f"{parameters * 4 / MEGABYTE:,.7g} MB"
+        found.append(Refusal("limits.model_mb", f"a model of at most {rule.model_mb:g} MB", size, "Use a smaller model."))
+    # A vector as it is computed and as it is summed, and what it is computed from.
+    largest = max(spec.layout.size for spec in algorithm.sums(sites.public))
+    needed = 12 * largest + 4 * parameters + (0 if memory is None else 8 * memory.size)
+    if needed > rule.memory_mb * MEGABYTE:
+        size, cure = f"{needed / MEGABYTE:,.7g} MB for one sum", "Use a smaller model, or another algorithm."
+        found.append(Refusal("limits.memory_mb", f"at most {rule.memory_mb:g} MB of memory", size, cure))
+    return found
+
+
+def _with_code(study: Study, bundle: Bundle) -> list[Refusal]:
+    model = getattr(study.algorithm, "model", None)
+    if not isinstance(model, DeclaredModel) or bundle.code:
+        return []
+    kind = shown(model.document["type"])
+    return [Refusal("study", f"the code of its model, a {kind}", "no file in the bundle", "Send study.py with it.")]
+
+
+def fewest_asked(cohort: Cohort, clients: int) -> int:
+    """How many of a population are asked for a sum, at least."""
+    q = cohort.sampling_probability
+    if q is not None:
+        return min(clients, cohort.maximum or clients) if q == 1 else 0
+    return min(clients // (cohort.min_separation or 1), cohort.size or clients)
+
+
+def _cohort(rule: CohortRule, plan: Plan) -> list[Refusal]:
+    found, clients = [], plan.public.clients
+    asked, minimum = fewest_asked(plan.study.cohort, clients), plan.gathering.minimum
+    if asked < rule.minimum:
+        size = f"{asked} of {clients}" if plan.study.cohort.sampling_probability is None else "a random number, which may be none"
+        cure = f"Ask Cohort(size={rule.minimum}) or more, or everyone, in a federation of at least {rule.minimum}."
+        found.append(Refusal("cohort.minimum", f"at least {rule.minimum} sites in each sum", size, cure))
+    if max(minimum, 1) < rule.survivors:  # this site's own answer is one
+        cure = f"Set Cohort(minimum={rule.survivors}) or more; with SecAgg, its minimum_cohort."
+        demands = f"that nothing is released of fewer than {rule.survivors} answers"
+        found.append(Refusal("cohort.survivors", demands, f"a release with {minimum}", cure))
+    return found
+
+
+def _summation(rule: SummationRule, plan: Plan) -> list[Refusal]:
+    summation, name = plan.summation, type(plan.summation).__name__
+    if name not in rule.allowed:
+        some = " or ".join(rule.allowed)
+        return [Refusal("summation.allowed", f"the summation {some}", name, f"Use Study(summation={rule.allowed[0]}(...)).")]
+    if not isinstance(summation, SecAgg):
+        return []
+    found = []
+    if summation.modelled:
+        cure = "Leave modelled out; it is for simulations."
+        found.append(Refusal("summation.allowed", "masks on its vectors", "SecAgg(modelled=True), which makes none", cure))
+    if rule.adversary == "active" and summation.adversary != "active":
+        cure = "Use SecAgg(adversary='active')."
+        found.append(Refusal("summation.adversary", "protection from a server that lies", repr(summation.adversary), cure))
+    if summation.corrupt < rule.corrupt:
+        cure = f"Use SecAgg(corrupt={rule.corrupt:g}) or more."
+        demands = f"protection from a share of {rule.corrupt:g} of the sites that collude"
+        found.append(Refusal("summation.corrupt", demands, f"{summation.corrupt:g}", cure))
+    if rule.post_quantum and not summation.post_quantum:
+        cure = "Use SecAgg(post_quantum=True)."
+        found.append(Refusal("summation.post_quantum", "ML-KEM beside X25519", "post_quantum=False", cure))
+    return found
+
+
+def _privacy(policy: Policy, plan: Plan) -> list[Refusal]:
+    rule, privacy = policy.privacy, plan.privacy
+    epsilon, delta = rule.epsilon, rule.delta
+    if not rule.required or epsilon is None or delta is None:
+        return []
+    if privacy is None:
+        cure = f"Add Budget(epsilon={epsilon:g}, ...), with LocalSGD(privacy=DPSGD(...)), or Clip and noise as layers."
+        return [
+            Refusal("privacy.required", f"differential privacy with epsilon at most {epsilon:g}", "a release without it", cure)
+        ]
+    found = []
+    if rule.unit == "client" and privacy.unit != "client":
+        cure = "Use Budget(privacy_unit='client') with Clip and noise as layers."
+        found.append(Refusal("privacy.unit", "protection of all its data together", "protection of single examples", cure))
+    held = []
+    for observer in rule.against:
+        guarantee, why = privacy.observers[observer]
+        if guarantee is not None and math.isfinite(guarantee.epsilon):
+            held.append((guarantee.epsilon, observer))
+            continue
+        cure = "Use DistributedNoise with SecAgg, LocalNoise, or DPSGD."
+        none = f"none: {_inside(why) or 'no accountant bounds it'}"
+        found.append(Refusal("privacy.against", f"a guarantee against the {observer}", none, cure))
+    if held and not max(held)[0] <= epsilon * _SAME:
+        cure = f"Use Budget(epsilon={epsilon:g}) or less, and leave the noise multiplier out."
+        size = f"{max(held)[0]:.4g} against the {max(held)[1]}"
+        found.append(Refusal("privacy.epsilon", f"epsilon of at most {epsilon:g}", size, cure))
+    if not privacy.delta <= delta:
+        cure = f"Use Budget(delta={delta:g}) or less."
+        found.append(Refusal("privacy.delta", f"delta of at most {delta:g}", f"{privacy.delta:g}", cure))
+    return found
+
+
+def _budget(policy: Policy, bundle: Bundle, plan: Plan, facts: Facts) -> list[Refusal]:
+    rule = policy.data.get(bundle.data)
+    if rule is None or rule.budget is None:
+        return []
+    name, budget, event = f"data.{bundle.data}.budget", rule.budget, charged(policy, plan)
+    demands = f"room in a budget of epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+    if plan.privacy is None or event is None:
+        return [Refusal(name, demands, "a study without differential privacy", "Add Budget(...) and noise, or use other data.")]
+    if facts.ledger is None:
+        return [Refusal(name, demands, "no ledger", "The site opens its ledger, and decides again.")]
+    unit, relation = plan.privacy.unit, plan.privacy.relation
+    try:
+        held = facts.ledger.account(bundle.data).budget
+        cost = facts.ledger.cost(bundle.data, event, privacy_unit=unit, neighboring_relation=relation)
+    except Refused as error:
+        cure = f"Use privacy_unit={budget.privacy_unit!r} and neighboring_relation={budget.neighboring_relation!r}."
+        return [Refusal(name, demands, f"another one: {_inside(error)}", cure)]
+    except ManentError as error:
+        return [Refusal(name, demands, _inside(error), "The site looks after its ledger, and decides again.")]
+    if held != budget:
+        cure = "The site puts back the budget that its ledger began with; a budget is not changed."
+        return [Refusal(name, demands, f"a ledger with epsilon {held.epsilon:g} at delta {held.delta:g}", cure)]
+    if cost.fits:
+        return []
+    size = f"{cost.before:.4g} spent or reserved, and {cost.after:.4g} with this study"
+    return [Refusal(name, demands, size, "Add noise, run fewer rounds, or use other data.")]

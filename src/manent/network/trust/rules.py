@@ -1,0 +1,256 @@
+"""The sections of a site's policy: what each may say, checked as it is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from datetime import time
+from typing import Literal
+
+from manent.accounting import Budget
+from manent.core.errors import InvalidInput
+from manent.rounds.strict import shown
+
+Isolation = Literal["required", "preferred"]
+Observed = Literal["server", "clients", "public"]
+WHOLE_DAY = "00:00-24:00"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
+
+
+@dataclass(frozen=True)
+class CodeRule:
+    """Which code of a study's own may run here.
+
+    Attributes:
+        rule: "none": studies of built-in models alone; "listed": also those whose `Bundle.code_hash` is in `hashes`;
+            "reviewed": each study, with code or without, was approved by hand.
+        isolation: of the process in which it runs: "required", or "preferred" where the system may not be able to.
+    """
+
+    rule: Literal["none", "listed", "reviewed"]
+    isolation: Isolation
+    hashes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for found in self.hashes:
+            check_hash("code.hashes", found)
+        if self.hashes and self.rule != "listed":
+            raise InvalidInput(
+                f"code.hashes says nothing where code.rule is {self.rule!r}. Set code.rule = 'listed', or remove it."
+            )
+
+
+@dataclass(frozen=True)
+class CohortRule:
+    """How many stand beside this site.
+
+    Attributes:
+        minimum: the fewest sites that are asked for each sum.
+        survivors: the fewest answers with which a sum may be released.
+    """
+
+    minimum: int
+    survivors: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.survivors <= self.minimum:
+            raise InvalidInput(
+                f"A policy expects 1 <= cohort.survivors <= cohort.minimum; found {self.survivors} and {self.minimum}."
+            )
+
+
+@dataclass(frozen=True)
+class SummationRule:
+    """How sums may be formed.
+
+    Attributes:
+        allowed: "SecAgg", where the server sees totals alone; "Plain", where it sees this site's vector.
+        adversary: of SecAgg, at least: "active", a server that lies; "curious", one that looks.
+        corrupt: the share of the cohort that may collude with the server, at least.
+        post_quantum: whether recorded traffic must stay secret from later computers.
+    """
+
+    allowed: tuple[Literal["SecAgg", "Plain"], ...]
+    adversary: Literal["active", "curious"]
+    corrupt: float
+    post_quantum: bool
+
+    def __post_init__(self) -> None:
+        if not self.allowed:
+            raise InvalidInput("summation.allowed names no summation, so no study fits. Name 'SecAgg', or 'Plain'.")
+        if not 0 <= self.corrupt < 1:
+            raise InvalidInput(f"A policy expects 0 <= summation.corrupt < 1; found {self.corrupt}.")
+
+
+@dataclass(frozen=True)
+class PrivacyRule:
+    """The differential privacy that each study must have.
+
+    Attributes:
+        required: whether it must; the rest is given if and only if it is.
+        epsilon, delta: at most, of one study.
+        unit: "client" protects all data of a site together; "example" single examples, which "client" does as well.
+        against: observers against whom it must hold.
+    """
+
+    required: bool
+    epsilon: float | None = None
+    delta: float | None = None
+    unit: Literal["client", "example"] | None = None
+    against: tuple[Observed, ...] = ()
+
+    def __post_init__(self) -> None:
+        rest = {name: getattr(self, name) for name in ("epsilon", "delta", "unit", "against")}
+        for name, value in rest.items():
+            if self.required and value in (None, ()):
+                raise InvalidInput(f"A policy with privacy.required = true lacks privacy.{name}; add it.")
+            if not self.required and value not in (None, ()):
+                raise InvalidInput(f"privacy.{name} says nothing where privacy.required = false. Set that to true, or remove it.")
+        if self.required and not ((self.epsilon or 0) > 0 and 0 < (self.delta or 0) < 1):
+            raise InvalidInput(
+                f"A policy expects privacy.epsilon > 0 and 0 < privacy.delta < 1; found {self.epsilon} and {self.delta}."
+            )
+
+
+@dataclass(frozen=True)
+class DataRule:
+    """A data set that studies may name.
+
+    Attributes:
+        budget: what all studies on it together may spend; None, without an account, where no privacy is required.
+    """
+
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True)
+class LimitRule:
+    """The largest study.
+
+    Attributes:
+        model_mb: of its model, at 4 bytes a parameter; a megabyte is 10^6 bytes.
+        memory_mb: of its code, and of what the site itself must hold for one sum.
+        seconds: for which its code may compute one answer.
+        rounds: how many it may have.
+    """
+
+    model_mb: float
+    memory_mb: float
+    seconds: float
+    rounds: int
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if not getattr(self, f.name) > 0:
+                raise InvalidInput(f"A policy expects limits.{f.name} > 0; found {getattr(self, f.name)}.")
+
+
+@dataclass(frozen=True)
+class WorkRule:
+    """When this machine works.
+
+    Attributes:
+        hours: spans of local time, such as "20:00-06:00"; "00:00-24:00" is the whole day.
+        mains_power: whether only on mains power.
+        load: largest load average of the last minute, for each processor; None asks for none.
+    """
+
+    hours: tuple[str, ...]
+    mains_power: bool
+    load: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.hours:
+            raise InvalidInput(f"work.hours names no span, so no study fits. Write [{WHOLE_DAY!r}] for the whole day.")
+        for span in self.hours:
+            _span(span)
+        if self.load is not None and not self.load > 0:
+            raise InvalidInput(f"A policy expects work.load > 0, or none; found {self.load}.")
+
+    def now(self, at: time) -> bool:
+        """Whether a local time is within the hours."""
+        minute = 60 * at.hour + at.minute
+        return any(_within(minute, *_span(span)) for span in self.hours)
+
+
+def _span(text: str) -> tuple[int, int]:
+    """First minute of the day, and the one after the last."""
+    found = _HOURS.fullmatch(text)
+    if text == WHOLE_DAY:
+        return 0, 24 * 60
+    if found is None or found[1] + found[2] == found[3] + found[4]:
+        raise InvalidInput(f"work.hours expects spans such as '20:00-06:00', or {WHOLE_DAY!r}; found {shown(text)}.")
+    a, b, c, d = (int(part) for part in found.groups())
+    return 60 * a + b, 60 * c + d
+
+
+def _within(minute: int, first: int, end: int) -> bool:
+    return first <= minute < end if first < end else minute >= first or minute < end
+
+
+def check_hash(where: str, found: str) -> None:
+    """Raises InvalidInput unless the text is a hash or a public key of 32 bytes."""
+    if not _HASH.fullmatch(found):
+        raise InvalidInput(f"{where} expects 64 hexadecimal digits in small letters; found {shown(found)}.")
+
+
+EXAMPLE = """\
+# What this site takes part in. What is not allowed here is refused, with a reason that the researcher sees; a key that is
+# unknown, or of the wrong type, makes the whole policy invalid, and then nothing runs.
+
+[researchers]
+# Whose studies: a name, and their public key of 64 hexadecimal digits. Nobody, as long as there is none.
+# "Ada Example" = "0000000000000000000000000000000000000000000000000000000000000000"
+
+[code]
+# Which code of a study's own (a network, a loader) may run here:
+#   "none"      studies of built-in models alone
+#   "listed"    also code whose hash is in hashes = ["..."], with any settings that this policy allows
+#   "reviewed"  each study is read and approved by a person: manent site review
+rule = "reviewed"
+# "required": a process without network, keys and files, or nothing; "preferred": also where this system has no such thing.
+isolation = "required"
+
+[cohort]
+# The fewest sites that are asked for a sum, and the fewest answers with which one is released. Of three that answer, two together
+# can subtract theirs and see the third's.
+minimum = 4
+survivors = 3
+
+[summation]
+# "SecAgg": the server sees totals alone. "Plain": it sees this site's own vector, from which data can often be rebuilt.
+allowed = ["SecAgg"]
+# What SecAgg withstands, at least: a server that lies ("active") or only looks ("curious"), with this share of the sites.
+adversary = "active"
+corrupt = 0.1
+post_quantum = true
+
+[privacy]
+# The differential privacy that each study must have. With required = false remove the four keys below it.
+required = true
+epsilon = 4.0
+delta = 1e-5
+# "example": single records; "client": all records of this site together, which few sites can afford.
+unit = "example"
+# Against whom: "server", "clients" (the other sites), "public" (who sees the result).
+against = ["server", "clients", "public"]
+
+[data]
+# The data sets that a study may name, each with what all studies together may spend on it, once and for all.
+# [data.heart_disease]
+# budget = { epsilon = 10.0, delta = 1e-5, privacy_unit = "example", neighboring_relation = "add_or_remove" }
+
+[limits]
+model_mb = 100       # of the model, at 4 bytes a parameter
+memory_mb = 4000     # of the study's code, and of what one sum needs
+seconds = 3600       # for one answer of its code
+rounds = 1000
+
+[work]
+# Spans of local time; ["00:00-24:00"] is the whole day.
+hours = ["20:00-06:00"]
+mains_power = true
+# Only while the load of the last minute, for each processor, is at most this. Leave it out for any.
+load = 0.5
+"""

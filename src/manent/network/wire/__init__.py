@@ -1,0 +1,1 @@
+"""What crosses the network: frames, bundles, and what both ends agree on."""

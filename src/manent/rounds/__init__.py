@@ -1,0 +1,1 @@
+"""Both halves of a round, each written once: engines, servers and sites call these."""

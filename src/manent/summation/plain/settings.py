@@ -1,0 +1,40 @@
+"""The sum in the clear."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from manent.core.layers import Form
+from manent.core.protocols import Occasion, View
+from manent.core.sums import TreeSum
+
+
+@final
+@dataclass(frozen=True)
+class Plain:
+    """Every client sends its vector to the server, which adds them. It hides nothing: the server sees each vector."""
+
+    @property
+    def view(self) -> View:
+        return "every client's vector"
+
+    @property
+    def together(self) -> bool:
+        return True
+
+    def minimum(self, most: int) -> int:
+        return 1
+
+    def init(self, occasion: Occasion) -> TreeSum:
+        return TreeSum(occasion.form.layout.size, occasion.count, occasion.dtype)
+
+    def bits(self, form: Form, most: int) -> int:
+        """32 a real number; whole numbers as narrow as their bound allows."""
+        if form.grid is None:
+            return 32
+        return form.bits or math.ceil(math.log2(2 * ((form.largest or 2.0**62) + form.spread) + 1))
+
+    def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
+        return ()
