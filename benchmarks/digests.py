@@ -32,53 +32,33 @@ from manent.privacy.stack import Stack
 WORKERS = (1, 2, 4)
 
 
-def repeatable_noise() -> mock._patch[Any]:
-    """The halves of every stack draw from a generator that the vectors themselves seed; private training likewise."""
-
-    def rng(*parts: object) -> InsecureTestRNG:
-        text = hashlib.sha256(b"|".join(p.tobytes() if isinstance(p, np.ndarray) else str(p).encode() for p in parts))
-        return InsecureTestRNG(int.from_bytes(text.digest()[:6], "little"))
-
+def repeatable_noise() -> Any:
+    """The halves of every stack draw from a generator that the vectors themselves seed."""
     old = {name: getattr(Stack, name) for name in ("client", "remember", "server")}
 
-    def client(self: Stack, vectors: Array, sent: Any, random: Any) -> Any:
-        return old["client"](self, vectors, sent, rng("client", vectors))
-
-    def remember(self: Stack, vectors: Array, memory: Array, sent: Any, random: Any) -> Any:
-        return old["remember"](self, vectors, memory, sent, rng("remember", vectors))
-
-    def server(self: Stack, total: Array, state: Any, random: Any) -> Any:
-        return old["server"](self, total, state, rng("server", total))
-
-    patched = {"client": client, "remember": remember, "server": server}
-    return mock.patch.multiple(Stack, **patched)
-
-
-class Drawn:
-    """An algorithm whose private training draws from its client's name and round."""
-
-    def __init__(self, kind: type[Any]) -> None:
-        self._answer = kind.answer
-        self._patch = mock.patch.object(kind, "answer", self._replaced())
-
-    def _replaced(self) -> Any:
-        answer = self._answer
-
-        def own(self: Any, assignment: Assignment, clients: Any, memory: Any, contexts: Sequence[ClientContext]) -> Any:
-            seeds = [hashlib.sha256(f"{c.client}/{c.round}".encode()).digest()[:6] for c in contexts]
-            given = [
-                replace(c, draws=ExactDraws(InsecureTestRNG(int.from_bytes(seed, "little"))))
-                for c, seed in zip(contexts, seeds, strict=True)
-            ]
-            return answer(self, assignment, clients, memory, given)
+    def patched(name: str) -> Any:
+        def own(self: Stack, vectors: Array, *rest: Any) -> Any:
+            return old[name](self, vectors, *rest[:-1], seeded(name.encode(), vectors.tobytes()))
 
         return own
 
-    def __enter__(self) -> None:
-        self._patch.start()
+    return mock.patch.multiple(Stack, **{name: patched(name) for name in old})
 
-    def __exit__(self, *error: object) -> None:
-        self._patch.stop()
+
+def repeatable_draws(study: mn.Study) -> Any:
+    """Private training draws from a generator that the client's name and the round seed."""
+    kind: Any = type(study.algorithm)
+    answer = kind.answer
+
+    def own(self: Any, assignment: Assignment, clients: Any, memory: Any, contexts: Sequence[ClientContext]) -> Any:
+        given = [replace(c, draws=ExactDraws(seeded(f"{c.client}/{c.round}".encode()))) for c in contexts]
+        return answer(self, assignment, clients, memory, given)
+
+    return mock.patch.object(kind, "answer", own)
+
+
+def seeded(*parts: bytes) -> InsecureTestRNG:
+    return InsecureTestRNG(int.from_bytes(hashlib.sha256(b"|".join(parts)).digest()[:6], "little"))
 
 
 def people(shape: tuple[int, ...] = (4,)) -> mn.Federation:
@@ -126,7 +106,6 @@ def algorithms() -> dict[str, Any]:
 
 
 def layers() -> dict[str, list[Any]]:
-    correlated = getattr(mn, "CorrelatedNoise", None) or mn.TreeNoise  # type: ignore[attr-defined]
     return {
         "Clip": [mn.Clip(0.2)],
         "Clip, order 1": [mn.Clip(0.2, order=1)],
@@ -139,9 +118,9 @@ def layers() -> dict[str, list[Any]]:
         "LocalNoise": [mn.AdaptiveClip(), mn.LocalNoise(0.5)],
         "DistributedNoise": [mn.Clip(0.2), mn.DistributedNoise(noise_multiplier=0.5)],
         "DistributedNoise, skellam": [mn.Clip(0.2), mn.DistributedNoise("skellam", 0.5)],
-        "CorrelatedNoise": [mn.Clip(0.2), correlated(0.5)],
-        "CorrelatedNoise, one buffer": [mn.Clip(0.2), correlated(0.5, buffers=1)],
-        "CorrelatedNoise, rotated, two bands": [mn.Clip(0.2), mn.Discretize(rotation=True), correlated(0.5, bands=2)],
+        "CorrelatedNoise": [mn.Clip(0.2), mn.CorrelatedNoise(0.5)],
+        "CorrelatedNoise, one buffer": [mn.Clip(0.2), mn.CorrelatedNoise(0.5, buffers=1)],
+        "CorrelatedNoise, rotated, two bands": [mn.Clip(0.2), mn.Discretize(rotation=True), mn.CorrelatedNoise(0.5, bands=2)],
         "rotated, adaptive, distributed": [
             mn.AdaptiveClip(),
             mn.Discretize(bits=24, rotation=True),
@@ -225,12 +204,13 @@ def studies() -> Iterator[tuple[str, mn.Study, bool]]:
         if "LocalNoise" not in name and "Correlated" not in name:
             secure = mn.SecAgg(minimum_cohort=3, dropped=0.3)
             yield f"layer: {name}; SecAgg", mn.Study(fedavg, 3, layers=stack, summation=secure), False
-    clip = [mn.Clip(0.5), mn.CentralNoise()]
-    for relation, cohort in (
+    clip: list[Any] = [mn.Clip(0.5), mn.CentralNoise()]
+    relations: tuple[tuple[Any, mn.Cohort], ...] = (
         ("add_or_remove", mn.Cohort(sampling_probability=0.5)),
         ("replace_one", mn.Cohort(size=4)),
         ("zero_out", mn.Cohort()),
-    ):
+    )
+    for relation, cohort in relations:
         budget = mn.Budget(epsilon=4.0, delta=1e-2, privacy_unit="client", neighboring_relation=relation)
         yield f"budget: {relation}", mn.Study(fedavg, 3, cohort=cohort, layers=clip, budget=budget), False
     for name, model in models().items():
@@ -250,7 +230,7 @@ def simulated(only: str | None) -> dict[str, str]:
             continue
         for workers in WORKERS:
             try:
-                with repeatable_noise(), Drawn(type(study.algorithm)):
+                with repeatable_noise(), repeatable_draws(study):
                     run = mn.simulate(study, data, seed=3, workers=workers, watcher=(), conditions=drops if lossy else None)
                 rows[f"{name} | {workers}"] = digest(run)
             except mn.ManentError as error:
@@ -260,27 +240,24 @@ def simulated(only: str | None) -> dict[str, str]:
 
 
 def networked(only: str | None) -> dict[str, str]:
-    """Processes of a server and four hospitals; and the storm's federation on its virtual clock."""
+    """The storm's federation on its virtual clock; and a server and four hospitals as processes."""
     from manent.storm.federation import Federation, Weather
 
-    rows = {}
-    for name, summation in (("Plain", mn.Plain()), ("SecAgg", mn.SecAgg(minimum_cohort=3, dropped=0.4))):
+    rows: dict[str, str] = {}
+    stormed: dict[str, Any] = {"Plain": mn.Plain(), "SecAgg": mn.SecAgg(minimum_cohort=3, dropped=0.4)}
+    for name, summation in stormed.items():
         key = f"network: storm, {name}"
         if only is not None and only not in key:
             continue
         with tempfile.TemporaryDirectory() as folder, Federation(Path(folder), 5, Weather(), seed=3) as federation:
             hash = federation.submit(summation, 3, mn.Cohort(minimum=3))
             federation.run(5_000.0)
-            rows[key] = _stored(federation.store, federation.service, hash)
-        print(key, rows[key], flush=True)
-    for name, summation, algorithm in (
-        ("Plain, SCAFFOLD", "mn.Plain()", "SCAFFOLD"),
-        ("SecAgg, FedAvg", "mn.SecAgg(minimum_cohort=3, dropped=0.2)", "FedAvg"),
-    ):
-        key = f"network: processes, {name}"
+            rows[key] = _stored(federation.store, hash)
+    texts = {("Plain", "SCAFFOLD"): "mn.Plain()", ("SecAgg", "FedAvg"): "mn.SecAgg(minimum_cohort=3, dropped=0.2)"}
+    for (name, algorithm), text in texts.items():
+        key = f"network: processes, {name}, {algorithm}"
         if only is None or only in key:
-            rows[key] = _processes(summation, algorithm)
-            print(key, rows[key], flush=True)
+            rows[key] = _processes(text, algorithm)
     return rows
 
 
@@ -298,12 +275,10 @@ def _processes(summation: str, algorithm: str) -> str:
     return hashlib.sha256(model.tobytes() + json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def _stored(store: Any, service: Any, hash: str) -> str:
+def _stored(store: Any, hash: str) -> str:
     from manent.network.server import documents
 
     with store.snapshot() as view:
-        record = documents.study_of(view, hash)
-        assert record is not None
         history = [json.loads(row) for row in view.rows(documents.history_log(hash))]
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

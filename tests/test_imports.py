@@ -59,10 +59,10 @@ def test_the_contracts_hold():
 def test_a_forbidden_import_breaks_them(tmp_path, file, line):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     house = tmp_path / "src" / "manent"
-    here = ("core/study", "crypto/random", "storage/blobs", "accounting/budget", "summation/plain", "layers/clip", "privacy/check",
-            "algorithms/fedavg", "analytics/mean", "models/numpy", "data/federation", "rounds/client", "engines/simulate",
-            "network/wire/frames", "network/trust/roster", "network/sandbox/child", "network/site/agent", "network/server/rounds",
-            "storm/world", "app/main")  # fmt: skip
+    here = ("core/study", "crypto/random", "storage/blobs", "accounting/budget", "summation/plain", "layers/clip",
+            "privacy/check", "algorithms/fedavg", "analytics/mean", "models/numpy", "data/federation", "rounds/client",
+            "engines/simulate", "network/wire/frames", "network/trust/roster", "network/sandbox/child", "network/site/agent",
+            "network/server/rounds", "storm/world", "app/main")  # fmt: skip
     for module in here:
         path = house / f"{module}.py"
         path.parent.mkdir(parents=True, exist_ok=True)

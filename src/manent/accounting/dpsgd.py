@@ -7,7 +7,8 @@ from numbers import Integral
 from manent.accounting.accountants import Accountant
 from manent.accounting.calibration import calibrate
 from manent.accounting.events import Event, Poisson, Repeated, RoundedGaussian, Sampled
-from manent.core.errors import InvalidInput, Refused, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput, Refused
 from manent.core.protocols import PrivacyBudget
 from manent.core.training import LocalSGD
 from manent.crypto.samplers.gradients import sampler_error
@@ -54,7 +55,7 @@ def _event(local: LocalSGD, noise_multiplier: float, rounds: int, parameters: in
     q, steps = local.sampling_probability, local.steps
     if q is None or not isinstance(steps, Integral):
         raise InvalidInput("Only private training has a cost for each example; declare LocalSGD(..., privacy=DPSGD(...)).")
-    check_count("The cost of private training", "rounds", rounds)
-    check_count("The cost of private training", "parameters", parameters)
+    validate.count("The cost of private training", "rounds", rounds)
+    validate.count("The cost of private training", "parameters", parameters)
     step = Sampled(RoundedGaussian(noise_multiplier, sampler_error(parameters)), Poisson(q))
     return Repeated(step, int(steps) * rounds)

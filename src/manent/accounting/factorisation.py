@@ -14,7 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from manent.core.errors import InvalidInput, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput
 from manent.core.vectors import Array
 
 _SLOWEST = 2.0**-11  # the least that a fitted buffer loses in a round
@@ -28,7 +29,7 @@ def square_root(count: int) -> Array:
     `error` (Dvijotham, McMahan, Pillutla, Steinke, Thakurta 2024, see `buffered`). The first b of them are a banded one (Kalinin,
     Lampert 2024, "Banded Square Root Matrix Factorization for Differentially Private Model Training").
     """
-    check_count("square_root", "count", count)
+    validate.count("square_root", "count", count)
     k = np.arange(1, count)
     return np.concatenate([[1.0], np.cumprod((2 * k - 1) / (2 * k))])
 
@@ -93,7 +94,7 @@ def tree_error(rounds: int) -> float:
 
     A value lies in one node of each level; a prefix is a sum of as many nodes as its length has binary ones.
     """
-    check_count("tree_error", "rounds", rounds)
+    validate.count("tree_error", "rounds", rounds)
     levels = (rounds - 1).bit_length() + 1
     most = max(rounds.bit_count(), (1 << (rounds.bit_length() - 1)).bit_length() - 1)
     return math.sqrt(levels * most)

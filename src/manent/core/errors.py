@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-from typing import Any
-
 
 class ManentError(Exception):
     """Root of every error that manent raises on purpose."""
@@ -60,9 +57,3 @@ class ClientFailed(ManentError):
 
     def __reduce__(self) -> tuple[type[ClientFailed], tuple[str, int, str, str, str | None]]:
         return type(self), (self.client, self.round, self.stage, self.reason, self.folder)
-
-
-def check_count(owner: str, name: str, value: Any, otherwise: str = "") -> None:
-    """Raises InvalidInput unless the value is a whole number of at least 1."""
-    if not isinstance(value, Integral) or int(value) < 1:
-        raise InvalidInput(f"{owner} expects {name} >= 1; found {value!r}. Give a whole number{otherwise}.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
 from manent.core.randomness import repeatable
 from manent.core.sums import Number, Partial, Total
-from manent.core.training import LocalTraining, Trained
+from manent.core.training import LocalSGD, LocalTraining, Trained
 from manent.core.training.dpsgd import PrivateDraws
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
@@ -24,6 +24,7 @@ Vanishes = Literal["before_training", "before_upload", "after_upload"]
 __all__ = [
     "Accumulator",
     "Algorithm",
+    "AlgorithmTraits",
     "Assignment",
     "ClientContext",
     "Contribution",
@@ -31,6 +32,7 @@ __all__ = [
     "Gathering",
     "Layer",
     "Model",
+    "ModelTraits",
     "Occasion",
     "PrivacyBudget",
     "Released",
@@ -40,7 +42,10 @@ __all__ = [
     "Summation",
     "Vanishes",
     "View",
+    "traits",
 ]
+
+Traits = TypeVar("Traits", bound="AlgorithmTraits | ModelTraits")
 
 
 @dataclass(frozen=True)
@@ -302,3 +307,38 @@ class Model(Protocol):
         ...
 
     def to_plain(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class AlgorithmTraits:
+    """What an algorithm may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+
+    Attributes:
+        model: what it trains, or None for a query.
+        local: what each client does with its rows in a round, or None where that is no training.
+        together: how many clients it takes in one call of `answer`.
+        parted: whether it takes the total part by part, where nothing stands between the sum and it.
+    """
+
+    model: Model | None = None
+    local: LocalSGD | None = None
+    together: int = 1
+    parted: bool = False
+
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """What a model may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+
+    Attributes:
+        threadsafe: whether several threads may call it at a time; then a simulation forks no process.
+        together: how many clients it trains in one call of `train`.
+    """
+
+    threadsafe: bool = False
+    together: int = 1
+
+
+def traits(part: object, kind: type[Traits]) -> Traits:
+    """What a part declares of these traits; the default for each that it does not have."""
+    return kind(**{field.name: getattr(part, field.name) for field in fields(kind) if hasattr(part, field.name)})

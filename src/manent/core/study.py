@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.canonical import canonical, to_plain
-from manent.core.errors import InvalidInput, check_count
+from manent.core.errors import InvalidInput
 from manent.core.protocols import Algorithm, Layer, PrivacyBudget, Summation
 
 
@@ -40,16 +41,16 @@ class Cohort:
         if self.size is not None and self.sampling_probability is not None:
             raise InvalidInput("Cohort takes size or sampling_probability, not both.")
         if self.size is not None:
-            check_count("Cohort", "size", self.size, " or None (everyone)")
+            validate.count("Cohort", "size", self.size, " or None (everyone)")
         if self.sampling_probability is not None and not 0 < self.sampling_probability <= 1:
             raise InvalidInput(f"Cohort expects 0 < sampling_probability <= 1; found {self.sampling_probability}.")
-        check_count("Cohort", "minimum", self.minimum)
+        validate.count("Cohort", "minimum", self.minimum)
         if self.maximum is not None:
-            check_count("Cohort", "maximum", self.maximum, " or None (no limit)")
+            validate.count("Cohort", "maximum", self.maximum, " or None (no limit)")
             if self.sampling_probability is None:
                 raise InvalidInput(f"Cohort takes maximum with sampling_probability only; found maximum={self.maximum}.")
         if self.min_separation is not None:
-            check_count("Cohort", "min_separation", self.min_separation, " or None (any)")
+            validate.count("Cohort", "min_separation", self.min_separation, " or None (any)")
             if self.sampling_probability is not None:
                 raise InvalidInput("Cohort takes min_separation with size or by itself; a Poisson cohort keeps no distance.")
 
@@ -118,7 +119,7 @@ class Study:
     budget: PrivacyBudget | None = None
 
     def __post_init__(self) -> None:
-        check_count("Study", "rounds", self.rounds)
+        validate.count("Study", "rounds", self.rounds)
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def to_plain(self) -> dict[str, Any]:

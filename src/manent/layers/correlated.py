@@ -17,7 +17,8 @@ from manent.accounting.factorisation import (
     sensitivity,
     square_root,
 )
-from manent.core.errors import InvalidInput, Refused, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Form, Gathering, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
@@ -77,8 +78,8 @@ class CorrelatedNoise:
     def __post_init__(self) -> None:
         check_multiplier("CorrelatedNoise", self.noise_multiplier)
         if self.bands is not None:
-            check_count("CorrelatedNoise", "bands", self.bands, " or None")
-        check_count("CorrelatedNoise", "buffers", self.buffers)
+            validate.count("CorrelatedNoise", "bands", self.bands, " or None")
+        validate.count("CorrelatedNoise", "buffers", self.buffers)
         if self.buffers > 5:
             raise InvalidInput(f"CorrelatedNoise expects buffers <= 5, more save nothing; found {self.buffers}.")
 

@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from manent.core.errors import InvalidInput, Refused, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Examples
 from manent.core.vectors import Array, Vector
 
@@ -108,7 +109,7 @@ class DPSGD:
         if q is not None and not (_is_number(q) and 0 < q <= 1):
             raise InvalidInput(f"DPSGD expects 0 < sampling_probability <= 1; found {q!r}.")
         if self.examples is not None:
-            check_count("DPSGD", "examples", self.examples, ", the declared, public number of a client's examples")
+            validate.count("DPSGD", "examples", self.examples, ", the declared, public number of a client's examples")
 
     def check(self, batch_size: int | None) -> None:
         """Raises InvalidInput where the expected size of a batch is missing, or larger than the examples declared."""

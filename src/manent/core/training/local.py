@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from manent.core.errors import InvalidInput, Refused, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Examples
 from manent.core.training.dpsgd import DPSGD, ClippedSum, PrivateDraws, needed, private_gradient
 from manent.core.training.schedules import Constant, Schedule
@@ -65,7 +66,7 @@ class LocalSGD:
             if len(bounds) != 2 or not all(isinstance(b, Integral) for b in bounds) or not 1 <= bounds[0] <= bounds[1]:
                 raise InvalidInput(f"LocalSGD expects {name} of at least 1, or 1 <= low <= high; found {count!r}.")
         if self.batch_size is not None:
-            check_count("LocalSGD", "batch_size", self.batch_size, " or None (all examples)")
+            validate.count("LocalSGD", "batch_size", self.batch_size, " or None (all examples)")
         for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
             if not (np.isfinite(value) and value >= 0):
                 raise InvalidInput(f"LocalSGD expects a finite {name} >= 0; found {value}.")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manent.core.errors import InvalidInput, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ExponentialDecay:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.rate) and self.rate > 0):
             raise InvalidInput(f"ExponentialDecay expects a finite rate > 0; found {self.rate}.")
-        check_count("ExponentialDecay", "every", self.every)
+        validate.count("ExponentialDecay", "every", self.every)
 
     def factor(self, round: int) -> float:
         return float(self.rate ** ((round - 1) // self.every))
@@ -41,7 +42,7 @@ class CosineDecay:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        check_count("CosineDecay", "rounds", self.rounds)
+        validate.count("CosineDecay", "rounds", self.rounds)
         if not 0 <= self.floor <= 1:
             raise InvalidInput(f"CosineDecay expects 0 <= floor <= 1; found {self.floor}.")
 
@@ -57,7 +58,7 @@ class WarmUp:
     rounds: int
 
     def __post_init__(self) -> None:
-        check_count("WarmUp", "rounds", self.rounds)
+        validate.count("WarmUp", "rounds", self.rounds)
 
     def factor(self, round: int) -> float:
         return min(round / self.rounds, 1.0)

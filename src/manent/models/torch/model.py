@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.canonical import code_hash, to_plain, type_name
-from manent.core.errors import InvalidInput, MissingExtra, check_count
+from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.training import LocalTraining, Trained, descend_privately
@@ -289,7 +290,7 @@ def _together(together: int | None, device: str) -> int:
         raise InvalidInput('TorchModel was given device="cuda", but torch finds no GPU here. Use device="cpu" (the default).')
     if together is None:
         return 32 if device == "cuda" else 1
-    check_count("TorchModel", "together", together)
+    validate.count("TorchModel", "together", together)
     if device == "cuda" and together == 1:
         raise InvalidInput("On a GPU TorchModel expects together of at least 2: one process serves all clients; found 1.")
     return int(together)

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal, final
 
-from manent.core.errors import InvalidInput, Refused, check_count
+from manent.core import validate
+from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Form
 from manent.core.protocols import Accumulator, Occasion, View
 from manent.crypto.random import SystemRandom
@@ -58,7 +59,7 @@ class SecAgg:
             raise InvalidInput(f"SecAgg expects beacon 'public' or 'server'; found {self.beacon!r}.")
         if not (0 <= self.corrupt < 1 and 0 <= self.dropped < 1):
             raise InvalidInput(f"SecAgg expects corrupt and dropped in [0, 1); found {self.corrupt!r} and {self.dropped!r}.")
-        check_count("SecAgg", "minimum_cohort", self.minimum_cohort)
+        validate.count("SecAgg", "minimum_cohort", self.minimum_cohort)
         if self.minimum_cohort < 3:
             raise InvalidInput(f"A sum of {self.minimum_cohort} hides nobody; SecAgg expects minimum_cohort >= 3.")
 
