@@ -44,7 +44,7 @@ def test_the_files_named_are_there():
     for folder, files in {
         "src/manent/algorithms": ["fedprox.py", "fednova.py", "scaffold.py"],
         "": [name for name in re.findall(r"`((?:src|tests)/[a-z_/]+\.py)`", TEXT) if "fedlion" not in name],
-        "src/manent": re.findall(r"`((?:core|summation|models)/[a-z_]+\.py)`", TEXT),
+        "src/manent": re.findall(r"`((?:core|layers|summation|models|analytics)/[a-z_/]+\.py)`", TEXT),
     }.items():
         assert files
         for file in files:

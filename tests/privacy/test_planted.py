@@ -62,7 +62,7 @@ def shares_lost(monkeypatch):
 
 
 def dropouts_uncounted(monkeypatch):
-    monkeypatch.setattr(guarantee.DistributedNoise, "least", lambda self, asked: 1)
+    monkeypatch.setattr(guarantee.DistributedNoise, "minimum", lambda self, asked: 1)
 
 
 def not_poisson(monkeypatch):

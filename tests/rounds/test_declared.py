@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import manent as mn
-from manent import algorithms, analytics, privacy, summation
+from manent import algorithms, analytics, layers, summation
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, ManentError, Refused
 from manent.privacy import resolve
@@ -93,7 +93,7 @@ def test_every_model_comes_back(name):
 
 @pytest.mark.parametrize(
     ("annotation", "package"),
-    [("Algorithm", algorithms), ("Algorithm", analytics), ("Layer", privacy), ("Summation", summation)],
+    [("Algorithm", algorithms), ("Algorithm", analytics), ("Layer", layers), ("Summation", summation)],
 )
 def test_the_table_knows_everything_that_is_exported(annotation, package):
     method = {"Algorithm": "sums", "Layer": "enter", "Summation": "explain"}[annotation]
