@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,19 @@ def keep(name: str | None, values: dict[str, Any], print_json: bool) -> None:
     if name is not None:
         RESULTS.mkdir(exist_ok=True)
         machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
-        (RESULTS / f"{name}.json").write_text(json.dumps({**values, "environment": machine}, indent=2) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps({**values, "environment": machine | commit()}, indent=2) + "\n")
     if print_json:
         print(json.dumps(values))
+
+
+def commit() -> dict[str, str]:
+    """The commit that is measured, "+" behind it where the source differs from it; nothing outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return {"commit": head + "+" * bool(_git("status", "--porcelain", "--", "src", "benchmarks/*.py"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(["git", *command], cwd=RESULTS.parent.parent, check=True, capture_output=True, text=True).stdout.strip()

@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from common import keep
 
 import manent as mn
 from manent.core.protocols import Assignment, ClientContext
@@ -286,9 +287,10 @@ def _stored(store: Any, hash: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--against", type=Path)
-    parser.add_argument("--only")
+    parser.add_argument("--out", type=Path, help="write the rows here")
+    parser.add_argument("--against", type=Path, help="compare with rows written before")
+    parser.add_argument("--only", metavar="TEXT", help="rows whose name contains it")
+    parser.add_argument("--keep", action="store_true", help="keep the result of --against in benchmarks/results/")
     options = parser.parse_args()
     rows = {**simulated(options.only), **networked(options.only)}
     if options.out:
@@ -300,6 +302,8 @@ def main() -> None:
         print(f"{len(names)} rows, {len(differ)} differ")
         for name in differ:
             print("  ", name, before.get(name), rows.get(name))
+        found = {"rows": len(names), "differ": differ, "against": options.against.name, "digests": rows}
+        keep("digests" if options.keep else None, found, print_json=False)
         sys.exit(bool(differ))
 
 

@@ -1,6 +1,7 @@
 """Speed and memory of simulated training, beside a bare PyTorch loop in two processes, and beside other libraries.
 
     python benchmarks/simulation.py [--json] [--quick] [--rounds N] [--only A.torch ...] [--folder MNIST]
+    python benchmarks/simulation.py --beside CHECKOUT         # the same entries of another checkout, block by block
 
 Each entry is a process of its own, held still between blocks of rounds; blocks of all entries alternate, so that what else the
 machine does meets all of them. `seconds_per_round` is the median over rounds and `ratio_to_bare` the median over blocks, without
@@ -62,31 +63,36 @@ class Entry:
     blocks: list[list[float]] = field(default_factory=list)
     accuracy: float = 0.0
 
+    def ratio(self, other: Entry) -> float:
+        """Of this entry's seconds to another's: the median over blocks, which ran one after another."""
+        return round(median(median(ours) / median(theirs) for ours, theirs in zip(self.blocks, other.blocks, strict=True)), 3)
+
     def facts(self, bare: Entry) -> dict[str, float]:
         each = median(second for block in self.blocks for second in block)
-        ratios = [median(ours) / median(theirs) for ours, theirs in zip(self.blocks, bare.blocks, strict=True)]
         return {
             "seconds_per_round": round(each, 4),
-            "ratio_to_bare": round(median(ratios), 3),
+            "ratio_to_bare": self.ratio(bare),
             "startup_s": round(max(self.startup - each, 0.0), 2),
             "peak_memory_mb": round(self.child.peak / 1e6),
             "accuracy": round(self.accuracy, 4),
         }
 
 
-def command(name: str, folder: Path, mnist: str | None, rounds: int) -> list[str]:
-    """How an entry is started. Raises FileNotFoundError, saying what to do, for a library that is not installed."""
+def command(name: str, folder: Path, mnist: str | None, rounds: int, script: Path = Path(__file__)) -> list[str]:
+    """How an entry is started; `script` is this file, or that of another checkout.
+
+    Raises FileNotFoundError, saying what to do, for a library that is not installed."""
     kind = name.split(".")[1]
     if kind == "bare":
         return [sys.executable, str(HERE / "peers" / "bare.py"), str(folder)]
     if kind in PEERS:
-        script, environment = PEERS[kind]
+        peer, environment = PEERS[kind]
         python = HERE.parent / environment / "bin" / "python"
         if not (python.parent.parent / ".installed").exists():
             raise FileNotFoundError(f"not installed ({environment}; see make peers)")
-        return [str(python), str(HERE / "peers" / script), str(folder)]
+        return [str(python), str(HERE / "peers" / peer), str(folder)]
     options = ["--folder", mnist] if mnist else []
-    return [sys.executable, __file__, "--run", name, "--rounds", str(rounds), "--start", str(folder / "start.npy"), *options]
+    return [sys.executable, str(script), "--run", name, "--rounds", str(rounds), "--start", str(folder / "start.npy"), *options]
 
 
 def compare(job: str, names: Sequence[str], pattern: Pattern, mnist: str | None) -> dict[str, Any]:
@@ -118,6 +124,35 @@ def compare(job: str, names: Sequence[str], pattern: Pattern, mnist: str | None)
                 entry.accuracy = entry.child.ask(1)["accuracy"]
         found |= {entry.name: entry.facts(entries[0]) for entry in entries}
     return {name: found[name] for name in (f"{job}.bare", *names)}
+
+
+def beside(job: str, names: Sequence[str], pattern: Pattern, mnist: str | None, checkout: Path) -> dict[str, Any]:
+    """Each entry of this checkout over the same entry of another: one process each, whose blocks alternate."""
+    from jobs import JOBS, write
+
+    found: dict[str, Any] = {}
+    other = {"PYTHONPATH": str(checkout / "src")}, checkout / "benchmarks" / Path(__file__).name
+    for name in names:
+        with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+            folder = Path(place, "job")
+            write(JOBS[job], JOBS[job].data(mnist), pattern.rounds, folder)
+            pair = []
+            for environment, script in (({}, Path(__file__)), other):
+                started = command(name, folder, mnist, pattern.rounds, script)
+                pair.append(begun(name, stack.enter_context(Child(started, environment)), pattern))
+            for number in range(pattern.blocks):
+                for entry in pair if number % 2 else pair[::-1]:
+                    entry.blocks.append(entry.child.ask(pattern.block)["seconds"])
+            for entry in pair:
+                entry.child.ask(pattern.last)
+                entry.accuracy = entry.child.ask(1)["accuracy"]
+            ours, theirs = pair
+            found[name] = {
+                "ratio": ours.ratio(theirs),
+                "seconds_per_round": median(second for block in ours.blocks for second in block),
+                "equal_accuracy": ours.accuracy == theirs.accuracy,
+            }
+    return found
 
 
 def begun(name: str, child: Child, pattern: Pattern) -> Entry:
@@ -154,6 +189,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="timed rounds of each entry (36 of job A and 7 of job B)")
     parser.add_argument("--only", nargs="+", choices=ENTRIES, help="these entries, beside the bare loop")
     parser.add_argument("--folder", help="where MNIST's four files lie; otherwise as mn.data.mnist looks for them")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another checkout of manent to compare with")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--start", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -161,9 +197,18 @@ def main() -> None:
         return run(chosen.run, chosen.rounds, chosen.folder, Path(chosen.start))
     found: dict[str, Any] = {}
     for job, timed in (("A", 6 if chosen.quick else 36), ("B", 1 if chosen.quick else 7)):
-        names = [name for name in chosen.only or ENTRIES if name.startswith(job)]
-        if names:
+        names = [name for name in chosen.only or (BARS if chosen.beside else ENTRIES) if name.startswith(job)]
+        if names and chosen.beside:
+            found |= beside(job, names, Pattern.of(job, chosen.rounds or timed), chosen.folder, chosen.beside.resolve())
+        elif names:
             found |= compare(job, names, Pattern.of(job, chosen.rounds or timed), chosen.folder)
+    if chosen.beside:
+        show(
+            "This checkout over another",
+            ("entry", "ratio", "same accuracy"),
+            [(n, f["ratio"], f["equal_accuracy"]) for n, f in found.items()],
+        )
+        return keep(None if chosen.only or chosen.quick else "simulation_beside", found, chosen.json)
     columns = ("seconds_per_round", "ratio_to_bare", "startup_s", "peak_memory_mb", "accuracy")
     rows = []
     for name, facts in found.items():
