@@ -1,4 +1,4 @@
-"""The demonstration on four hospitals as a federation: a server and four sites, each a process with a folder of its own."""
+"""The demonstration as a federation: a server and four hospitals, each a process with a folder of its own."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from manent.privacy.check import check
 from manent.summation import SecAgg
 
 FEWEST = 3
+"""Hospitals in each sum, at least."""
 STILL = 180.0
-"""Seconds without the end of a round, after which something is wrong."""
-EPSILON, DELTA = 4.0, 1e-3  # of each study, for each patient
+"""Seconds: if no round ends for so long, something is wrong."""
+EPSILON, DELTA = 4.0, 1e-3
+"""What each study may cost each patient, with `private`."""
 STUDY = """\
 import manent as mn
 from manent.app.demo.federation import shared
@@ -98,12 +100,14 @@ def shared(way: str, rounds: int = ROUNDS, private: bool = False) -> Study:
     """The study that the hospitals are asked to take part in: one of `FEDERATED`, summed by SecAgg.
 
     Args:
-        private: every local step is noised for each patient, and nothing but the model is released.
+        private: every local step is noised for each patient (differential privacy), and only the model is released.
+
+    Raises KeyError for another way.
     """
     algorithm: GradientAlgorithm = FEDERATED[way]
     budget = None
     if private:
-        # Fewer and larger batches than in the published recipe: noise is paid for by the step.
+        # Fewer and larger steps than in the published recipe: each step costs privacy.
         local = LocalSGD(lr=algorithm.local.lr, steps=20, batch_size=20, privacy=DPSGD(clip_norm=1.0, examples=100))
         algorithm = replace(algorithm, local=local, weighting="equal")
         budget = Budget(EPSILON, DELTA, privacy_unit="example", neighboring_relation="add_or_remove")
@@ -114,9 +118,9 @@ def shared(way: str, rounds: int = ROUNDS, private: bool = False) -> Study:
 
 
 def train(folder: Path, rounds: int, private: bool, console: Console) -> dict[str, Run]:
-    """Run every way of learning together as a federation of processes over TLS; their runs, by name.
+    """Run every way of learning together as a federation of processes over TLS. Returns their runs, by name.
 
-    Nothing is running any more when this returns or raises. Raises ProcessFailed, with the end of its log, where a process fails.
+    All processes have ended when this returns or raises. Raises ProcessFailed, with the end of its log, where a process fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     studies = {way: shared(way, rounds, private) for way in FEDERATED}
@@ -137,12 +141,13 @@ def train(folder: Path, rounds: int, private: bool, console: Console) -> dict[st
             processes.start(name, "join", token, "--data", load, "--folder", name, "--name", name, "--data-set", "heart_disease")
         console.print(f"Server at https://127.0.0.1:{port}, and {len(names)} sites, processes of their own; logs in {folder}.\n")
         _follow(processes, studies, console)
-        with suppress(ProcessFailed):  # what is missing then is a note in a site's own database
+        with suppress(ProcessFailed):  # otherwise a site's own database lacks the note that a study is over, no more
             processes.wait(lambda: all(_heard(folder / name, len(studies)) for name in names), 10, "The sites' last word")
     return {way: _run(folder, study) for way, study in studies.items()}
 
 
 def _explain(console: Console, names: tuple[str, ...], private: bool) -> None:
+    """Say what is about to run, and what it hides from whom."""
     console.print(
         f"{listed(names)} work together over TLS, each with its own database, ledger and rules. By its rules, a hospital takes "
         f"part only where at least {FEWEST} are in each sum, and the server sees sums alone (secure aggregation).\n"
@@ -158,7 +163,7 @@ def _explain(console: Console, names: tuple[str, ...], private: bool) -> None:
 
 
 def _found(folder: Path, name: str, full: str, private: bool) -> None:
-    """What a hospital has before it joins: its loader and its rules. Its key it makes itself."""
+    """Write what a hospital has before it joins: its loader and its rules. It makes its key itself."""
     from manent.network.trust.identity import Identity
 
     (folder / f"{name}.py").write_text(LOAD.format(name=full))
@@ -170,7 +175,7 @@ def _found(folder: Path, name: str, full: str, private: bool) -> None:
 
 
 def _follow(processes: Processes, studies: Mapping[str, Study], console: Console) -> None:
-    """Show how far each study is, until all are over. Raises ProcessFailed for one that fails, or in which nothing happens."""
+    """Show how far each study is, until all are over. Raises ProcessFailed where one fails, or no round ends for long."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"), TimeElapsedColumn())
     results, before, since = processes.folder / "server" / "results", 0, time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -192,7 +197,7 @@ def _follow(processes: Processes, studies: Mapping[str, Study], console: Console
 
 
 def _rounds(log: Path) -> dict[str, int]:
-    """By the hash of each study: the last round of which a sum is over, as the server's log says."""
+    """The last round of each study in which a sum has ended, by the study's hash, from the server's log."""
     found = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         if '"sum over"' in line and line.endswith("}"):  # not one that is being written
@@ -202,14 +207,14 @@ def _rounds(log: Path) -> dict[str, int]:
 
 
 def _heard(folder: Path, count: int) -> bool:
-    """Whether a site has heard of the end of so many studies."""
+    """Whether a site knows that so many studies are over."""
     from manent.network.site.state import SiteState
 
     return sum(known.over for known in SiteState(folder).studies()) == count
 
 
 def _run(folder: Path, study: Study) -> Run:
-    """A study's run from what the server wrote: what a server knows, and so without the probe of a simulation."""
+    """A study's run from what the server wrote. It has no probe: a server does not know what a simulation can look at."""
     from manent.network.trust.identity import Identity
     from manent.network.trust.roster import trusted
 
@@ -222,7 +227,7 @@ def _run(folder: Path, study: Study) -> Run:
 
 
 def budgets(folder: Path) -> list[str]:
-    """What each hospital's own ledger says, a line each; none where no budget was asked for."""
+    """What each hospital's own ledger says, a line each; no lines where no budget was set."""
     from manent.accounting import Ledger
     from manent.storage import open_store
 

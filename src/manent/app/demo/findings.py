@@ -30,9 +30,9 @@ class Difference:
     """How a metric differs between two ways of learning at one centre.
 
     Attributes:
-        first, second: the metric of each, mean over seeds.
-        low, high: 95 % bootstrap interval of second - first, over the centre's test patients.
-        judged: whether there are patients enough to say anything.
+        first, second: the metric of each, as a mean over seeds.
+        low, high: 95 % bootstrap interval of second - first, over the centre's test patients; NaN where it is not judged.
+        judged: whether there are enough patients to say anything.
     """
 
     first: float
@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """gained, lost, unclear, or not judged."""
+        """One of "gained", "lost", "unclear" and "not judged"."""
         if not self.judged:
             return "not judged"
         return "gained" if self.low > 0 else "lost" if self.high < 0 else "unclear"
@@ -51,14 +51,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found. Ways of learning: "only CENTRE", "pooled", "pooled, one scale", and those of `FEDERATED`.
+    """What was found. The ways of learning are "only CENTRE", "pooled", "pooled, one scale", and those of `FEDERATED`.
 
     Attributes:
-        labels: int64[patients] of each centre's test part.
-        scores: by way and centre, float64[seeds, patients]: the model's score of each test patient.
-        runs: of each federated way, the run with the first seed.
+        data: the four centres.
+        seeds: of the trainings, in the order of `scores`.
+        labels: int64[patients] for each centre: its test patients, 1 for ill.
+        scores: float64[seeds, patients] for each way and centre: the model's score of each test patient, above 0 for ill.
+        runs: the run of each federated way with the first seed.
         statement: who sees what in the main way.
-        once: whether the federated ways were trained once only, over a network.
+        once: whether the federated ways were trained only once, over a network.
     """
 
     data: Federation
@@ -71,34 +73,36 @@ class Findings:
 
     @property
     def centres(self) -> tuple[str, ...]:
+        """Their names."""
         return self.data.names
 
     def way(self, name: str, centre: str) -> str:
-        """The way's key: "alone" at a centre means that centre's own model."""
+        """The key of a way in `scores`: "alone" at a centre means that centre's own model."""
         return f"only {centre}" if name == ALONE else name
 
     def metric(self, metric: str, way: str, centre: str) -> Numbers:
-        """One of "auc" and "accuracy" for each seed, [seeds]."""
+        """A way's "auc" or "accuracy" at a centre, float64[seeds]."""
         y, scores = self.labels[centre], self.scores[self.way(way, centre), centre]
         return np.array([measure((metric,), Scored(row, y, 0.0), 2)[metric] for row in scores])
 
     def overall(self, way: str) -> Numbers:
-        """Share of all centres' test patients that are classified rightly, [seeds]."""
+        """The share of all centres' test patients that a way classifies correctly, float64[seeds]."""
         right = [(self.scores[self.way(way, c), c] > 0) == self.labels[c] for c in self.centres]
         overall: Numbers = np.concatenate(right, axis=1).mean(axis=1)
         return overall
 
     def commonest(self, centre: str) -> float:
-        """The accuracy of giving every test patient the commoner diagnosis."""
+        """The accuracy of giving each of a centre's test patients the commoner diagnosis."""
         share = float(self.labels[centre].mean())
         return max(share, 1 - share)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str, str], Difference]:
+        """Those that were computed already: the bootstrap is slow."""
         return {}
 
     def difference(self, metric: str, first: str, second: str, centre: str) -> Difference:
-        """second against first at a centre."""
+        """How a metric of the way `second` differs from that of `first` at a centre."""
         key = metric, first, second, centre
         if key not in self._differences:
             self._differences[key] = self._compared(*key)
@@ -121,7 +125,7 @@ class Findings:
         return Difference(means[0], means[1], *_interval(np.einsum("bi,ij,bj->b", chosen[0], pairs, chosen[1], optimize=True)))
 
     def to_plain(self) -> dict[str, object]:
-        """Every number of the report, as JSON values."""
+        """Every number of the report, as values for JSON."""
         ways = sorted({way for way, _ in self.scores})
         return {
             "seeds": list(self.seeds),
@@ -136,12 +140,13 @@ class Findings:
 
 
 def _wins(scores: Numbers, y: Labels) -> Numbers:
-    """[ill, healthy]: how often, over seeds, the ill patient is scored above the healthy one; ties count half."""
+    """float64[ill, healthy]: how often, over seeds, the ill patient is scored above the healthy one. A tie counts half."""
     ill, healthy = scores[:, y == 1, None], scores[:, None, y == 0]
     wins: Numbers = ((ill > healthy) + 0.5 * (ill == healthy)).mean(axis=0)
     return wins
 
 
 def _interval(values: Numbers) -> tuple[float, float]:
+    """The middle 95 % of some values."""
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)

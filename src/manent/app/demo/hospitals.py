@@ -28,11 +28,14 @@ def demonstrate(
     """Train, compare, and write report.html and results.json. Returns the report's path.
 
     Args:
-        simulated: learn together in a simulation, once a seed, instead of once between processes over TLS.
-        private: over the network, with noise for each patient.
-        rounds: over the network.
+        folder: a folder without a report; None takes runs/hospitals-DATE-TIME.
+        seeds: how many trainings of each way.
+        simulated: learn together in a simulation, once for each seed, instead of once between processes over TLS.
+        private: add noise for each patient; over the network only.
+        rounds: of learning together; over the network only.
 
-    Raises MissingExtra where what the network needs is not installed.
+    Raises InvalidInput for a folder that holds a report already, MissingExtra where a package of the network is not installed,
+    and ProcessFailed where a process of the federation fails.
     """
     began = time.monotonic()
     where = folder or default_folder("hospitals")
@@ -65,11 +68,13 @@ def check_network() -> None:
 
 
 def _times(seeds: int, simulated: bool) -> str:
+    """How often everything is trained, in a sentence."""
     alone = f"Training {seeds} times in each way."
     return alone if simulated else f"{alone[:-1]}; together once, over a network."
 
 
 def _over_the_network(folder: Path, rounds: int, private: bool, console: Console) -> Mapping[str, Run]:
+    """Learn together as a federation of processes, and print what the hospitals' ledgers say afterwards."""
     from manent.app.demo import federation
 
     runs = federation.train(folder, rounds, private, console)
@@ -80,7 +85,7 @@ def _over_the_network(folder: Path, rounds: int, private: bool, console: Console
 
 
 def side_by_side(findings: Findings) -> Table:
-    """A row a centre; AUC and accuracy of each way, mean and sd over seeds."""
+    """A table with a row for each centre: AUC and accuracy of each way, as mean and standard deviation over seeds."""
     ways = (ALONE, POOLED, *FEDERATED)
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -22,10 +22,13 @@ from manent.engines import Run, simulate
 
 
 def find(seeds: Sequence[int], folder: Path | None, console: Console, together_as: Mapping[str, Run] | None = None) -> Findings:
-    """Train every way once a seed. The federated runs of the first seed are kept in folders of their own.
+    """Train every way once for each seed.
 
     Args:
-        together_as: the federated runs, where they were made elsewhere, once each; None simulates them.
+        folder: keeps the federated runs of the first seed, a folder each; None keeps none.
+        together_as: the federated runs, if they were made over a network, once each; None simulates them.
+
+    Raises InvalidInput for a centre without a test part.
     """
     data, common = heart_disease(), heart_disease("pooled")
     scores: dict[tuple[str, str], list[Numbers]] = {}
@@ -56,10 +59,10 @@ def find(seeds: Sequence[int], folder: Path | None, console: Console, together_a
 
 
 def _trained(algorithm: GradientAlgorithm, data: Federation, seed: int) -> Run:
-    """One centre's own training: FedAvg with one client and one round is just that."""
+    """A training in one place, as FedAvg with one client and one round."""
     return simulate(Study(algorithm), data, seed=seed, workers=0, watcher=Silent())
 
 
 def together(data: Federation) -> Federation:
-    """All patients in one place, which only a demonstration can do."""
+    """All patients in one place, as one client. Only a demonstration can do this."""
     return replace(data, clients=(Client("all centres", data.pooled(), data.pooled("test")),))

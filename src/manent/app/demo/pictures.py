@@ -24,7 +24,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def side_by_side(findings: Findings) -> Figure:
-    """Each way's AUC and accuracy at each centre: a dot a seed, a bar at the mean; the base rate as a dashed line."""
+    """Each way's AUC and accuracy at each centre: a dot for each seed, a bar at the mean, the base rate as a dashed line."""
     ways = (ALONE, POOLED, *FEDERATED)
     figure = _figure(12, 5.4)
     grid = figure.subplots(2, len(findings.centres), sharex="row", sharey=True)
@@ -61,7 +61,7 @@ def side_by_side(findings: Findings) -> Figure:
 
 
 def travels(findings: Findings) -> Figure:
-    """AUC of every model at every centre: a row where it was trained, a column where it was tried."""
+    """The AUC of every model at every centre: a row says where it was trained, a column where it was tried."""
     ways = [f"only {centre}" for centre in findings.centres] + [*FEDERATED, POOLED]
     values = np.array([[findings.metric("auc", way, centre).mean() for centre in findings.centres] for way in ways])
     figure = _figure(8.6, 4.6)
@@ -86,6 +86,7 @@ def travels(findings: Findings) -> Figure:
 
 
 def _marked(findings: Findings, centre: str) -> str:
+    """A centre's name, with a star where it has too few patients to be judged."""
     return centre if findings.difference("auc", ALONE, MAIN, centre).judged else f"{centre} *"
 
 
@@ -96,6 +97,7 @@ def _rectangle(x: float, y: float, width: float, height: float, style: dict[str,
 
 
 def _tidy(axes: Any) -> None:
+    """Leave only the bottom line of the frame, and a faint grid."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)

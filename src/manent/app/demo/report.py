@@ -1,4 +1,4 @@
-"""The hospitals' report: one HTML file with everything inside, for a physician to read."""
+"""The hospitals' report: one self-contained HTML file, for a physician to read."""
 
 from __future__ import annotations
 
@@ -58,14 +58,18 @@ footer { margin-top: 3.5rem; border-top: 1px solid var(--line); padding-top: 1re
 
 
 def write_report(findings: Findings, folder: Path, seconds: float) -> Path:
-    """Write report.html, and the plots as PNG under plots/ where matplotlib is installed. Returns the report's path."""
+    """Write report.html, and with matplotlib installed the plots as PNG under plots/. Returns the report's path.
+
+    Args:
+        seconds: how long everything took; the footer says so.
+    """
     path = folder / "report.html"
     path.write_text(page(findings, _pictures(findings, folder), seconds), encoding="utf-8")
     return path
 
 
 def _pictures(findings: Findings, folder: Path) -> dict[str, str]:
-    """Inline SVG by name; none without matplotlib."""
+    """The pictures as inline SVG, by name; none without matplotlib."""
     makers: dict[str, Callable[[], Figure]] = {
         "centres": lambda: findings.data.describe().plot(),
         "side_by_side": lambda: pictures.side_by_side(findings),
@@ -89,7 +93,7 @@ def _pictures(findings: Findings, folder: Path) -> dict[str, str]:
 
 
 def _curved(findings: Findings) -> bool:
-    """Whether anything but the model was released: with noise for each patient, nothing is."""
+    """Whether anything was measured on the way. With noise for each patient, only the model is released."""
     return any(run.probe or "loss" in row for run in findings.runs.values() for row in run.history)
 
 
@@ -248,7 +252,7 @@ def _travelling(findings: Findings, drawn: Drawn) -> str:
     return f"""
 <h2>Does a model travel?</h2>
 <p>Tried at another centre, a model trained at one has an AUC from {min(everywhere):.2f} to {max(everywhere):.2f}; the shared
-model ({MAIN}) has {min(shared):.2f} to {max(shared):.2f}. Of least use to others is the one from {escape(worst)}, trained on
+model ({MAIN}) has {min(shared):.2f} to {max(shared):.2f}. The least useful elsewhere is the one from {escape(worst)}, trained on
 {len(y)} patients, {int(y.sum())} of them ill: {min(away[worst]):.2f} to {max(away[worst]):.2f} elsewhere.</p>
 {_figure(drawn, "travels", caption)}"""
 

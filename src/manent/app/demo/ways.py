@@ -12,9 +12,10 @@ from manent.models.numpy import LogisticModel
 FIRST_SEED, ROUNDS, FEATURES = 42, 15, 13
 ALONE, POOLED, MAIN = "alone", "pooled", "FedAdam"
 ONE_SCALE = f"{POOLED}, one scale"
+"""All data in one place, on features that were scaled together."""
 
 MODEL = LogisticModel(FEATURES, initial="uniform")
-# The published recipe of Fed-Heart-Disease (du Terrail et al. 2022): batches of 4; 50 epochs, or 15 x 100 steps.
+# The published recipe of Fed-Heart-Disease (du Terrail et al. 2022): batches of 4; 50 epochs, or 15 rounds of 100 steps.
 CENTRAL = FedAvg(MODEL, LocalSGD(lr=0.001, epochs=50, batch_size=4, optimizer="adam"))
 FEDERATED: Mapping[str, GradientAlgorithm] = {
     "FedAvg": FedAvg(MODEL, LocalSGD(lr=0.001, steps=100, batch_size=4)),

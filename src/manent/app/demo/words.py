@@ -9,12 +9,12 @@ from manent.app.demo.ways import ALONE, FEDERATED, MAIN, POOLED
 
 
 def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
+    """Names as a list in a sentence: "a, b and c"; empty for none."""
     return " and ".join(([", ".join(names[:-1])] if len(names) > 1 else []) + list(names[-1:]))
 
 
 def headline(findings: Findings, way: str = MAIN) -> str:
-    """In words: for whom learning together told ill from healthy better, or worse, than learning alone, and how sure that is."""
+    """Where learning together told ill from healthy better, or worse, than learning alone, and how sure that is."""
     found = {c: findings.difference("auc", ALONE, way, c) for c in findings.centres}
     judged = {c: d for c, d in sorted(found.items(), key=lambda item: -abs(item[1].second - item[1].first)) if d.judged}
     better = [f"{c} (AUC {d.first:.2f} to {d.second:.2f})" for c, d in judged.items() if round(d.second, 2) > round(d.first, 2)]
@@ -31,7 +31,7 @@ def headline(findings: Findings, way: str = MAIN) -> str:
 
 
 def exceptions(findings: Findings, way: str = MAIN) -> str:
-    """In words: which other way of learning together did worse than alone, and which centre cannot be judged."""
+    """Which other way of learning together did worse than alone, and which centre cannot be judged; empty for neither."""
     parts = []
     for other in FEDERATED:
         lost = [c for c in findings.centres if findings.difference("auc", ALONE, other, c).verdict == "lost"]
@@ -47,12 +47,13 @@ def exceptions(findings: Findings, way: str = MAIN) -> str:
 
 
 def _rarer(y: Labels) -> str:
+    """How many test patients are of the rarer kind."""
     ill, healthy = int(y.sum()), int((1 - y).sum())
     return f"{ill} ill" if ill < healthy else f"{healthy} healthy"
 
 
 def correctness(findings: Findings, way: str = MAIN) -> str:
-    """In words: what became of the share of right answers, and where no model beats the base rate."""
+    """How the share of right answers changed, and where no model beats the base rate."""
     found = {c: findings.difference("accuracy", ALONE, way, c) for c in findings.centres}
     changed = {
         verdict: listed([f"{c} ({d.first:.0%} to {d.second:.0%})" for c, d in found.items() if d.verdict == verdict])

@@ -13,11 +13,16 @@ ENTRY = "study.py"
 
 
 def code_of(study: Path, more: Sequence[Path] = ()) -> dict[str, str]:
-    """The study file, as study.py; the files beside it that it imports, and those that these import; and more, by name.
+    """The texts that travel, by file name: the study file as study.py, what it imports from beside it, and `more`.
 
-    Only what an import statement names is found. Nothing is run.
+    What imported files import from beside the study file is found too. Only import statements are looked at; nothing is run.
 
-    Raises InvalidInput for a package (a folder) beside it, two files of one name, and what is no text.
+    Args:
+        study: the study file.
+        more: files that travel although nothing imports them, such as a word list.
+
+    Raises InvalidInput for an import of a package (a folder) beside the study file, for two different files of one name, and for
+    a file that is not UTF-8 text or not Python.
     """
     found = {ENTRY: _text(study)}
     left = [study]
@@ -40,13 +45,19 @@ def code_of(study: Path, more: Sequence[Path] = ()) -> dict[str, str]:
 
 
 def pins(path: Path) -> tuple[str, ...]:
-    """The lines of a file of requirements, without comments; a bundle checks that each is pinned."""
+    """The lines of a requirements file, without comments and empty lines. `Bundle.of` checks that each is pinned.
+
+    Raises InvalidInput for a file that is not UTF-8 text.
+    """
     lines = (line.split("#", 1)[0].strip() for line in _text(path).splitlines())
     return tuple(line for line in lines if line)
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Names of top-level modules that a file imports, anywhere in it, but for Python's own."""
+    """The top-level modules that a file imports anywhere, without those of the standard library.
+
+    Raises InvalidInput for a file that is not Python.
+    """
     try:
         tree = ast.parse(_text(path))
     except (SyntaxError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Study files: Python that defines `study` and `data`, and `conditions` where the simulated world is not ideal."""
+"""Study files: Python that defines `study` and `data`, and perhaps `conditions`, which says how a simulated world falls short."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ MODULE = "study_file"
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a study file declares."""
+    """What a study file declares.
+
+    Attributes:
+        conditions: drop-outs and stragglers of a simulation; none where the file names none.
+    """
 
     study: Study
     data: Federation
@@ -40,10 +44,11 @@ def load_study(path: str | Path, sets: Sequence[str] = (), text: str | None = No
 
     Args:
         sets: "name=value" each, such as "rounds=10", "algorithm.local.lr=0.05" or "conditions.stragglers=0.5".
-        text: its source, where the file itself may have changed since or be gone; `path` then only says where it came from.
+        text: the file's source, if it was kept: the file may have changed since, or be gone. Then `path` is not read, and only
+            says where the source came from.
 
-    Raises InvalidInput for a missing file, one that raises (by file and line), one that lacks a name or gives it another type,
-    and an unknown or unfitting override.
+    Raises InvalidInput for a missing file; for one that raises, with file and line; for one that lacks `study` or `data`, or
+    gives them another type; and for an override whose name is unknown or whose value does not fit.
     """
     module = _execute(Path(path), text)
     study, data = _named(module, path, "study", Study), _named(module, path, "data", Federation)
@@ -52,12 +57,12 @@ def load_study(path: str | Path, sets: Sequence[str] = (), text: str | None = No
 
 
 def load_data(path: str | Path) -> Federation:
-    """The `data` of a study file. Raises InvalidInput as `load_study`."""
+    """The `data` of a study file. Raises InvalidInput as `load_study` does."""
     return _named(_execute(Path(path), None), path, "data", Federation)
 
 
 def load_names(path: str | Path, names: Sequence[str]) -> tuple[Any, ...]:
-    """What a file of Python defines under these names. Raises InvalidInput as `load_study`."""
+    """What a Python file defines under these names, in their order. Raises InvalidInput as `load_study` does."""
     module = _execute(Path(path), None)
     missing = [name for name in names if not hasattr(module, name)]
     if missing:
@@ -66,7 +71,7 @@ def load_names(path: str | Path, names: Sequence[str]) -> tuple[Any, ...]:
 
 
 class _Text(SourceLoader):
-    """A loader of source that is in hand."""
+    """A loader for source that is already in memory."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = str(path), text
@@ -79,10 +84,11 @@ class _Text(SourceLoader):
 
 
 def _execute(path: Path, text: str | None) -> ModuleType:
+    """Run a file, or its kept text, as the module `study_file`. Raises InvalidInput for what it raises."""
     if text is None:
         text = _read(path)
     path = path.absolute()
-    # What is hashed and shown in errors is this text, even if the file changes; entries without a time are never refreshed.
+    # The study's hash and error messages show this text, even if the file changes. An entry without a time is never refreshed.
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     spec = spec_from_loader(MODULE, _Text(path, text))
     if spec is None or spec.loader is None:
@@ -109,6 +115,7 @@ def _read(path: Path) -> str:
 
 
 def _near(path: Path) -> str:
+    """A hint at files of a similar name; empty if there is none."""
     names = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, 3, 0.6)
     return f" Did you mean {', '.join(str(path.parent / name) for name in near)}?" if near else ""
@@ -116,7 +123,7 @@ def _near(path: Path) -> str:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[None]:
-    """Let a study file import what lies beside it."""
+    """Let a study file import the files of its folder."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -125,7 +132,7 @@ def _beside(folder: Path) -> Iterator[None]:
 
 
 def _raised(path: Path, error: BaseException) -> str:
-    """Where and what a study file raised, in two lines."""
+    """What a study file raised, and where: file and line, the error, and the source line if there is one."""
     if isinstance(error, SyntaxError):
         line, source = error.lineno, (error.text or "").strip()
         what = f"{type(error).__name__}: {error.msg}"
@@ -140,6 +147,7 @@ def _raised(path: Path, error: BaseException) -> str:
 
 
 def _named(module: ModuleType, path: str | Path, name: str, kind: type[Kind]) -> Kind:
+    """What a module defines under a name. Raises InvalidInput where it defines none, or one of another type."""
     if not hasattr(module, name):
         own = [n for n, value in vars(module).items() if isinstance(value, kind) and not n.startswith("_")]
         hint = f" It defines {own[0]!r}, a {kind.__name__}: rename it." if own else ""
@@ -152,10 +160,13 @@ def _named(module: ModuleType, path: str | Path, name: str, kind: type[Kind]) ->
 
 @dataclass(frozen=True)
 class _World:
+    """A root for the overrides that begin with "conditions."."""
+
     conditions: Conditions
 
 
 def _overridden(declared: StudyFile, sets: Sequence[str]) -> StudyFile:
+    """The declaration with each "name=value" applied, in order."""
     for entry in sets:
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not (name and equals and value):

@@ -1,4 +1,4 @@
-"""A run as it was asked for: kept in its folder, so that it can go on after anything."""
+"""Launching a run. What was asked for is kept in the run's folder, so that it can go on after any interruption."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ COMMAND, SOURCE = "command.json", "study.py"
 
 @dataclass(frozen=True)
 class Launch:
-    """What `manent run` was told.
+    """What `manent run` was asked to do.
 
     Attributes:
-        file: the study file, absolute.
+        file: the absolute path of the study file.
         sets: overrides, "name=value".
-        workers: processes; None takes as many as processors. The result does not depend on it.
-        ledger: SQLite file, absolute, of the ledger that keeps the data set's budget; or None.
+        seed: of everything repeatable.
+        workers: how many processes; None means one for each processor. The result does not depend on it.
+        evaluate_every: rounds from one evaluation on the test parts to the next.
+        ledger: the absolute path of the ledger (SQLite) that keeps the data set's budget; or None.
     """
 
     file: str
@@ -42,24 +44,28 @@ class Launch:
 
 
 class Silent:
-    """A watcher that shows nothing."""
+    """A watcher of a run's progress that shows nothing."""
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
-        """Nothing to show."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A launch whose study was loaded and checked, and its folder."""
+    """A launch, the study file that it loaded and checked, and the run's folder."""
 
     launch: Launch
     declared: StudyFile
     folder: Path
 
     def run(self, quiet: bool = False) -> Run:
-        """Run it, or go on with it; afterwards draw it where that is possible. `quiet` shows no progress.
+        """Run it, or go on with it if it has begun; then draw its plots if matplotlib is installed.
 
-        What is refused before it begins, such as a study that its data set's budget does not cover, leaves no folder.
+        Args:
+            quiet: show no progress.
+
+        Raises what `simulate` raises. A run that is refused before it begins, for instance because the data set's budget does
+        not cover it, leaves no folder.
         """
         launch, declared = self.launch, self.declared
         kept = RunFolder(self.folder)
@@ -80,7 +86,7 @@ class Prepared:
             if not kept.begun:
                 for name in (COMMAND, SOURCE):
                     (self.folder / name).unlink(missing_ok=True)
-                with suppress(OSError):  # where there is something else in it, it stays
+                with suppress(OSError):  # a folder with something else in it stays
                     self.folder.rmdir()
             raise
         draw(run)
@@ -88,10 +94,13 @@ class Prepared:
 
 
 def begin(launch: Launch, folder: Path | None) -> Prepared:
-    """Load and check a study, then make its folder and keep there what is needed to go on.
+    """Load and check a study, then make its folder, with the study file and the command in it.
 
-    Raises InvalidInput for a study that does not load or does not fit its data (then no folder is made), and for a folder that
-    holds a run already.
+    Args:
+        folder: where to keep the run; None takes `default_folder`.
+
+    Raises InvalidInput for a study that does not load or does not fit its data, for a ledger that does not exist, and for a
+    folder that already holds a run; and Refused for a study without an honest statement. None of these makes a folder.
     """
     declared = load_study(launch.file, launch.sets)
     check(declared.study, declared.data)
@@ -110,10 +119,12 @@ def begin(launch: Launch, folder: Path | None) -> Prepared:
 
 
 def reopen(folder: Path, workers: int | None = None) -> Prepared:
-    """The run of a folder, from the study file and the command kept there. Raises InvalidInput where there is none.
+    """The run in a folder, from the study file and the command that are kept there.
 
     Args:
-        workers: instead of as many as it was begun with.
+        workers: use so many, instead of the number that the run was begun with.
+
+    Raises InvalidInput where the folder holds no run of `manent run`, or its command cannot be read.
     """
     if not (folder / COMMAND).is_file() or not (folder / SOURCE).is_file():
         raise InvalidInput(
@@ -130,14 +141,14 @@ def reopen(folder: Path, workers: int | None = None) -> Prepared:
 
 
 def default_folder(name: str) -> Path:
-    """runs/NAME-DATE-TIME, with a number where that exists."""
+    """runs/NAME-DATE-TIME, with a number at the end if that exists."""
     safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "study"
     base = Path("runs") / f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
     return next(path for path in (base, *(base.with_name(f"{base.name}-{n}") for n in range(2, 1000))) if not path.exists())
 
 
 def draw(run: Run) -> None:
-    """Plots of a run into its folder: PNG and SVG. Does nothing without matplotlib, or for a run without a curve."""
+    """Draw a run into its folder, as PNG and SVG. Does nothing without matplotlib, or for a run without a curve."""
     if run.folder is None or not (run.probe or len(run.history) > 1):
         return
     try:
@@ -148,7 +159,10 @@ def draw(run: Run) -> None:
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
-    """History and probe of run folders by a name that tells them apart. Raises InvalidInput for a folder without a run."""
+    """History and probe of the runs in some folders, by a name that tells them apart.
+
+    Raises InvalidInput for a folder without a run, and for one that is given twice.
+    """
     opened = [RunFolder.open(folder) for folder in folders]
     names = [_title(folder.read("study.json")["study"]) for folder in opened]
     if len(set(names)) < len(names):
@@ -161,7 +175,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 
 
 def compare(folders: Sequence[Path], output: Path) -> None:
-    """Draw the runs of some folders into one file."""
+    """Draw the runs of some folders into one file. Raises InvalidInput as `read_runs` does."""
     plot_runs(read_runs(folders), output)
 
 
@@ -170,7 +184,7 @@ def _title(study: Mapping[str, Any]) -> str:
 
 
 def _whole(folder: RunFolder, log: str) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that a crash cut short is left out."""
+    """The rows of a log, without a last line that a crash cut short."""
     path = folder.path / log
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

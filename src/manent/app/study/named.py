@@ -1,4 +1,4 @@
-"""Data sets by name: where a word on the command line becomes a federation."""
+"""Data sets by name: a word on the command line becomes a federation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ NAMED: Mapping[str, Callable[[], Federation]] = {
 
 
 def federation(source: str) -> Federation:
-    """The data of a study file, or a data set by name with its default arguments. Raises InvalidInput for neither."""
+    """A data set by its name, with its default arguments, or the `data` of a study file.
+
+    Raises InvalidInput where `source` is neither, with the nearest name as a hint; and for a study file that does not load.
+    """
     if source in NAMED:
         return NAMED[source]()
     if source.endswith(".py") or Path(source).exists():

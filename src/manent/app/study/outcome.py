@@ -1,4 +1,4 @@
-"""What a run came to, in a short table and a sentence."""
+"""The outcome of a run: a short table and a sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from manent.privacy.statement import Statement
 
 
 def outcome(run: Run, data: Federation) -> RenderableType:
-    """The result, its cost, and who saw what."""
+    """The result of a run, what it cost, and who saw what, for rich to print.
+
+    Args:
+        data: what it ran on; the columns' names and units come from its schema.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
@@ -34,7 +38,7 @@ def outcome(run: Run, data: Federation) -> RenderableType:
 
 
 def who_saw_what(statement: Statement) -> str:
-    """The statement in a sentence or two."""
+    """The statement in two sentences: what the server saw, and which privacy holds against whom."""
     server = next(observer for observer in statement.observers if observer.name == "server")
     guarded = [o for o in statement.observers if o.epsilon is not None]
     deployed = " if deployed" if statement.epsilon_is == "if deployed" else ""
@@ -47,6 +51,7 @@ def who_saw_what(statement: Statement) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
+    """The rows of the table: a name and a text each."""
     rounds = len({row["round"] for row in run.history})
     facts = [("rounds", f"{rounds}" if rounds == run.study.rounds else f"{rounds} of {run.study.rounds}")]
     last = run.probe[-1] if run.probe else {}
@@ -72,7 +77,7 @@ def _metrics(values: Mapping[str, float]) -> str:
 
 
 def _range(name: str, row: Mapping[str, Any], spread: Mapping[str, float]) -> str:
-    """Least and most, and whose they are where clients are named."""
+    """The least and the most of a metric over the clients, and whose they are if the clients are named."""
     own = {client: metrics[name] for client, metrics in row.get("client", {}).items() if name in metrics}
     if not own:
         return f"from {spread['min']:.4g} to {spread['max']:.4g}"
@@ -81,7 +86,7 @@ def _range(name: str, row: Mapping[str, Any], spread: Mapping[str, float]) -> st
 
 
 def _answer(run: Run, data: Federation) -> RenderableType:
-    """The answer to a query: a histogram as bars, everything else by name."""
+    """The answer to a query: a histogram as bars, anything else as names and values."""
     result = run.result
     column = _column(run, data)
     if "counts" in result:
@@ -100,11 +105,13 @@ def _column(run: Run, data: Federation) -> Column | None:
 
 
 def _number(value: Any) -> str:
+    """A number, or an array of them, short enough to read."""
     array = np.asarray(value)
     return f"{float(array):,.5g}" if array.ndim == 0 else np.array2string(array, precision=4, threshold=12)
 
 
 def _bins(result: Mapping[str, Any], column: Column | None) -> list[str]:
+    """The names of a histogram's bins: of its codes, or the edges of each."""
     if "codes" in result:
         codes = column.codes if column else {}
         return [codes.get(int(code), f"{code:g}") for code in result["codes"]]
@@ -113,6 +120,7 @@ def _bins(result: Mapping[str, Any], column: Column | None) -> list[str]:
 
 
 def _bars(counts: Sequence[float] | Any, names: Sequence[str], column: Column | None) -> Table:
+    """A table with a bar and a count for each bin."""
     title = f"{column.name}{f' ({column.unit})' if column.unit else ''}" if column else ""
     table = Table(title=title, title_justify="left", box=None, show_header=False)
     table.add_column(justify="right")
