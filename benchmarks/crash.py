@@ -37,7 +37,7 @@ import numpy as np
 from common import keep, show
 from safetensors.numpy import load_file
 
-from manent.app.processes import Processes, free_port, rows
+from manent.app.demo.processes import Processes, free_port, rows
 from manent.network.server import documents
 from manent.network.site.joining import QUICK
 from manent.network.trust.identity import Identity

@@ -37,7 +37,7 @@ import httpx
 from common import RESULTS, keep, show
 
 import manent as mn
-from manent.app.processes import Processes, free_port
+from manent.app.demo.processes import Processes, free_port
 from manent.core.examples import Schema
 from manent.crypto import SigningKey, SystemRandom
 from manent.network.server.rosters import Rosters

@@ -37,8 +37,8 @@ from crash import HEAD, LOAD, SITES, TRAINING
 from safetensors.numpy import load_file
 
 import manent as mn
-from manent.app.processes import Processes, rows
-from manent.app.studyfile import load_study
+from manent.app.demo.processes import Processes, rows
+from manent.app.study.file import load_study
 
 TUN, IFF_TUN_NO_PI, TUNSETIFF = "/dev/net/tun", 0x1001, 0x400454CA
 PREFIX, SERVER, PORT = "manent", "10.77.99.1", 8443

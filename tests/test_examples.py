@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.commands import program
+from tests.app.program import program
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 SAYS = {

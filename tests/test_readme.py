@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import manent as mn
-from tests.app.commands import STUDY, manent, write
+from tests.app.program import STUDY, manent, write
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

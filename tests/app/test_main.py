@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import manent as mn
 from manent.core.errors import ManentError, MissingExtra
-from tests.app.commands import STUDY, manent, program, write
+from tests.app.program import STUDY, manent, program, write
 
 
 def test_run_prints_the_outcome_and_leaves_a_folder(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_run_prints_the_outcome_and_leaves_a_folder(tmp_path: Path) -> None:
 
 
 def test_run_gives_what_simulate_gives(tmp_path: Path) -> None:
-    from manent.app.studyfile import load_study
+    from manent.app.study.file import load_study
 
     path = write(tmp_path)
     manent("run", path, "--folder", tmp_path / "run", "--workers", 0, "--seed", 3, "--quiet")
@@ -235,7 +236,7 @@ def test_errors_of_other_kinds_exit_with_1(tmp_path: Path, monkeypatch: pytest.M
     def missing(*_: object) -> None:
         raise MissingExtra("matplotlib", "plots", "Drawing")
 
-    monkeypatch.setattr("manent.app.launch.compare", missing)
+    monkeypatch.setattr("manent.app.study.launch.compare", missing)
     result = manent("plot", tmp_path)
     assert result.exit_code == 1
     assert "pip install 'manent[plots]'" in result.stderr
@@ -274,3 +275,12 @@ def test_a_command_whose_packages_are_missing_says_which(
     assert result.exit_code == 1
     assert f"'{package}'" in result.stderr
     assert f"pip install 'manent[{extra}]'" in result.stderr.replace("\n", " ")
+
+
+def test_the_package_is_a_program_too() -> None:
+    found = subprocess.run([sys.executable, "-m", "manent", "--version"], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (0, f"manent {mn.__version__}\n")
+    wrong = subprocess.run([sys.executable, "-m", "manent", "check", "nowhere.py"], capture_output=True, text=True, timeout=60)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "Error: There is no file nowhere.py" in wrong.stderr
+    assert "Usage: manent " in subprocess.run([sys.executable, "-m", "manent", "--help"], capture_output=True, text=True).stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from manent.app.studyfile import load_study
+from manent.app.study.file import load_study
 from manent.core.examples import Schema
 from manent.network.sandbox.child import isolation_here
 from manent.network.site.joining import QUICK

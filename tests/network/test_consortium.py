@@ -15,7 +15,7 @@ from manent.network.trust.identity import Identity
 from manent.network.trust.join import JoinToken
 from manent.network.trust.roster import DAY, RosterBook
 from manent.storage import MemoryStore
-from tests.app.commands import manent
+from tests.app.program import manent
 from tests.network.processes import Federation, until
 
 NOW = 1_800_000_000.0

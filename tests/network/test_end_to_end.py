@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import manent as mn
-from manent.app.studyfile import load_study
+from manent.app.study.file import load_study
 from manent.core.store import Store
 from manent.network.server import documents
 from manent.network.trust.identity import Identity

@@ -318,12 +318,14 @@ class AlgorithmTraits:
         local: what each client does with its rows in a round, or None where that is no training.
         together: how many clients it takes in one call of `answer`.
         parted: whether it takes the total part by part, where nothing stands between the sum and it.
+        column: the column of the data that a query asks about, or None.
     """
 
     model: Model | None = None
     local: LocalSGD | None = None
     together: int = 1
     parted: bool = False
+    column: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from manent.network.server.service import Service
 from manent.network.server.serving import Address, prepare
 from manent.network.site.connection import Away, Connection
 from manent.network.trust.tls import self_signed
-from tests.app.commands import manent, write
+from tests.app.program import manent, write
 from tests.network.serving import uvicorn_of
 from tests.network.world import URL, World, study_of
 from tests.storage import s3

@@ -19,7 +19,7 @@ from manent.network.trust.identity import Identity
 from manent.network.trust.policy import approve
 from manent.network.trust.roster import DAY, Entry, SignedRoster
 from manent.network.wire.bundle import Bundle
-from tests.app.commands import manent
+from tests.app.program import manent
 from tests.network.test_code_end_to_end import NETWORK, SETTINGS, STUDY
 
 NOW = 1_800_000_000
@@ -103,7 +103,7 @@ def test_a_dry_run_names_what_is_not_as_the_schema_says(site):
 
 @pytest.mark.skipif(not isolation_here().complete, reason=f"this system cannot isolate: {isolation_here()}")
 def test_a_dry_run_of_a_studys_own_code_is_shut_in(site, tmp_path, monkeypatch):
-    from manent.app.studyfile import load_study
+    from manent.app.study.file import load_study
 
     (tmp_path / "beside").mkdir()
     for name, text in (("study.py", STUDY), ("network.py", NETWORK), ("settings.json", SETTINGS)):

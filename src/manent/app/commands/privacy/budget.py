@@ -1,0 +1,103 @@
+"""`manent budget`: what data sets have left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manent.app.commands.options import AsJson
+from manent.app.commands.privacy.options import Relation
+from manent.core.canonical import to_plain
+from manent.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from manent.accounting import Budget, Ledger
+
+
+def budget(
+    ledger: Annotated[str, typer.Argument(metavar="LEDGER", help="The ledger's SQLite file, or the URL of its database.")],
+    study: Annotated[Path | None, typer.Option(metavar="STUDY.py", help="Also tell what this study would cost.")] = None,
+    give: Annotated[
+        str | None,
+        typer.Option("--open", metavar="DATA_SET", help="Give a data set its budget, once. Makes the file if there is none."),
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="With --open.")] = None,
+    delta: Annotated[float | None, typer.Option(help="With --open.")] = None,
+    unit: Annotated[str, typer.Option(help="With --open: client or example.")] = "client",
+    relation: Relation = "add_or_remove",
+    as_json: AsJson = False,
+) -> None:
+    """What each data set has spent of its budget, what is reserved, and what is left.
+
+    [dim]manent budget ledger.db --open hospitals --epsilon 8 --delta 1e-6
+    manent budget ledger.db --study my_study.py[/]
+    """
+    from manent.accounting import Budget, Ledger
+    from manent.storage import is_url, open_store
+
+    if give is None and not is_url(ledger) and not Path(ledger).is_file():
+        raise InvalidInput(f"There is no ledger at {ledger}; create one with --open DATA_SET --epsilon E --delta D.")
+    book = Ledger(open_store(ledger))
+    if give is not None:
+        if epsilon is None or delta is None:
+            raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
+        options: Any = {"privacy_unit": unit, "neighboring_relation": relation}
+        book.open(give, Budget(epsilon, delta, **options))
+    planned = None if study is None else _planned(book, study)
+    rows = [
+        {"data_set": a.data_set, "spent": a.spent, "reserved": a.reserved, "left": a.left, "runs": a.runs, **_limits(a.budget)}
+        for a in book.summary()
+    ]
+    if as_json:
+        typer.echo(json.dumps(to_plain({"data_sets": rows, "planned": planned})))
+        return
+    _print(rows)
+    if planned is not None:
+        verdict = "it fits" if planned["fits"] else "it does NOT fit"
+        typer.echo(f"{study} would take {planned['data_set']} from {planned['before']:.4g} to {planned['after']:.4g}: {verdict}.")
+
+
+def _limits(budget: Budget) -> dict[str, Any]:
+    """A budget's values, its epsilon under the name "budget"."""
+    values = budget.to_plain()
+    return {"budget": values.pop("epsilon"), **values}
+
+
+def _planned(ledger: Ledger, path: Path) -> dict[str, Any]:
+    """What a study would cost the data set that it runs on. Raises InvalidInput for a study without noise."""
+    from manent.app.study.file import load_study
+    from manent.engines.spending import data_set_name
+    from manent.privacy.check import resolve
+
+    declared = load_study(path, ())
+    plan = resolve(declared.study, declared.data)
+    if plan.privacy is None:
+        raise InvalidInput(f"{path} declares no noise, so it has no epsilon. Give it layers and a budget.")
+    cost = ledger.cost(
+        data_set_name(declared.data.name),
+        plan.privacy.event,
+        privacy_unit=plan.privacy.unit,
+        neighboring_relation=plan.privacy.relation,
+    )
+    return {"data_set": cost.data_set, "before": cost.before, "after": cost.after, "fits": cost.fits}
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    """Print a table with a row for each data set."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="Numbers are epsilon.", caption_justify="left")
+    table.add_column("data set", overflow="fold")
+    for name in ("budget", "spent", "reserved", "left", "runs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("for")
+    for row in rows:
+        numbers = (f"{row[name]:.4g}" for name in ("budget", "spent", "reserved", "left"))
+        protected = f"each {row['privacy_unit']}, {row['neighboring_relation']}, delta {row['delta']:g}"
+        table.add_row(row["data_set"], *numbers, str(row["runs"]), protected)
+    Console(highlight=False).print(table)

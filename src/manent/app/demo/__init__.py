@@ -1,0 +1,1 @@
+"""The demonstration on four hospitals: training, comparing, drawing and reporting."""

@@ -1,0 +1,1 @@
+"""Study files: loading one, what travels with it, running it, and showing what came of it."""
