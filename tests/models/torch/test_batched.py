@@ -106,7 +106,7 @@ def test_a_module_of_ones_own_is_batched(monkeypatch, local):
     alone, data = replace(model, together=1), [examples(i, n) for i, n in enumerate(sizes)]
     works = works_of(model, sizes, local)
     expected = alone.train(works, data)
-    monkeypatch.setattr("manent.models.torch.train", lambda *_: pytest.fail("trained alone"))
+    monkeypatch.setattr("manent.models.torch.model.train", lambda *_: pytest.fail("trained alone"))
     for first, second in zip(model.train(works, data), expected, strict=True):
         np.testing.assert_allclose(first.vector, second.vector, rtol=2e-4, atol=3e-5)
 
