@@ -18,9 +18,9 @@ from common import keep, show
 
 from manent.core.randomness import PrivateRandom
 from manent.crypto import SystemRandom
-from manent.crypto.samplers.chance import bernoulli, stochastic_round, uniform_below
+from manent.crypto.samplers.chance import bernoulli, stochastic_round
 from manent.crypto.samplers.noise import discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
-from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE, sampler
+from manent.crypto.samplers.tables import STATISTICAL_DISTANCE, sampler
 
 RUNS = 7
 TARGET = 20_000_000
@@ -53,8 +53,6 @@ def ours(most: int) -> Iterator[tuple[str, Draw]]:
     for variance in (1e2, 1e8):
         yield f"skellam variance={variance:g}", of(skellam, variance)
     yield "bernoulli p=0.3", lambda n: bernoulli(0.3, n, random)
-    yield "uniform_below n=1000", lambda n: uniform_below(1000, n, random)
-    yield "uniform_below n=10^12", lambda n: uniform_below(10**12, n, random)
     x = np.random.default_rng(1).normal(0, 100, most)
     yield "stochastic_round", lambda n: stochastic_round(x[:n], random)
 

@@ -64,7 +64,7 @@ def test_subset_keeps_the_order_asked_for_and_names_who_is_unknown():
 def test_pooled_test_rows_need_some():
     with pytest.raises(InvalidInput, match="test_fraction"):
         build(Client("a", part())).pooled("test")
-    with pytest.raises(InvalidInput, match="'train' or 'test'"):
+    with pytest.raises(InvalidInput, match="part as one of 'train', 'test'"):
         build().pooled("both")
 
 

@@ -61,9 +61,15 @@ def test_seed_decides():
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [{"alpha": -1}, {"beta": float("nan")}, {"clients": 0}, {"test_fraction": 1.0}, {"iid": True}],
+    ("arguments", "message"),
+    [
+        ({"alpha": -1}, "alpha >= 0; found -1"),
+        ({"beta": float("nan")}, "beta >= 0; found nan"),
+        ({"clients": 0}, "clients >= 1; found 0"),
+        ({"test_fraction": 1.0}, "test_fraction < 1; found 1.0"),
+        ({"iid": True}, "found alpha="),
+    ],
 )
-def test_what_makes_no_sense_is_refused(arguments):
-    with pytest.raises(InvalidInput, match="found alpha="):
+def test_what_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(InvalidInput, match=message):
         synthetic(**{"alpha": 1, "beta": 1, **arguments})

@@ -102,5 +102,5 @@ def test_the_test_part_is_the_recipes(monkeypatch):
 
 
 def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(InvalidInput, match="'centre', 'pooled' or 'none'; found 'center'"):
+    with pytest.raises(InvalidInput, match="'centre', 'pooled', 'none'; found 'center'"):
         heart_disease("center")

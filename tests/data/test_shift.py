@@ -75,7 +75,7 @@ def test_what_cannot_be_shifted_is_refused():
         feature_shift(heart_disease(), "rotation", 10)
     with pytest.raises(InvalidInput, match="strength >= 0"):
         feature_shift(pictures(), "noise", -1)
-    with pytest.raises(InvalidInput, match="'noise', 'rotation' or 'affine'"):
+    with pytest.raises(InvalidInput, match="'noise', 'rotation', 'affine'"):
         feature_shift(pictures(), "blur", 1)
 
 

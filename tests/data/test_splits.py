@@ -132,7 +132,7 @@ def test_by_key_groups_rows_under_their_name(keys):
     [
         (lambda: Dirichlet(0.0), "alpha > 0"),
         (lambda: Dirichlet(float("nan")), "alpha > 0"),
-        (lambda: Shards(0), "per_client > 0"),
+        (lambda: Shards(0), "per_client >= 1"),
         (lambda: QuantitySkew(), "either power or alpha"),
         (lambda: QuantitySkew(power=-1.0), "power >= 0"),
         (lambda: IID()(np.zeros(3), 4, np.random.default_rng(0)), "need 4 rows; found 3"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manent.algorithms.gradient import GradientAlgorithm, Totals
-from manent.core.errors import InvalidInput
+from manent.core import validate
 from manent.core.vectors import Array, Arrays, Vector
 
 
@@ -26,11 +26,11 @@ class AdaptiveServer(GradientAlgorithm):
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.number(type(self).__name__, "server_lr", self.server_lr)
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
-            if not 0 <= value < 1:
-                raise InvalidInput(f"{type(self).__name__} expects 0 <= {name} < 1; found {value}.")
-        if not self.tau > 0:
-            raise InvalidInput(f"{type(self).__name__} expects tau > 0; found {self.tau}.")
+            validate.fraction(type(self).__name__, name, value, one=False)
+        validate.positive(type(self).__name__, "tau", self.tau)
 
     @abstractmethod
     def second_moment(self, v: Array, squared: Array) -> Array:

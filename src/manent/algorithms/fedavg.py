@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from manent.algorithms.gradient import GradientAlgorithm, Totals, blocks
+from manent.core import validate
 from manent.core.protocols import Model
 from manent.core.training import LocalSGD
 from manent.core.vectors import Array, Arrays, Vector
@@ -24,6 +25,10 @@ class FedAvg(GradientAlgorithm):
 
     server_lr: float = 1.0
     parted: ClassVar[bool] = True  # the total is taken in parts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.number("FedAvg", "server_lr", self.server_lr)
 
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
         moved = np.empty_like(parameters)

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from manent.algorithms.gradient import GradientAlgorithm, Totals
-from manent.core.errors import InvalidInput
+from manent.core import validate
 from manent.core.vectors import Array, Arrays, Vector
 
 
@@ -25,8 +25,9 @@ class FedAvgM(GradientAlgorithm):
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise InvalidInput(f"FedAvgM expects 0 <= momentum < 1; found {self.momentum}.")
+        super().__post_init__()
+        validate.number(type(self).__name__, "server_lr", self.server_lr)
+        validate.fraction("FedAvgM", "momentum", self.momentum, one=False)
 
     def slots(self, size: int) -> dict[str, Array]:
         return {"velocity": np.zeros(size)}

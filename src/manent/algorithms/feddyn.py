@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from manent.algorithms.gradient import Correction, GradientAlgorithm, Terms, Totals, Weighting
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Public
 from manent.core.protocols import Assignment
@@ -29,8 +30,8 @@ class FedDyn(GradientAlgorithm):
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise InvalidInput(f"FedDyn expects alpha > 0; found {self.alpha}.")
+        super().__post_init__()
+        validate.positive("FedDyn", "alpha", self.alpha)
         if self.weighting != "equal":
             raise InvalidInput(f"FedDyn weighs its clients equally; found weighting={self.weighting!r}.")
 

@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from manent.algorithms.gradient import Correction, GradientAlgorithm, Terms, Totals
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client
 from manent.core.protocols import Assignment
@@ -29,6 +30,9 @@ class FedNova(GradientAlgorithm):
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.not_negative("FedNova", "mu", self.mu)
+        validate.number("FedNova", "server_lr", self.server_lr)
         if self.local.optimizer != "sgd":
             raise InvalidInput(f"FedNova knows the accumulation of SGD only; found optimizer={self.local.optimizer!r}.")
         if self.mu and self.local.momentum:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from manent.algorithms.gradient import Correction, GradientAlgorithm, Totals
-from manent.core.errors import InvalidInput
+from manent.core import validate
 from manent.core.protocols import Assignment
 from manent.core.vectors import Array, Arrays, Vector
 
@@ -24,8 +24,9 @@ class FedProx(GradientAlgorithm):
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mu < 0:
-            raise InvalidInput(f"FedProx expects mu >= 0; found {self.mu}.")
+        super().__post_init__()
+        validate.number(type(self).__name__, "server_lr", self.server_lr)
+        validate.not_negative("FedProx", "mu", self.mu)
 
     def kernel(self, assignment: Assignment, memory: Vector | None) -> Correction:
         return Correction(prox=self.mu)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.metrics import check_metrics, default_metrics, finish, metric_blocks, statistics
-from manent.core.protocols import Assignment, ClientContext, Contribution, Model, Released, Report, SumSpec
+from manent.core.protocols import Assignment, ClientContext, Contribution, Model, ModelTraits, Released, Report, SumSpec, traits
 from manent.core.training import LocalSGD, LocalTraining, Trained
 from manent.core.training.dpsgd import check_model
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector, scalar
@@ -39,8 +40,7 @@ class Evaluation:
     metrics: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InvalidInput(f"Evaluation expects every >= 1; found {self.every}.")
+        validate.count("Evaluation", "every", self.every)
 
     def names(self, model: Model) -> tuple[str, ...]:
         """The metrics, checked against the model's task."""
@@ -120,6 +120,9 @@ class GradientAlgorithm(ABC):
     weighting: Weighting = "examples"
     evaluation: Evaluation | None = None
 
+    def __post_init__(self) -> None:
+        validate.one_of(type(self).__name__, "weighting", self.weighting, get_args(Weighting))
+
     # What an algorithm chooses.
 
     @abstractmethod
@@ -184,7 +187,7 @@ class GradientAlgorithm(ABC):
     @property
     def together(self) -> int:
         """How many clients the model likes to train in one call."""
-        return int(getattr(self.model, "together", 1))
+        return traits(self.model, ModelTraits).together
 
     @property
     def scalable(self) -> bool:
@@ -328,8 +331,3 @@ def full_gradient(algorithm: GradientAlgorithm, model: Vector, client: Client) -
     if algorithm.local.weight_decay:
         gradient = gradient + np.float32(algorithm.local.weight_decay) * model[: algorithm.parameters]
     return gradient
-
-
-def one_step(local: LocalSGD) -> LocalSGD:
-    """One full-batch step."""
-    return replace(local, epochs=None, steps=1, batch_size=None)

@@ -16,6 +16,7 @@ from manent.algorithms.gradient import (
     full_gradient,
     need_plain_sgd,
 )
+from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.protocols import Assignment
@@ -44,6 +45,9 @@ class SCAFFOLD(GradientAlgorithm):
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.number("SCAFFOLD", "server_lr", self.server_lr)
+        validate.one_of("SCAFFOLD", "control", self.control, ("difference", "gradient"))
         need_plain_sgd(self, "control variates are differences of plain steps")
         if self.local.lr == 0 and self.control == "difference":
             raise InvalidInput("SCAFFOLD's control update II divides by lr; found lr=0. Use control='gradient'.")

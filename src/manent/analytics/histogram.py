@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from manent.analytics.columns import bounded, values
-from manent.core.errors import InvalidInput
+from manent.core import validate
 from manent.core.examples import Client, Public
 from manent.core.protocols import Assignment, ClientContext, Contribution, Released, Report, SumSpec
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector
@@ -28,8 +28,7 @@ class Histogram:
     bins: int = 10
 
     def __post_init__(self) -> None:
-        if self.bins < 1:
-            raise InvalidInput(f"Histogram expects bins >= 1; found {self.bins}.")
+        validate.count("Histogram", "bins", self.bins)
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
         layout = Layout((Block("counts", (Entry("counts", (len(self._cuts(public)["bins"]),)),)),))

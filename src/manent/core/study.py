@@ -42,8 +42,8 @@ class Cohort:
             raise InvalidInput("Cohort takes size or sampling_probability, not both.")
         if self.size is not None:
             validate.count("Cohort", "size", self.size, " or None (everyone)")
-        if self.sampling_probability is not None and not 0 < self.sampling_probability <= 1:
-            raise InvalidInput(f"Cohort expects 0 < sampling_probability <= 1; found {self.sampling_probability}.")
+        if self.sampling_probability is not None:
+            validate.fraction("Cohort", "sampling_probability", self.sampling_probability, zero=False)
         validate.count("Cohort", "minimum", self.minimum)
         if self.maximum is not None:
             validate.count("Cohort", "maximum", self.maximum, " or None (no limit)")

@@ -1,4 +1,13 @@
-"""Shared checks of arguments. Each raises InvalidInput that says who expects what, what was found, and what to change."""
+"""Shared checks of arguments. Each raises InvalidInput, saying who expects what, what was found, and what to change.
+
+| value given                      | `count`               | `number`, `positive`, `not_negative`, `fraction` |
+|----------------------------------|-----------------------|--------------------------------------------------|
+| int, or a numpy integer          | taken if large enough | taken if in range                                |
+| float, Fraction, or a numpy float| refused               | taken if in range                                |
+| NaN, True, False                 | refused               | refused                                          |
+| infinity                         | refused               | refused; `positive` can allow it                 |
+| None, text, a list, an array     | refused               | refused                                          |
+"""
 
 from __future__ import annotations
 
@@ -9,9 +18,11 @@ from typing import Any
 
 from manent.core.errors import InvalidInput
 
+_SHOWN = 200  # characters of a value that a message shows
+
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite real number; True and False are none."""
+    """Whether the value is a finite real number. True and False are not numbers here."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
     except OverflowError:  # a whole number that no float64 holds
@@ -19,44 +30,88 @@ def is_number(value: object) -> bool:
 
 
 def is_count(value: object, minimum: int = 1) -> bool:
-    """Whether it is a whole number of at least `minimum`; True and False are none."""
+    """Whether the value is a whole number of at least `minimum`. True and False are not numbers here, and neither is 2.0."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
 
 
 def count(owner: str, name: str, value: Any, otherwise: str = "", *, minimum: int = 1) -> None:
-    """Raises InvalidInput unless the value is a whole number of at least `minimum`.
+    """Checks that the value is a whole number of at least `minimum`. Raises InvalidInput if it is not.
 
     Args:
-        otherwise: what else may be given, as " or None (everyone)".
+        owner: who asks for the value, for the message: "Cohort".
+        name: the argument's name: "size".
+        otherwise: what else may be given, for the message: " or None (everyone)".
     """
     if not is_count(value, minimum):
-        raise InvalidInput(f"{owner} expects {name} >= {minimum}; found {value!r}. Give a whole number{otherwise}.")
+        raise InvalidInput(f"{owner} expects {name} >= {minimum}; found {shown(value)}. Give a whole number{otherwise}.")
 
 
-def positive(owner: str, name: str, value: Any, otherwise: str = "") -> None:
-    """Raises InvalidInput unless the value is a finite number above zero."""
+def number(owner: str, name: str, value: Any, otherwise: str = "") -> None:
+    """Checks that the value is a finite number of either sign. Raises InvalidInput if it is not.
+
+    Args:
+        owner, name, otherwise: as in `count`.
+    """
+    if not is_number(value):
+        raise InvalidInput(f"{owner} expects a finite number as {name}; found {shown(value)}. Give a number{otherwise}.")
+
+
+def positive(owner: str, name: str, value: Any, otherwise: str = "", *, infinite: bool = False) -> None:
+    """Checks that the value is a number above zero. Raises InvalidInput if it is not.
+
+    Args:
+        owner, name, otherwise: as in `count`.
+        infinite: whether positive infinity is allowed too. Where it is not, the number must be finite.
+    """
+    if infinite and isinstance(value, float) and value == float("inf"):
+        return
     if not (is_number(value) and value > 0):
-        raise InvalidInput(f"{owner} expects a finite {name} > 0; found {value!r}. Give a positive number{otherwise}.")
+        wanted = name if infinite else f"a finite {name}"
+        raise InvalidInput(f"{owner} expects {wanted} > 0; found {shown(value)}. Give a positive number{otherwise}.")
 
 
 def not_negative(owner: str, name: str, value: Any, otherwise: str = "") -> None:
-    """Raises InvalidInput unless the value is a finite number of at least zero."""
+    """Checks that the value is a finite number of at least zero. Raises InvalidInput if it is not.
+
+    Args:
+        owner, name, otherwise: as in `count`.
+    """
     if not (is_number(value) and value >= 0):
-        raise InvalidInput(f"{owner} expects a finite {name} >= 0; found {value!r}. Give zero or a positive number{otherwise}.")
+        raise InvalidInput(f"{owner} expects a finite {name} >= 0; found {shown(value)}. Give zero or more{otherwise}.")
 
 
 def fraction(owner: str, name: str, value: Any, otherwise: str = "", *, zero: bool = True, one: bool = True) -> None:
-    """Raises InvalidInput unless the value lies between 0 and 1.
+    """Checks that the value lies between 0 and 1. Raises InvalidInput if it does not.
 
     Args:
-        zero, one: whether the end itself is allowed.
+        owner, name, otherwise: as in `count`.
+        zero: whether 0 itself is allowed.
+        one: whether 1 itself is allowed.
     """
     if not is_number(value) or not ((value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1)):
         low, high = "0 <=" if zero else "0 <", "<= 1" if one else "< 1"
-        raise InvalidInput(f"{owner} expects {low} {name} {high}; found {value!r}. Give a number in that range{otherwise}.")
+        raise InvalidInput(f"{owner} expects {low} {name} {high}; found {shown(value)}. Give a number in that range{otherwise}.")
 
 
 def one_of(owner: str, name: str, value: Any, choices: Collection[Any]) -> None:
-    """Raises InvalidInput unless the value is one of the choices."""
-    if value not in list(choices):  # a list compares; a set would hash what may be unhashable
-        raise InvalidInput(f"{owner} expects {name} as one of {', '.join(map(repr, choices))}; found {value!r}.")
+    """Checks that the value equals one of the choices, and is of that choice's type. Raises InvalidInput if it does not.
+
+    Args:
+        owner, name: as in `count`.
+    """
+    if not any(_equal(value, choice) for choice in choices):
+        raise InvalidInput(f"{owner} expects {name} as one of {', '.join(map(repr, choices))}; found {shown(value)}.")
+
+
+def _equal(value: object, choice: object) -> bool:
+    """Types are compared first: an array compared with text would not give one truth value, and True equals 1."""
+    return isinstance(value, type(choice)) and isinstance(value, bool) == isinstance(choice, bool) and value == choice
+
+
+def shown(value: object) -> str:
+    """The value as a message shows it: its `repr`, cut to 200 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

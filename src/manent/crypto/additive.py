@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
@@ -21,7 +22,7 @@ def split(values: Array, parties: int, bits: int, random: PrivateRandom) -> Arra
     """
     if values.dtype not in (np.dtype(np.int64), np.dtype(np.uint64)) or values.ndim != 1:
         raise InvalidInput(f"Expected an int64 or uint64 vector; found {values.dtype} of shape {values.shape}. Convert it first.")
-    if parties < 2:
+    if not validate.is_count(parties, 2):
         raise InvalidInput(f"Expected 2 parties or more, found {parties!r}: a single share would be the vector itself.")
     mask = _mask(bits)
     shares = np.empty((parties, values.size), np.uint64)
@@ -42,6 +43,6 @@ def combine(shares: Array, bits: int) -> Array:
 
 
 def _mask(bits: int) -> np.uint64:
-    if not 1 <= bits <= 64:
+    if not validate.is_count(bits) or bits > 64:
         raise InvalidInput(f"Expected 1 to 64 bits, found {bits!r}. Choose the fewest that hold the sum.")
     return np.uint64((1 << bits) - 1)

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
@@ -40,6 +41,6 @@ def is_below(bounds: Callable[[int], tuple[Fraction, Fraction]], level: int, bit
 def checked_shape(size: Size) -> tuple[int, ...]:
     """The shape of a size. Raises InvalidInput where it is none."""
     shape = size if isinstance(size, tuple) else (size,)
-    if not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
+    if not all(validate.is_count(n, 0) for n in shape):
         raise InvalidInput(f"Expected a size of whole numbers >= 0, found {size!r}. Give an int or a tuple of them.")
     return shape

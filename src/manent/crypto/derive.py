@@ -7,6 +7,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 
 _HASH: Final = SHA256()
@@ -22,6 +23,6 @@ def derive(secret: bytes, info: bytes, size: int = 32) -> bytes:
 
     Raises InvalidInput for another size.
     """
-    if not 1 <= size <= 255 * 32:
+    if not validate.is_count(size) or size > 255 * 32:
         raise InvalidInput(f"HKDF-SHA256 gives 1 to 8160 bytes; found size {size!r}. Derive a key, and expand it by a cipher.")
     return HKDF(_HASH, size, None, info).derive(secret)

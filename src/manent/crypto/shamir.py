@@ -14,6 +14,7 @@ from math import comb, prod
 from operator import index, mul
 from typing import Final
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.randomness import PrivateRandom, repeatable
 from manent.crypto.lengths import check_length
@@ -39,7 +40,7 @@ def split(secret: bytes, threshold: int, points: Sequence[int], random: PrivateR
     constant = int.from_bytes(secret, "big")
     if constant >= PRIME:
         raise InvalidInput("Expected a secret below 2^256 - 189, found a larger one. Draw it with draw_secret.")
-    if not 1 <= threshold <= len(points):
+    if not validate.is_count(threshold) or threshold > len(points):
         raise InvalidInput(f"Expected a threshold from 1 to the number of shares, {len(points)}; found {threshold!r}.")
     polynomial = [*_draw(random, threshold - 1), constant]
     runs = [polynomial[start : start + _RUN] for start in range(0, threshold, _RUN)]
@@ -99,7 +100,7 @@ def recover(shares: Mapping[int, bytes], threshold: int, right: Callable[[bytes]
     Raises ProtocolAbort where too few shares are well formed or no candidate was right, and InvalidInput for points that are
     not whole numbers from 1 to PRIME - 1, or a threshold or limit below 1.
     """
-    if threshold < 1 or limit < 1:
+    if not (validate.is_count(threshold) and validate.is_count(limit)):
         raise InvalidInput(f"Expected a threshold and a limit of at least 1; found {threshold!r} and {limit!r}.")
     values = {
         x: value for x, share in zip(_checked([*shares]), shares.values(), strict=True) if (value := _value(share)) is not None

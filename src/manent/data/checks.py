@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Column, Examples, Schema
 from manent.core.vectors import Array
@@ -28,8 +29,8 @@ def check_schema(schema: Schema) -> None:
         raise InvalidInput(
             f"A schema with {len(schema.features)} features needs shape=({len(schema.features)},); found shape={schema.shape}."
         )
-    if schema.classes is not None and schema.classes < 2:
-        raise InvalidInput(f"A schema expects classes >= 2, or None for regression; found {schema.classes}.")
+    if schema.classes is not None:
+        validate.count("A schema", "classes", schema.classes, " or None (regression)", minimum=2)
     for code in schema.target.codes if schema.target is not None and schema.classes is not None else ():
         if not 0 <= code < (schema.classes or 0):
             raise InvalidInput(f"The target declares code {code}, but labels go from 0 to {(schema.classes or 0) - 1}.")

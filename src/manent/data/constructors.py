@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Client, Column, Examples, Schema
 from manent.core.randomness import repeatable
@@ -48,8 +49,7 @@ def deal(groups: Mapping[str, Indices], test_fraction: float, seed: int) -> Deal
 
     At least one row stays for training. Raises InvalidInput unless 0 <= test_fraction < 1.
     """
-    if not 0 <= test_fraction < 1:
-        raise InvalidInput(f"test_fraction is a share in [0, 1); found {test_fraction}.")
+    validate.fraction("A federation", "test_fraction", test_fraction, one=False)
     pieces, parts = [], []
     for name, rows in groups.items():
         test = min(round(len(rows) * test_fraction), len(rows) - 1)
@@ -63,6 +63,7 @@ def deal(groups: Mapping[str, Indices], test_fraction: float, seed: int) -> Deal
 
 def groups_of(labels: Array, clients: int, split: Split | None, seed: int) -> dict[str, Indices]:
     """Rows of artificial clients "client-0", ..., by a split (IID if None)."""
+    validate.count("A federation", "clients", clients)
     parts = (split or IID())(labels, clients, repeatable(seed, "split"))
     width = len(str(clients - 1))
     return {f"client-{index:0{width}}": rows for index, rows in enumerate(parts)}

@@ -8,11 +8,12 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from manent.core.examples import Client, Schema
 from manent.core.randomness import repeatable
 from manent.core.vectors import Array
+from manent.data.drawing import draw
+from manent.data.facts import Facts, Labels, Numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,68 +24,9 @@ LISTED = 20
 CHANCE_DEALS = 5
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Classes, counted over each client's train and test rows.
-
-    Attributes:
-        counts: int64[clients, classes]; every position of a sequence counts.
-        names: of the classes.
-    """
-
-    counts: NDArray[np.int64]
-    names: tuple[str, ...]
-
-    @property
-    def shares(self) -> NDArray[np.float64]:
-        """Each client's label distribution, [clients, classes]."""
-        shares: NDArray[np.float64] = self.counts / self.counts.sum(axis=1, keepdims=True)
-        return shares
-
-    @property
-    def pooled(self) -> NDArray[np.float64]:
-        """The label distribution of all rows together, [classes]."""
-        total: NDArray[np.float64] = self.counts.sum(axis=0) / self.counts.sum()
-        return total
-
-    @property
-    def distances(self) -> NDArray[np.float64]:
-        """Each client's total variation distance to the pooled distribution, half the sum of |p - q|, [clients] in [0, 1]."""
-        distances: NDArray[np.float64] = np.abs(self.shares - self.pooled).sum(axis=1) / 2
-        return distances
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A regression target over each client's train and test rows: mean and standard deviation, float64[clients]."""
-
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64]
-    pooled_mean: float
-    unit: str
-
-
 @dataclass(frozen=True, repr=False)
-class Description:
-    """Facts of a federation. `print` it for a table; `plot` draws it.
-
-    Attributes:
-        train, test: rows of each client, int64[clients].
-        target: `Labels`, or `Numbers` for regression.
-        heterogeneity: for classes, the mean over rows of their client's total variation distance to the pooled label
-            distribution: 0 if all clients are alike, towards 1 if they share nothing. For regression, the share of the
-            target's variance that lies between clients (eta squared): 0 if all have one mean, 1 if a client's rows are all equal.
-        by_chance: the same measure if the same rows were dealt at random to clients of the same sizes (small clients
-            differ by chance alone); compare the two.
-    """
-
-    name: str
-    clients: tuple[str, ...]
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    target: Labels | Numbers
-    heterogeneity: float
-    by_chance: float
+class Description(Facts):
+    """The facts of a federation. `print` it for a table; `plot` draws it. The attributes are those of `Facts`."""
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -114,8 +56,6 @@ class Description:
 
     def plot(self, path: str | None = None) -> Figure:
         """Draw it, and save it where a path is given (format by its ending). Raises MissingExtra without matplotlib."""
-        from manent.data.drawing import draw
-
         return draw(self, path)
 
     def _title(self) -> str:
@@ -183,7 +123,7 @@ def _numbers(targets: Sequence[Array], schema: Schema) -> tuple[Labels | Numbers
     return numbers, between / total if total > 0 else 0.0, (len(flat) - 1) / max(len(pooled) - 1, 1)
 
 
-def _listed(facts: Description) -> tuple[list[str], list[list[str]]]:
+def _listed(facts: Facts) -> tuple[list[str], list[list[str]]]:
     header, columns = ["client", "train"], [[*facts.clients, "all"], _with_total(facts.train)]
     if facts.test.any():
         header, columns = [*header, "test"], [*columns, _with_total(facts.test)]
@@ -225,7 +165,7 @@ def _top(shares: Array, names: tuple[str, ...]) -> str:
     return f"{shares[label]:.0%} {names[label]!r}"
 
 
-def _summarised(facts: Description) -> tuple[list[str], list[list[str]]]:
+def _summarised(facts: Facts) -> tuple[list[str], list[list[str]]]:
     rows = [_spread("train rows", facts.train, ",.0f")]
     if facts.test.any():
         rows.append(_spread("test rows", facts.test, ",.0f"))

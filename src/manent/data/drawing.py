@@ -8,7 +8,7 @@ import numpy as np
 
 from manent.core.errors import MissingExtra
 from manent.core.vectors import Array
-from manent.data.describe import Description, Labels, Numbers
+from manent.data.facts import Facts, Labels, Numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ PALETTE = ("#2a6f97", "#e9a03b", "#5aa469", "#d1495b", "#7d6bb3", "#3fb5a3", "#b
 PAIR = ("#cfdde6", "#d1495b")
 
 
-def draw(facts: Description, path: str | None = None) -> Figure:
+def draw(facts: Facts, path: str | None = None) -> Figure:
     """Draw a description, and save it where a path is given. Raises MissingExtra without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ def _rows(axes: Any, clients: int, names: tuple[str, ...] | None) -> Array:
     return rows
 
 
-def _size_bars(axes: Any, facts: Description) -> None:
+def _size_bars(axes: Any, facts: Facts) -> None:
     *rows, below = _rows(axes, len(facts.clients), facts.clients)
     axes.barh(rows, facts.train, color=TRAIN, height=0.66)
     axes.barh(rows, facts.test, left=facts.train, color=TEST, height=0.66)
@@ -119,7 +119,7 @@ def _legend(axes: Any, entries: list[tuple[str, str]]) -> None:
     )
 
 
-def _target_bars(axes: Any, facts: Description) -> None:
+def _target_bars(axes: Any, facts: Facts) -> None:
     target = facts.target
     if isinstance(target, Numbers):
         _means(axes, facts, target)
@@ -129,7 +129,7 @@ def _target_bars(axes: Any, facts: Description) -> None:
         _heat(axes, target, facts.clients)
 
 
-def _share_bars(axes: Any, facts: Description, target: Labels) -> None:
+def _share_bars(axes: Any, facts: Facts, target: Labels) -> None:
     """Each client's label shares as one stacked bar, and under a gap everyone's."""
     shares = np.vstack([target.shares, target.pooled])
     rows = _rows(axes, len(facts.clients), None)
@@ -187,7 +187,7 @@ def _percent() -> Any:
     return PercentFormatter(1.0)
 
 
-def _means(axes: Any, facts: Description, target: Numbers) -> None:
+def _means(axes: Any, facts: Facts, target: Numbers) -> None:
     *rows, below = _rows(axes, len(facts.clients), None)
     axes.hlines(rows, target.mean - target.sd, target.mean + target.sd, color=TEST, linewidth=6)
     axes.plot(target.mean, rows, "o", color=TRAIN, markersize=8)
@@ -197,7 +197,7 @@ def _means(axes: Any, facts: Description, target: Numbers) -> None:
     _heading(axes, "Target: mean, and one standard deviation either way")
 
 
-def _size_curve(axes: Any, facts: Description) -> None:
+def _size_curve(axes: Any, facts: Facts) -> None:
     total = np.sort(facts.train + facts.test)[::-1]
     place = np.arange(1, len(total) + 1)
     axes.fill_between(place, total, color=TEST, alpha=0.6, linewidth=0)
@@ -215,7 +215,7 @@ def _size_curve(axes: Any, facts: Description) -> None:
     _heading(axes, "Rows of each client")
 
 
-def _crowd(axes: Any, facts: Description) -> None:
+def _crowd(axes: Any, facts: Facts) -> None:
     target = facts.target
     if isinstance(target, Numbers):
         axes.hist(target.mean, bins=40, color=TRAIN)

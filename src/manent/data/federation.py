@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core import validate
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Examples, Public, Schema, join
@@ -102,8 +103,7 @@ class Federation:
 
         Raises InvalidInput where no client has test rows.
         """
-        if part not in ("train", "test"):
-            raise InvalidInput(f"pooled expects part 'train' or 'test'; found {part!r}.")
+        validate.one_of("pooled", "part", part, ("train", "test"))
         parts = [client.train if part == "train" else client.test for client in self.clients]
         held = [data for data in parts if data is not None]
         if not held:

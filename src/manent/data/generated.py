@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Examples, Schema
 from manent.core.randomness import repeatable
@@ -28,11 +29,10 @@ def synthetic(
 
     x is float32 [n, 60], y int64. Raises InvalidInput for negative parameters or no clients.
     """
-    if not (np.isfinite(alpha) and np.isfinite(beta) and alpha >= 0 and beta >= 0 and clients >= 1 and 0 <= test_fraction < 1):
-        raise InvalidInput(
-            f"synthetic expects alpha >= 0, beta >= 0, clients >= 1 and test_fraction in [0, 1); "
-            f"found alpha={alpha}, beta={beta}, clients={clients}, test_fraction={test_fraction}."
-        )
+    validate.not_negative("synthetic", "alpha", alpha)
+    validate.not_negative("synthetic", "beta", beta)
+    validate.count("synthetic", "clients", clients)
+    validate.fraction("synthetic", "test_fraction", test_fraction, one=False)
     if iid and (alpha or beta):
         raise InvalidInput(f"IID data have no differences to set: use alpha=0 and beta=0; found alpha={alpha}, beta={beta}.")
     sizes = repeatable(seed, "synthetic sizes").lognormal(4, 2, clients).astype(np.int64) + 50

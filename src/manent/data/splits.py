@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.vectors import Array
 
@@ -58,7 +59,8 @@ class Dirichlet:
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        _check_positive("Dirichlet", "alpha", self.alpha)
+        validate.positive("Dirichlet", "alpha", self.alpha)
+        validate.count("Dirichlet", "minimum", self.minimum)
 
     def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
         _check_counts(len(labels), clients, self.minimum)
@@ -81,11 +83,12 @@ class Shards:
     per_client: int = 2
 
     def __post_init__(self) -> None:
-        _check_positive("Shards", "per_client", self.per_client)
+        validate.count("Shards", "per_client", self.per_client)
 
     def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        validate.count("A split", "clients", clients)
         shards = clients * self.per_client
-        if clients >= 1 and shards > len(labels):
+        if shards > len(labels):
             raise InvalidInput(
                 f"{clients} clients with {self.per_client} shards each need {shards} rows; found {len(labels)}. Use fewer shards."
             )
@@ -102,7 +105,7 @@ class LabelSkew:
     classes_per_client: int
 
     def __post_init__(self) -> None:
-        _check_positive("LabelSkew", "classes_per_client", self.classes_per_client)
+        validate.count("LabelSkew", "classes_per_client", self.classes_per_client)
 
     def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
         _check_counts(len(labels), clients)
@@ -145,9 +148,10 @@ class QuantitySkew:
         if (self.power is None) == (self.alpha is None):
             raise InvalidInput(f"QuantitySkew needs either power or alpha; found power={self.power}, alpha={self.alpha}.")
         if self.alpha is not None:
-            _check_positive("QuantitySkew", "alpha", self.alpha)
-        if self.power is not None and not (np.isfinite(self.power) and self.power >= 0):
-            raise InvalidInput(f"QuantitySkew expects a finite power >= 0; found {self.power}.")
+            validate.positive("QuantitySkew", "alpha", self.alpha)
+        if self.power is not None:
+            validate.not_negative("QuantitySkew", "power", self.power)
+        validate.count("QuantitySkew", "minimum", self.minimum)
 
     def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
         _check_counts(len(labels), clients, self.minimum)
@@ -189,14 +193,8 @@ def by_key(keys: Array | Sequence[object]) -> dict[str, Indices]:
     return named
 
 
-def _check_positive(split: str, name: str, value: float) -> None:
-    if not (np.isfinite(value) and value > 0):
-        raise InvalidInput(f"{split} expects a finite {name} > 0; found {value}.")
-
-
 def _check_counts(rows: int, clients: int, minimum: int = 1) -> None:
-    if clients < 1 or minimum < 1:
-        raise InvalidInput(f"A split expects clients >= 1 and minimum >= 1; found clients={clients}, minimum={minimum}.")
+    validate.count("A split", "clients", clients)
     if rows < clients * minimum:
         raise InvalidInput(f"{clients} clients with at least {minimum} rows each need {clients * minimum} rows; found {rows}.")
 

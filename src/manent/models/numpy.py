@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.canonical import to_plain
-from manent.core.errors import InvalidInput
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.training import LocalTraining, Trained, descend, descend_privately
@@ -200,14 +200,11 @@ class _Regression(DenseModel):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.features < 1:
-            raise InvalidInput(f"{name} expects features >= 1; found {self.features}.")
-        if not (np.isfinite(self.l2) and self.l2 >= 0):
-            raise InvalidInput(f"{name} expects a finite l2 >= 0; found {self.l2}.")
-        if self.initial not in ("zeros", "uniform"):
-            raise InvalidInput(f'{name} expects initial "zeros" or "uniform"; found {self.initial!r}.')
-        if self.kind == "multiclass" and self.classes < 2:
-            raise InvalidInput(f"{name} expects classes >= 2; found {self.classes}.")
+        validate.count(name, "features", self.features)
+        validate.not_negative(name, "l2", self.l2)
+        validate.one_of(name, "initial", self.initial, ("zeros", "uniform"))
+        if self.kind == "multiclass":
+            validate.count(name, "classes", self.classes, minimum=2)
 
     @cached_property
     def layout(self) -> Layout:  # cached: read in every step

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.canonical import to_plain
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.metrics import Task
@@ -63,14 +64,13 @@ class SklearnModel(DenseModel):
         if type(self.estimator) not in _CLASSIFIERS + _REGRESSORS:
             known = ", ".join(c.__name__ for c in _CLASSIFIERS + _REGRESSORS)
             raise InvalidInput(f"SklearnModel takes one of {known}; found {name}.")
-        if self.features < 1:
-            raise InvalidInput(f"SklearnModel expects features >= 1; found {self.features}.")
-        if (self.classes or 0) < 2 and isinstance(self.estimator, _CLASSIFIERS):
+        validate.count("SklearnModel", "features", self.features)
+        if not validate.is_count(self.classes, 2) and isinstance(self.estimator, _CLASSIFIERS):
             raise InvalidInput(f"{name} is a classifier; say how many classes there are: classes=2 or more.")
         if self.classes and isinstance(self.estimator, _REGRESSORS):
             raise InvalidInput(f"{name} is a regressor and has no classes; leave classes out.")
-        if self.examples is not None and self.examples < 1:
-            raise InvalidInput(f"SklearnModel expects examples >= 1; found {self.examples}.")
+        if self.examples is not None:
+            validate.count("SklearnModel", "examples", self.examples)
         object.__setattr__(self, "estimator", clone(self.estimator))
         _refuse(self.estimator.get_params(deep=False), name, self.classes)
         self.l2  # noqa: B018  # refuses a penalty that it cannot follow

@@ -137,6 +137,15 @@ def test_a_schedule_without_sense_is_refused(build, word):
         ({"max_grad_norm": 0}, "max_grad_norm > 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm"),
         ({"optimizer": "rmsprop"}, "optimizer.*sgd.*adam.*'rmsprop'"),
+        ({"optimizer": ["sgd"]}, "optimizer"),
+        ({"lr": "abc"}, "lr >= 0; found 'abc'"),
+        ({"lr": None}, "lr >= 0; found None"),
+        ({"lr": True}, "lr >= 0; found True"),
+        ({"weight_decay": "0"}, "weight_decay"),
+        ({"momentum": "0.9"}, "momentum"),
+        ({"max_grad_norm": "1"}, "max_grad_norm"),
+        ({"epochs": True}, "epochs"),
+        ({"epochs": [1, 2]}, "epochs"),
     ],
 )
 def test_a_declaration_without_sense_is_refused(change, words):

@@ -1,4 +1,4 @@
-"""Coins, uniform integers, unbiased rounding."""
+"""Coins and unbiased rounding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, chi2
+from scipy.stats import binomtest
 
 from manent.core.errors import InvalidInput
 from manent.crypto import SystemRandom
-from manent.crypto.samplers.chance import bernoulli, stochastic_round, uniform_below
+from manent.crypto.samplers.chance import bernoulli, stochastic_round
 from tests.crypto.scripted import Scripted, split
 
 LEVEL = 1e-8  # false alarm of one check; the file makes about 20
@@ -52,35 +52,6 @@ def test_coins_have_their_frequency(p):
 def test_what_is_no_probability_is_refused(p):
     with pytest.raises(InvalidInput, match="probability"):
         bernoulli(p, 3, SystemRandom())
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 100, 4095, 4096])
-def test_small_uniform_integers_use_every_level_equally(n):
-    """All 65,536 levels once: each value comes equally often, and what is beyond is drawn again (here as 0)."""
-    levels = np.arange(65_536, dtype=np.uint16).reshape(2, -1)
-    beyond = 65_536 % n
-    words = [*levels[0].view(np.uint64).tolist(), *levels[1].view(np.uint64).tolist(), *[0] * (-(-beyond // 4))]
-    random = Scripted(*words)
-    counts = np.bincount(uniform_below(n, 65_536, random), minlength=n)
-    counts[0] -= beyond
-    assert (counts == 65_536 // n).all()
-    assert random.left == 0
-
-
-@pytest.mark.parametrize("n", [10, 5000, 2**28, 2**28 + 1, 3 * 2**61, 2**63])
-def test_uniform_integers_fill_their_range(n):
-    drawn = uniform_below(n, 1_000_000, SystemRandom())
-    assert drawn.min() >= 0
-    assert drawn.max() < n
-    counts = np.bincount((drawn.astype(np.float64) * (10 / n)).astype(np.int64), minlength=10)
-    if n > 10**5 or n % 10 == 0:
-        assert chi2.sf(((counts - 1e5) ** 2 / 1e5).sum(), 9) > LEVEL
-
-
-@pytest.mark.parametrize("n", [0, -3, 2**63 + 1, 2.0, "7"])
-def test_a_range_that_is_none_is_refused(n):
-    with pytest.raises(InvalidInput, match="whole number n"):
-        uniform_below(n, 3, SystemRandom())
 
 
 FLOATS = st.one_of(

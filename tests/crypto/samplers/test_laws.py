@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from manent.crypto.samplers.laws import DiscreteGaussian, DiscreteLaplace, Poisson, RoundedGaussian
-from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE
+from manent.crypto.samplers.tables import STATISTICAL_DISTANCE
 
 SCALES = (2.0**-4, 0.3, 1.0, 3.2, 7.99, 8.0, 20.0, 127.0, 1e4, 1e7, 2.0**50)
 RATES = (2.0**-9, 0.4, 5.0, 40.5, 600.0, 3999.5, 1e5, 1e9, 2.0**49)

@@ -18,7 +18,7 @@ from scipy.stats import skellam as scipy_skellam
 from manent.core.errors import InvalidInput
 from manent.crypto import InsecureTestRNG, SystemRandom
 from manent.crypto.samplers.noise import STATISTICAL_DISTANCE, discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
-from manent.crypto.samplers.sampler import CHUNK, Sampler
+from manent.crypto.samplers.tables import CHUNK, Sampler
 
 SIGMAS = (0.7, 1.0, 3.2, 10.0, 1e2, 1e4, 1e6)
 KINDS = ("rounded", "discrete", "laplace", "skellam")

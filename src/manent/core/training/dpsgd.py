@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from numbers import Real
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,10 +92,10 @@ class DPSGD:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.clip_norm) and 2.0**-64 <= self.clip_norm <= 2.0**64):
+        if not (validate.is_number(self.clip_norm) and 2.0**-64 <= self.clip_norm <= 2.0**64):
             raise InvalidInput(f"DPSGD expects a clip_norm > 0 (between 2^-64 and 2^64); found {self.clip_norm!r}.")
         z = self.noise_multiplier
-        if z is not None and not (_is_number(z) and 2.0**-20 <= z <= 2.0**20):
+        if z is not None and not (validate.is_number(z) and 2.0**-20 <= z <= 2.0**20):
             raise InvalidInput(
                 f"DPSGD expects a noise_multiplier > 0 (between 2^-20 and 2^20), or None to derive it from a budget; found {z!r}."
             )
@@ -106,8 +105,8 @@ class DPSGD:
                 f"DPSGD needs either sampling_probability or examples (a declared, public number; the true one is private); "
                 f"found sampling_probability={q}, examples={self.examples}."
             )
-        if q is not None and not (_is_number(q) and 0 < q <= 1):
-            raise InvalidInput(f"DPSGD expects 0 < sampling_probability <= 1; found {q!r}.")
+        if q is not None:
+            validate.fraction("DPSGD", "sampling_probability", q, zero=False)
         if self.examples is not None:
             validate.count("DPSGD", "examples", self.examples, ", the declared, public number of a client's examples")
 
@@ -127,10 +126,6 @@ class DPSGD:
         if self.examples is not None:
             return batch_size / self.examples
         return float(self.sampling_probability or 1.0)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
 
 
 def clip_factors(squares: Array, clip_norm: float) -> NDArray[np.float64]:
@@ -181,12 +176,24 @@ def needed(draws: PrivateDraws | None) -> PrivateDraws:
     return draws
 
 
+@runtime_checkable
+class PrivateModel(Protocol):
+    """What a `Model` has besides, for training that keeps single examples private."""
+
+    def check_private(self) -> None:
+        """Raises Refused where the model has no gradient for each single example, as with BatchNorm, which mixes examples."""
+        ...
+
+    def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
+        """The sum of clipped gradients, and the sum of losses. See `ClippedSum`."""
+        ...
+
+
 def check_model(model: object) -> None:
-    """Raises Refused where a model has no gradients of single examples, as its own `check_private` says."""
-    check = getattr(model, "check_private", None)
-    if check is None:
+    """Raises Refused where a model cannot be trained privately: it is no `PrivateModel`, or its own `check_private` refuses."""
+    if not isinstance(model, PrivateModel):
         raise Refused(
             f"{type(model).__name__} does not give the gradients of single examples, which DPSGD clips. "
             f"Use a TorchModel, a JaxModel, a SklearnModel or a model of manent.models.numpy."
         )
-    check()
+    model.check_private()

@@ -8,9 +8,8 @@ With privacy, grad is clipped and noised first (`core.dpsgd`); what is added to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from math import ceil
-from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -46,6 +45,7 @@ class LocalSGD:
     """
 
     lr: float
+    _: KW_ONLY
     epochs: Count | None = None
     steps: Count | None = None
     batch_size: int | None = None
@@ -63,26 +63,23 @@ class LocalSGD:
             if count is None:
                 continue
             bounds = count if isinstance(count, tuple) else (count, count)
-            if len(bounds) != 2 or not all(isinstance(b, Integral) for b in bounds) or not 1 <= bounds[0] <= bounds[1]:
+            if len(bounds) != 2 or not all(map(validate.is_count, bounds)) or bounds[0] > bounds[1]:
                 raise InvalidInput(f"LocalSGD expects {name} of at least 1, or 1 <= low <= high; found {count!r}.")
         if self.batch_size is not None:
             validate.count("LocalSGD", "batch_size", self.batch_size, " or None (all examples)")
-        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
-            if not (np.isfinite(value) and value >= 0):
-                raise InvalidInput(f"LocalSGD expects a finite {name} >= 0; found {value}.")
-        if not 0 <= self.momentum < 1:
-            raise InvalidInput(f"LocalSGD expects 0 <= momentum < 1; found {self.momentum}.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise InvalidInput(f"LocalSGD expects max_grad_norm > 0 or None; found {self.max_grad_norm}.")
-        if self.optimizer not in ("sgd", "adam"):
-            raise InvalidInput(f"LocalSGD expects the optimizer 'sgd' or 'adam'; found {self.optimizer!r}.")
+        validate.not_negative("LocalSGD", "lr", self.lr)
+        validate.not_negative("LocalSGD", "weight_decay", self.weight_decay)
+        validate.fraction("LocalSGD", "momentum", self.momentum, one=False)
+        if self.max_grad_norm is not None:
+            validate.positive("LocalSGD", "max_grad_norm", self.max_grad_norm, " or None (no clipping)", infinite=True)
+        validate.one_of("LocalSGD", "optimizer", self.optimizer, ("sgd", "adam"))
         if self.privacy is not None:
             self._check_private(self.privacy)
 
     def _check_private(self, privacy: DPSGD) -> None:
         if not isinstance(privacy, DPSGD):
             raise InvalidInput(f"LocalSGD expects privacy=DPSGD(...) or None; found {privacy!r}.")
-        if not isinstance(self.steps, Integral):
+        if not validate.is_count(self.steps):
             raise InvalidInput(
                 f"LocalSGD with privacy needs one declared number of steps, as passes over the data tell how many they are; "
                 f"found epochs={self.epochs}, steps={self.steps}. Set steps=, for E epochs about E / sampling probability."
@@ -164,6 +161,7 @@ class LocalTraining:
     batches: list[Batch]
     local: LocalSGD
     lr: float
+    _: KW_ONLY
     prox: float = 0.0
     anchor: Vector | None = None
     shift: Vector | None = None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from manent.core import validate
-from manent.core.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,7 @@ class ExponentialDecay:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.rate) and self.rate > 0):
-            raise InvalidInput(f"ExponentialDecay expects a finite rate > 0; found {self.rate}.")
+        validate.positive("ExponentialDecay", "rate", self.rate)
         validate.count("ExponentialDecay", "every", self.every)
 
     def factor(self, round: int) -> float:
@@ -43,8 +41,7 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         validate.count("CosineDecay", "rounds", self.rounds)
-        if not 0 <= self.floor <= 1:
-            raise InvalidInput(f"CosineDecay expects 0 <= floor <= 1; found {self.floor}.")
+        validate.fraction("CosineDecay", "floor", self.floor)
 
     def factor(self, round: int) -> float:
         done = min((round - 1) / max(self.rounds - 1, 1), 1.0)

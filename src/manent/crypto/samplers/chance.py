@@ -1,13 +1,13 @@
-"""Coins, uniform integers and unbiased rounding from uniform bits, exactly."""
+"""Coins and unbiased rounding from uniform bits, exactly."""
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
@@ -27,7 +27,7 @@ def bernoulli(p: float | Fraction, size: Size, random: PrivateRandom) -> NDArray
     Raises InvalidInput where p is not in [0, 1], or size is not a shape.
     """
     shape = checked_shape(size)
-    if not (isinstance(p, int | float | Fraction | np.floating) and math.isfinite(p) and 0 <= p <= 1):
+    if not (validate.is_number(p) and 0 <= p <= 1):
         raise InvalidInput(f"Expected a probability between 0 and 1, found {p!r}. Give a float or a Fraction in that range.")
     chance = Fraction(p if isinstance(p, Fraction) else float(p))
     if chance == 1:
@@ -42,32 +42,6 @@ def bernoulli(p: float | Fraction, size: Size, random: PrivateRandom) -> NDArray
         if whole != chance * _LEVELS:
             for i in np.flatnonzero(level == whole):
                 part[i] = _coin(chance, whole, random)
-    return out
-
-
-def uniform_below(n: int, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
-    """int64[size], uniform over 0, ..., n - 1, by rejection.
-
-    Raises InvalidInput where n is not in [1, 2^63], or size is not a shape.
-    """
-    shape = checked_shape(size)
-    if not (isinstance(n, int | np.integer) and 1 <= n <= 1 << 63):
-        raise InvalidInput(f"Expected a whole number n between 1 and 2^63, found {n!r}. Give the number of values to draw from.")
-    n = int(n)
-    dtype = np.uint16 if n <= 1 << 12 else np.uint32 if n <= 1 << 28 else np.uint64
-    values = 1 << 8 * np.dtype(dtype).itemsize
-    last = dtype(values - values % n - 1)  # up to here lies a multiple of n values
-    out = np.empty(shape, np.int64)
-    flat = out.reshape(-1)
-    for start in range(0, flat.size, CHUNK):
-        part = flat[start : start + CHUNK]
-        level = draw_bits(random, part.size, dtype)
-        part[:] = level % dtype(n)
-        where = np.flatnonzero(level > last)
-        while where.size:
-            level = draw_bits(random, where.size, dtype)
-            part[where] = level % dtype(n)
-            where = where[level > last]
     return out
 
 

@@ -14,7 +14,7 @@ from manent.core.training.dpsgd import SUM_SLACK
 from manent.core.vectors import Array
 from manent.crypto.samplers.chance import bernoulli
 from manent.crypto.samplers.noise import rounded_gaussian
-from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE
+from manent.crypto.samplers.tables import STATISTICAL_DISTANCE
 
 
 def grid_bits(parameters: int) -> int:

@@ -1,23 +1,23 @@
 """Integer noise, exact: rounded and discrete Gaussian, discrete Laplace, Skellam.
 
 Parameters are read as the float64 they are given as. Every draw is within total variation distance `STATISTICAL_DISTANCE` of
-its law, and all draws are independent; the argument is in `crypto.samplers.sampler`. How much of the source a call consumes
+its law, and all draws are independent; the argument is in `crypto.samplers.tables`. How much of the source a call consumes
 depends on the values drawn: two calls of 10 do not give what one call of 20 does.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.randomness import PrivateRandom
 from manent.crypto.bits import Size, checked_shape
 from manent.crypto.samplers.laws import DiscreteGaussian, DiscreteLaplace, Poisson, RoundedGaussian
-from manent.crypto.samplers.sampler import STATISTICAL_DISTANCE, Law, sampler
+from manent.crypto.samplers.tables import STATISTICAL_DISTANCE, Law, sampler
 
 __all__ = ["STATISTICAL_DISTANCE", "discrete_gaussian", "discrete_laplace", "rounded_gaussian", "skellam"]
 
@@ -78,10 +78,6 @@ def _draw(law: Law, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
 
 
 def _checked(name: str, value: Any, minimum: float, most: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not minimum <= number <= most:
+    if not (validate.is_number(value) and minimum <= float(value) <= most):
         raise InvalidInput(f"Expected {name} between {minimum:.3g} and {most:.3g}, found {value!r}. Change it or the grid.")
-    return number
+    return float(value)

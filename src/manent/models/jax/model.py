@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.canonical import code_hash, to_plain, type_name
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.examples import Examples
@@ -389,8 +390,8 @@ def _kind(kind: Task | None, loss: object) -> Task:
 def _classes(classes: int | None, kind: Task) -> int:
     if kind != "multiclass":
         return 2 if kind == "binary" else 0
-    if classes is None or classes < 2:
-        raise InvalidInput(f"A multiclass model needs classes of at least 2; found {classes}. Say JaxModel(..., classes=).")
+    if classes is None or not validate.is_count(classes, 2):
+        raise InvalidInput(f"A multiclass model needs classes of at least 2; found {classes!r}. Say JaxModel(..., classes=).")
     return classes
 
 

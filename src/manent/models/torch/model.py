@@ -91,8 +91,7 @@ class TorchModel:
     together: int = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
-        if self.initial not in ("seed", "given"):
-            raise InvalidInput(f'TorchModel expects initial "seed" or "given"; found {self.initial!r}.')
+        validate.one_of("TorchModel", "initial", self.initial, ("seed", "given"))
         object.__setattr__(self, "together", _together(self.together, self.device))
         object.__setattr__(self, "network", _private(self.network))
         object.__setattr__(self, "kind", _kind(self.kind, self.loss))
@@ -284,8 +283,7 @@ class TorchModel:
 
 def _together(together: int | None, device: str) -> int:
     """How many clients at a time. Raises InvalidInput for a device that is not there, or a number that does not fit it."""
-    if device not in ("cpu", "cuda"):
-        raise InvalidInput(f'TorchModel expects device "cpu" or "cuda"; found {device!r}.')
+    validate.one_of("TorchModel", "device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput('TorchModel was given device="cuda", but torch finds no GPU here. Use device="cpu" (the default).')
     if together is None:
@@ -336,8 +334,8 @@ def _classes(classes: int | None, kind: Task, network: nn.Module) -> int:
     if classes is None:
         last = next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
         classes = 0 if last is None else last.out_features
-    if classes < 2:
-        raise InvalidInput(f"A multiclass model needs classes of at least 2; found {classes}. Say TorchModel(..., classes=).")
+    if not validate.is_count(classes, 2):
+        raise InvalidInput(f"A multiclass model needs classes of at least 2; found {classes!r}. Say TorchModel(..., classes=).")
     return classes
 
 

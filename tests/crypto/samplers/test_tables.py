@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from manent.crypto.samplers.laws import DiscreteGaussian, DiscreteLaplace, Poisson, RoundedGaussian
-from manent.crypto.samplers.sampler import BUCKETS, Sampler, sampler
+from manent.crypto.samplers.tables import BUCKETS, Sampler, sampler
 from tests.crypto.samplers.test_laws import reference
 from tests.crypto.scripted import Scripted, split
 
