@@ -42,8 +42,8 @@ from manent.rounds.declared import Sites, rebuild, schema_of
 from manent.storage import MemoryStore
 from manent.storage.blobs import Blobs
 from manent.summation.parties import wire
+from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
-from manent.summation.secagg import Roster
 
 ARRIVING = 40  # sites a second, before the sum is opened
 

@@ -32,7 +32,7 @@ from secagg_report import report
 from secagg_rounds import Job, play, record
 
 from manent.summation.parties import wire
-from manent.summation.secagg import ring
+from manent.summation.secagg import bodies, ring
 from manent.summation.secagg.terms import Terms
 
 HERE = Path(__file__).parent
@@ -170,12 +170,12 @@ def flower(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def sizes(terms: Terms, call: int) -> tuple[int, int]:
     """Bytes that a client which stays to the end sends and gets, from the wire format; the mean over positions."""
     k, kem, head = terms.degree, terms.hybrid, wire.HEAD
-    advert = 4 + 3 * 32 + 64 + 2 * wire.KEM_KEY * kem
-    parcel = 4 + wire.SEALED + wire.KEM_TEXT * kem
-    shares = 4 + k * parcel + k / 2 * (wire.KEM_TEXT + wire.KEPT) * kem
+    advert = 4 + 3 * 32 + 64 + 2 * bodies.KEM_KEY * kem
+    parcel = 4 + bodies.SEALED + bodies.KEM_TEXT * kem
+    shares = 4 + k * parcel + k / 2 * (bodies.KEM_TEXT + bodies.KEPT) * kem
     upload = ring.packed_size(terms.size, terms.bits) + 32  # what it says of its masks
-    up = (advert, shares, upload, 64, 32 + 4 + k * wire.OPENED)
-    down = (call, 4 + k * advert, 4 + k * parcel + k / 2 * wire.KEM_TEXT * kem, 0, -(-terms.clients // 8), 4 + (k + 1) * 68, 1)
+    up = (advert, shares, upload, 64, 32 + 4 + k * bodies.OPENED)
+    down = (call, 4 + k * advert, 4 + k * parcel + k / 2 * bodies.KEM_TEXT * kem, 0, -(-terms.clients // 8), 4 + (k + 1) * 68, 1)
     return int(sum(up) + head * len(up)), int(sum(down) + head * len(down))
 
 

@@ -29,11 +29,12 @@ from manent.core.parties import SERVER, Envelope, Step
 from manent.core.randomness import repeatable
 from manent.crypto import SystemRandom
 from manent.crypto.identity import SigningKey
+from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
 from manent.summation.secagg import parameters, ring
 from manent.summation.secagg.client import SecAggClient
 from manent.summation.secagg.server import SecAggServer
-from manent.summation.secagg.terms import CLASSICAL, HYBRID, MILLION, Call, Expected, Roster, Terms
+from manent.summation.secagg.terms import CLASSICAL, HYBRID, MILLION, Call, Expected, Terms
 
 PHASES = {
     Kind.CALL: "advertise",

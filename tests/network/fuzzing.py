@@ -37,7 +37,7 @@ from manent.network.wire.bundle import Bundle
 from manent.network.wire.protocol import pack
 from manent.summation.parties import wire
 from manent.summation.parties.wire import Kind
-from manent.summation.plain.parties import PlainCall
+from manent.summation.plain.terms import PlainCall
 from tests.network.parsers import mutated
 from tests.network.serving import uvicorn_of
 from tests.network.world import World, study_of

@@ -45,10 +45,13 @@ from manent.storage import MemoryStore
 from manent.storage.arrays import decode_arrays, encode_arrays
 from manent.storage.blobs import Blobs
 from manent.summation.parties import wire
+from manent.summation.parties.call import Roster, SumExpected
 from manent.summation.parties.fields import Reader
 from manent.summation.parties.wire import Kind
-from manent.summation.plain.parties import PlainCall, PlainClient, PlainExpected, PlainServer, PlainTerms, upload_message
-from manent.summation.secagg import Call, Roster, SecAgg, ring
+from manent.summation.plain.client import PlainClient
+from manent.summation.plain.server import PlainServer
+from manent.summation.plain.terms import PlainCall, PlainTerms, upload_message
+from manent.summation.secagg import Call, SecAgg, bodies, ring
 from tests.summation.secagg.attempts import Attempt, terms_of
 
 MOST_MEMORY = 32 << 20
@@ -283,36 +286,36 @@ def heard_in_the_clear(data: bytes) -> object:
 
 
 def heard_in_the_clear_by_a_client(data: bytes) -> object:
-    expected = PlainExpected(b"s" * 32, "train.0", 1, b"m" * 32, PLAIN_TERMS)
+    expected = SumExpected(b"s" * 32, "train.0", 1, b"m" * 32, PLAIN_TERMS)
     client = PlainClient(KEYS[0], ROSTER, expected)
     return client.receive(Envelope(SERVER, client.name, data))
 
 
 def lists(name: str, hybrid: bool) -> Parser:
     """The records of one kind of message."""
-    kem = wire.KEM_KEY * hybrid
+    kem, text, kept = bodies.KEM_KEY * hybrid, bodies.KEM_TEXT * hybrid, bodies.KEPT * hybrid
     kinds: dict[str, tuple[Callable[[Reader], Any], Callable[[Any], int], Sequence[Any]]] = {
         "directory": (
-            lambda r: wire.Advert.read(r, hybrid), lambda a: a.position,
-            [wire.Advert(n, b"a" * 32, b"b" * 32, b"c" * 32, b"d" * kem, b"e" * kem, b"f" * 64) for n in (1, 4)],
+            lambda r: bodies.Advert.read(r, hybrid), lambda a: a.position,
+            [bodies.Advert(n, b"a" * 32, b"b" * 32, b"c" * 32, b"d" * kem, b"e" * kem, b"f" * 64) for n in (1, 4)],
         ),
         "shares": (
-            wire.shares_reader(2, hybrid), lambda p: p.peer,
-            [wire.Parcel(1, b"s" * wire.SEALED, b"t" * (wire.KEM_TEXT * hybrid)),
-             wire.Parcel(3, b"s" * wire.SEALED, *(b"t" * (size * hybrid) for size in (wire.KEM_TEXT, wire.KEM_TEXT, wire.KEPT)))],
+            bodies.shares_reader(2, hybrid), lambda p: p.peer,
+            [bodies.Parcel(1, b"s" * bodies.SEALED, b"t" * text),
+             bodies.Parcel(3, b"s" * bodies.SEALED, *(b"t" * size for size in (text, text, kept)))],
         ),
         "deliveries": (
-            wire.deliveries_reader(2, hybrid), lambda p: p.peer,
-            [wire.Parcel(1, b"s" * wire.SEALED, *(b"t" * (wire.KEM_TEXT * hybrid) for _ in range(2))),
-             wire.Parcel(3, b"s" * wire.SEALED, b"t" * (wire.KEM_TEXT * hybrid))],
+            bodies.deliveries_reader(2, hybrid), lambda p: p.peer,
+            [bodies.Parcel(1, b"s" * bodies.SEALED, *(b"t" * text for _ in range(2))),
+             bodies.Parcel(3, b"s" * bodies.SEALED, b"t" * text)],
         ),
-        "consents": (wire.Signed.read, lambda s: s.position, [wire.Signed(n, b"s" * 64) for n in (0, 9)]),
-        "reveal": (wire.Opened.read, lambda o: o.position, [wire.Opened(n, b"s" * 32) for n in (0, 9)]),
+        "consents": (bodies.Signed.read, lambda s: s.position, [bodies.Signed(n, b"s" * 64) for n in (0, 9)]),
+        "reveal": (bodies.Opened.read, lambda o: o.position, [bodies.Opened(n, b"s" * 32) for n in (0, 9)]),
     }  # fmt: skip
     read, place, records = kinds[name]
     return Parser(
-        whole(lambda r: wire.read_list(r, read, place, 20)), (ProtocolAbort,),
-        [wire.listing(records), wire.listing(records[:1]), wire.listing([])], wire.listing,
+        whole(lambda r: bodies.read_list(r, read, place, 20)), (ProtocolAbort,),
+        [bodies.listing(records), bodies.listing(records[:1]), bodies.listing([])], bodies.listing,
     )  # fmt: skip
 
 
@@ -342,12 +345,14 @@ PARSERS: dict[str, Parser] = {
     "list: consents": lists("consents", False),
     "list: reveal": lists("reveal", False),
     "table of shares": Parser(
-        lambda data: wire.shares_table(2, data, [1, 3], False).record(3), (ProtocolAbort,),
-        [wire.listing([wire.Parcel(n, b"s" * wire.SEALED) for n in (1, 3)])],
+        lambda data: bodies.shares_table(2, data, [1, 3], False).record(3), (ProtocolAbort,),
+        [bodies.listing([bodies.Parcel(n, b"s" * bodies.SEALED) for n in (1, 3)])],
     ),
-    "bitmap": Parser(lambda d: wire.read_bitmap(d, 11), (ProtocolAbort,), [b"\x05\x02"], lambda found: wire.bitmap(found, 11)),
+    "bitmap": Parser(
+        lambda d: bodies.read_bitmap(d, 11), (ProtocolAbort,), [b"\x05\x02"], lambda found: bodies.bitmap(found, 11)
+    ),
     "packed vector": Parser(lambda data: ring.unpack(data, 5, 20), (ProtocolAbort,), [PACKED]),
-    "end of an upload": Parser(wire.split_upload, (ProtocolAbort,), [b"x" * 50]),
+    "end of an upload": Parser(bodies.split_upload, (ProtocolAbort,), [b"x" * 50]),
     "reason": Parser(wire.read_reason, (), ["warum, \u00fc".encode(), b""]),
     "call": Parser(Call.read, (ProtocolAbort,), [ATTEMPT.call.body], lambda call: call.body),
     "call in the clear": Parser(PlainCall.read, (ProtocolAbort,), [PLAIN.body], lambda call: call.body),

@@ -12,7 +12,8 @@ import manent as mn
 from manent.core.protocols import Assignment, Released
 from manent.storage.arrays import array_pieces, read_arrays
 from manent.storage.blobs import Blobs
-from manent.summation.plain.parties import PartedTotal, PlainTerms, upload_message
+from manent.summation.plain.server import PartedTotal
+from manent.summation.plain.terms import PlainTerms, upload_message
 
 SIZE = 2_000_000
 MODEL = 4 * SIZE

@@ -23,7 +23,7 @@ from manent.network.site.training import OwnProcess, contribution
 from manent.network.trust.identity import Identity
 from manent.network.trust.join import JoinToken
 from manent.network.wire.bundle import Bundle
-from manent.network.wire.sums import client_party, read_call
+from manent.network.wire.sums import StudySum, client_party, read_call
 from manent.storage import MemoryStore
 from manent.storage.arrays import decode_arrays
 
@@ -119,10 +119,10 @@ class World:
             plan = self.rounds.plans.plan(study)
             with self.store.snapshot() as view:
                 roster = self.rounds.rosters.roster(view, record.roster)
-            of = (record.index, record.name, record.round, bytes.fromhex(record.assignment))
+            sum = StudySum(record.name, record.index, record.round, bytes.fromhex(record.assignment))
             call = read_call(plan, bytes.fromhex(record.call))
             own = (self.identities[site].signing_key, roster, SystemRandom(), ())
-            self.parties[record.id, site] = client_party(plan, call, *of, *own)
+            self.parties[record.id, site] = client_party(plan, call, sum, *own)
         return self.parties[record.id, site]
 
     def vector(self, hash: str, site: int) -> np.ndarray:
@@ -138,7 +138,7 @@ class World:
         record, party = self.sum(hash), self.party(hash, site)
         message = self.rounds.message(record.id, party.name)
         steps = [] if message is None else [party.receive(Envelope(SERVER, party.name, message))]
-        if upload and party.needs_vector and party.stage in ("called", "delivered"):
+        if upload and party.awaits_vector:
             steps.append(party.contribute(self.vector(hash, site)))
         for step in steps:
             for envelope in step.send:

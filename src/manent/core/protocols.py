@@ -12,6 +12,7 @@ from manent.core.examples import Client, Examples, Public
 from manent.core.layers import Form, Gathering, Layer, Stage
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
+from manent.core.parties import NetworkSum
 from manent.core.randomness import repeatable
 from manent.core.sums import Number, Partial, Total
 from manent.core.training import LocalSGD, LocalTraining, Trained
@@ -30,6 +31,7 @@ __all__ = [
     "Contribution",
     "Form",
     "Gathering",
+    "Hiding",
     "Layer",
     "Model",
     "ModelTraits",
@@ -40,12 +42,13 @@ __all__ = [
     "Stage",
     "SumSpec",
     "Summation",
+    "SummationTraits",
     "Vanishes",
     "View",
     "traits",
 ]
 
-Traits = TypeVar("Traits", bound="AlgorithmTraits | ModelTraits")
+Traits = TypeVar("Traits", bound="AlgorithmTraits | ModelTraits | SummationTraits")
 
 
 @dataclass(frozen=True)
@@ -178,28 +181,42 @@ class Algorithm(Protocol):
 
 
 class Accumulator(Protocol):
-    """A sum being formed over positions 0 to count - 1 of a cohort; see `core.sums.TreeSum`."""
+    """A sum that is being formed over positions 0 to count - 1 of a cohort; `core.sums.TreeSum` is one.
 
-    def add(self, position: int, vector: Array) -> None: ...
+    Each position is added, skipped or part of a merged run, once. A second time raises ProtocolAbort; a position outside the
+    cohort, or a vector of another length, raises InvalidInput.
+    """
 
-    def skip(self, position: int) -> None: ...
+    def add(self, position: int, vector: Array) -> None:
+        """Add the [d] vector of one position. It is only read."""
+        ...
 
-    def merge(self, part: Partial) -> None: ...
+    def skip(self, position: int) -> None:
+        """Record that a position contributes nothing."""
+        ...
 
-    def finish(self) -> Total: ...
+    def merge(self, part: Partial) -> None:
+        """Take the sum over an aligned run of positions. Its array is only read."""
+        ...
+
+    def finish(self) -> Total:
+        """The [d] total, once. Raises ProtocolAbort where a position is unaccounted for, or no sum can be formed."""
+        ...
 
 
 @dataclass(frozen=True)
 class Occasion:
-    """One forming of a sum.
+    """One forming of a sum in a simulation.
 
     Attributes:
         study: hash of the study, 32 bytes.
+        sum: name of the sum.
+        round: counted from 1.
         model: digest of what the clients are sent, 32 bytes.
         form: of the vectors that are summed.
         count: how many clients are asked; they stand at positions 0 to count - 1.
-        minimum: the fewest answers with which it is released.
-        vanish: by position, when a simulated client drops out.
+        minimum: the fewest answers with which the sum is released.
+        vanish: by position, when a simulated client drops out; None where it does not.
     """
 
     study: bytes
@@ -218,7 +235,10 @@ class Occasion:
 
 
 class Summation(Protocol):
-    """How terms are brought together: plain data. Where it hides them, it adds whole numbers only."""
+    """How terms are brought together: plain data. Where it hides the terms, it adds whole numbers only.
+
+    What else it may declare, such as its parties over a network, is in `SummationTraits`.
+    """
 
     @property
     def view(self) -> View:
@@ -227,11 +247,14 @@ class Summation(Protocol):
 
     @property
     def together(self) -> bool:
-        """Whether a simulation may add several clients' vectors before they come to `init`'s sum."""
+        """Whether a simulation may add several clients' vectors before they come to the sum that `init` makes."""
         ...
 
     def minimum(self, most: int) -> int:
-        """The fewest answers with which it forms a sum of at most so many. Raises Refused for too small a cohort."""
+        """The fewest answers with which it forms a sum, where at most `most` clients are asked.
+
+        Raises Refused for too small a cohort.
+        """
         ...
 
     def init(self, occasion: Occasion) -> Accumulator:
@@ -239,12 +262,32 @@ class Summation(Protocol):
         ...
 
     def bits(self, form: Form, most: int) -> int:
-        """Of one number of a client's vector on its way, in a cohort of at most so many. Raises Refused likewise."""
+        """How many bits one number of a client's vector takes on its way, where at most `most` clients are asked.
+
+        Raises Refused for vectors that it cannot hold.
+        """
         ...
 
     def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
-        """For the statement: what it rests on. Raises Refused likewise."""
+        """Lines for the statement: what its protection rests on. Raises Refused for vectors that it cannot hold."""
         ...
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """What the masks on clients' vectors withstand.
+
+    Attributes:
+        adversary: "active", a server that lies; "curious", one that follows the protocol and looks.
+        corrupt: the share of the cohort that may collude with the server.
+        post_quantum: whether recorded traffic stays secret from a quantum computer.
+        modelled: no mask is made at all: the same sum is formed without the cryptography, which only a simulation may do.
+    """
+
+    adversary: Literal["curious", "active"]
+    corrupt: float
+    post_quantum: bool
+    modelled: bool = False
 
 
 class PrivacyBudget(Protocol):
@@ -339,6 +382,21 @@ class ModelTraits:
 
     threadsafe: bool = False
     together: int = 1
+
+
+@dataclass(frozen=True)
+class SummationTraits:
+    """What a summation may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+
+    Attributes:
+        output: "sum", or "location" where what is formed stands for the vectors without being their sum, as a median does.
+        network: how it runs between a server and clients, or None where it runs in simulations only.
+        hiding: what the masks on clients' vectors withstand, or None where there are none.
+    """
+
+    output: Literal["sum", "location"] = "sum"
+    network: NetworkSum[Any, Any] | None = None
+    hiding: Hiding | None = None
 
 
 def traits(part: object, kind: type[Traits]) -> Traits:

@@ -26,7 +26,7 @@ from manent.accounting.events import (
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Gathering
-from manent.core.protocols import PrivacyBudget, Summation, SumSpec
+from manent.core.protocols import PrivacyBudget, Summation, SummationTraits, SumSpec, traits
 from manent.core.study import Cohort, Study
 from manent.layers.correlated import CorrelatedNoise
 from manent.layers.noise import DistributedNoise, NoiseStage
@@ -196,7 +196,7 @@ def account(
     gathering = replace(gathering, rounds=study.rounds, min_separation=study.cohort.min_separation, whole=hidden)
     if noise is None:
         return {spec.name: build(spec, study.layers, gathering) for spec in specs}, gathering, None
-    if getattr(summation, "output", "sum") != "sum":
+    if traits(summation, SummationTraits).output != "sum":
         raise Refused(
             f"The noise is sized for a sum, and {type(summation).__name__} forms none. Use Plain(), or leave noise out."
         )

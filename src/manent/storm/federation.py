@@ -21,7 +21,7 @@ import numpy as np
 
 from manent.analytics import Histogram
 from manent.core.examples import Client, Column, Examples, Schema
-from manent.core.protocols import Summation
+from manent.core.protocols import Summation, SummationTraits, traits
 from manent.core.randomness import repeatable, repeatable_seed
 from manent.core.store import Store
 from manent.core.study import Cohort, Study
@@ -43,12 +43,10 @@ from manent.storage.blobs import Blobs
 from manent.storm.faults import Faults
 from manent.storm.stage import Stage, Troupe
 from manent.storm.watching import Watch
-from manent.summation.secagg import SecAgg
 
 URL, EPOCH, YEAR = "https://server.test", 1_800_000_000, 365 * 86400
 TICK = 1.0  # seconds
 COLUMN = "number"
-SECRET_STEPS = 5  # advert, shares, upload, consent, reveal
 
 
 @dataclass(frozen=True)
@@ -203,8 +201,8 @@ class Federation:
         """Queue a study that counts sites, round by round; its hash."""
         study = Study(Histogram(COLUMN), rounds, cohort or Cohort(), summation=summation, name=name)
         bundle = Bundle.of(study, schema_of(len(self.sites)), "data").sign(self.identity.signing_key)
-        # How many messages a site sends to a sum.
-        self._steps[study.hash] = SECRET_STEPS if isinstance(summation, SecAgg) else 1
+        network = traits(summation, SummationTraits).network
+        self._steps[study.hash] = 1 if network is None else network.messages
         return submit(self.service.rounds, bundle, "somebody", seed, len(self.sites))
 
     def at(self, seconds: float, what: Callable[..., object], *arguments: object) -> None:

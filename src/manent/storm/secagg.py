@@ -16,8 +16,9 @@ from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
 from manent.storm.scenarios import changed_messages
 from manent.storm.world import Actor, World
+from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
-from manent.summation.secagg import Call, Expected, Roster, SecAggClient, SecAggServer, Terms, parameters
+from manent.summation.secagg import Call, Expected, SecAggClient, SecAggServer, Terms, parameters
 from manent.summation.secagg.parameters import Adversary
 
 SUITES = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)

@@ -34,6 +34,7 @@ from manent.network.wire.bundle import Bundle
 from manent.network.wire.sums import read_call
 from manent.summation.parties import wire
 from manent.summation.parties.wire import Kind
+from manent.summation.secagg import bodies
 from tests.network.serving import uvicorn_of
 from tests.network.world import World, study_of
 
@@ -333,7 +334,7 @@ def test_false_survivors_open_nothing(stage, alive, consents):
         kind, context, body = wire.unframe(message)
         if kind is not Kind.SURVIVORS:
             return message
-        said = wire.bitmap(frozenset(places[site] for site in alive), 4)
+        said = bodies.bitmap(frozenset(places[site] for site in alive), 4)
         told.append(body)
         return wire.frame(kind, context, said + body[len(said) :])
 

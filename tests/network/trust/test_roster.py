@@ -13,7 +13,7 @@ from manent.core.errors import InvalidInput, NotAuthorized
 from manent.crypto import SigningKey
 from manent.network.trust.identity import Identity
 from manent.network.trust.roster import CLOCK, DAY, Entry, RosterBook, SignedRoster, read_roster
-from manent.summation.secagg.terms import Roster
+from manent.summation.parties.call import Roster
 
 CONSORTIUM, OTHER = SigningKey(bytes(32)), SigningKey(bytes([1] * 32))
 SITES = {name: SigningKey(bytes([n] * 32)).public for n, name in enumerate(("karolinska", "charite", "mayo", "nhs"), 10)}

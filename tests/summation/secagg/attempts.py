@@ -12,8 +12,9 @@ from manent.core.errors import ManentError, ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
 from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
+from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
-from manent.summation.secagg import Call, Expected, Roster, SecAggClient, SecAggServer, Terms, parameters
+from manent.summation.secagg import Call, Expected, SecAggClient, SecAggServer, Terms, parameters
 from manent.summation.secagg.terms import MILLION
 
 ANSWERS = (Kind.ADVERTISE, Kind.SHARES, Kind.UPLOAD, Kind.CONSENT, Kind.REVEAL)

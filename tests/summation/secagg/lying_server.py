@@ -15,8 +15,9 @@ from manent.crypto.digest import digest
 from manent.crypto.shamir import recover
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader, u8
-from manent.summation.parties.wire import Advert, Kind, Opened, Parcel, Signed
-from manent.summation.secagg import SecAggClient, Terms, keys
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import SecAggClient, Terms, bodies, keys
+from manent.summation.secagg.bodies import Advert, Opened, Parcel, Signed
 from manent.summation.secagg.terms import Call
 
 from .attempts import Attempt
@@ -65,7 +66,7 @@ class Adversary:
             kind, _, body = wire.unframe(envelope.body)
             self.answers[kind][position] = body
             if kind is Kind.REVEAL:
-                opened = wire.read_list(Reader(body[32:]), Opened.read, lambda one: one.position, len(self.everybody))
+                opened = bodies.read_list(Reader(body[32:]), Opened.read, lambda one: one.position, len(self.everybody))
                 self.seeds[position] = body[:32]
                 self.reveals[position] = {one.position: one.share for one in opened}
             answer = None if kind is Kind.ABORT else body
@@ -90,19 +91,19 @@ class Adversary:
     def directory(self, position: int, adverts: Iterable[Advert] | None = None) -> bytes | None:
         known = self.adverts()
         shown = [known[v] for v in self.near(position, known)] if adverts is None else adverts
-        return self.tell(position, Kind.DIRECTORY, wire.listing(sorted(shown, key=lambda advert: advert.position)))
+        return self.tell(position, Kind.DIRECTORY, bodies.listing(sorted(shown, key=lambda advert: advert.position)))
 
     def parcel(self, sender: int, recipient: int) -> Parcel:
-        read = wire.shares_reader(sender, self.call.terms.hybrid)
+        read = bodies.shares_reader(sender, self.call.terms.hybrid)
         body = self.answers[Kind.SHARES][sender]
-        found = wire.read_list(Reader(body), read, lambda parcel: parcel.peer, len(self.everybody))
+        found = bodies.read_list(Reader(body), read, lambda parcel: parcel.peer, len(self.everybody))
         return next(parcel for parcel in found if parcel.peer == recipient).delivered(sender)
 
     def deliver(self, position: int, parcels: Iterable[Parcel] | None = None, among: Iterable[int] | None = None) -> bytes | None:
         """The upload, where the client takes the deliveries."""
         senders = self.near(position, set(self.answers[Kind.SHARES]) & set(self.everybody if among is None else among))
         given = [self.parcel(v, position) for v in senders] if parcels is None else parcels
-        answer = self.tell(position, Kind.DELIVERIES, wire.listing(sorted(given, key=lambda parcel: parcel.peer)))
+        answer = self.tell(position, Kind.DELIVERIES, bodies.listing(sorted(given, key=lambda parcel: parcel.peer)))
         client = self.client(position)
         if client.stage == "delivered":
             answer = self._heard(position, client.contribute(self.vectors[position].copy()))
@@ -114,7 +115,7 @@ class Adversary:
         return self.tell(position, Kind.SURVIVORS, self.bitmap(alive))
 
     def bitmap(self, alive: Iterable[int]) -> bytes:
-        return wire.bitmap(frozenset(alive), len(self.everybody))
+        return bodies.bitmap(frozenset(alive), len(self.everybody))
 
     def sign(self, position: int, alive: Iterable[int]) -> Signed:
         """A consent in the name of a corrupt client, to anything."""
@@ -124,7 +125,7 @@ class Adversary:
 
     def consents(self, position: int, signed: Iterable[Signed]) -> bytes | None:
         """What the client opens, where it takes them."""
-        return self.tell(position, Kind.CONSENTS, wire.listing(sorted(signed, key=lambda one: one.position)))
+        return self.tell(position, Kind.CONSENTS, bodies.listing(sorted(signed, key=lambda one: one.position)))
 
     def given_consents(self, alive: Iterable[int]) -> list[Signed]:
         """All consents to this very set: those that were given, and those that corrupt clients give to anything."""

@@ -23,7 +23,8 @@ from manent.core.errors import ManentError
 from manent.core.parties import SERVER, Envelope
 from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
-from manent.summation.secagg import Call, Expected, Roster, SecAggClient, SecAggServer, Terms
+from manent.summation.parties.call import Roster
+from manent.summation.secagg import Call, Expected, SecAggClient, SecAggServer, Terms
 from manent.summation.secagg import client as client_module
 
 from . import make_vectors as frozen

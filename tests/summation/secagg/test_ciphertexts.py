@@ -15,6 +15,7 @@ from manent.crypto.agreement import encapsulate
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader
 from manent.summation.parties.wire import Kind
+from manent.summation.secagg import bodies
 from tests.summation.secagg.attempts import Attempt, Network, terms_of
 
 
@@ -27,11 +28,11 @@ def test_a_ciphertext_of_the_servers_own_ends_the_clients_part(field: str) -> No
         kind, context, body = wire.unframe(envelope.body)
         if kind is not Kind.DELIVERIES or envelope.recipient != attempt.clients[victim].name:
             return [envelope]
-        parcels = list(wire.read_list(Reader(body), wire.deliveries_reader(victim, True), lambda p: p.peer, 4))
+        parcels = list(bodies.read_list(Reader(body), bodies.deliveries_reader(victim, True), lambda p: p.peer, 4))
         advert = attempt.server._adverts[victim]
         key = advert.mask_kem if field == "mask_text" else advert.channel_kem
         parcels[0] = replace(parcels[0], **{field: encapsulate(key)[1]})
-        return [replace(envelope, body=wire.frame(kind, context, wire.listing(parcels)))]
+        return [replace(envelope, body=wire.frame(kind, context, bodies.listing(parcels)))]
 
     Network(attempt, change=change).run()
     assert attempt.clients[victim].refusals

@@ -18,9 +18,12 @@ from manent.core.parties import SERVER, Envelope
 from manent.crypto.identity import SigningKey
 from manent.crypto.random import InsecureTestRNG
 from manent.summation.parties import wire
+from manent.summation.parties.call import Roster
+from manent.summation.parties.cohort import draw_cohort
 from manent.summation.parties.fields import u32
-from manent.summation.parties.wire import Advert, Kind
-from manent.summation.secagg import Roster, graph, keys, ring
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import bodies, keys, ring
+from manent.summation.secagg.bodies import Advert
 
 from .attempts import Attempt, Network, terms_of, wrapped
 
@@ -116,10 +119,10 @@ def uploaded_difference(attempt, changed):
     if envelope.body[4] != Kind.UPLOAD or other.body[: wire.HEAD] != envelope.body[: wire.HEAD]:
         return 0
     try:
-        new = ring.unpack(wire.split_upload(other.body[wire.HEAD :])[0], attempt.terms.size, attempt.terms.bits)
+        new = ring.unpack(bodies.split_upload(other.body[wire.HEAD :])[0], attempt.terms.size, attempt.terms.bits)
     except ProtocolAbort:
         return 0
-    old = ring.unpack(wire.split_upload(envelope.body[wire.HEAD :])[0], attempt.terms.size, attempt.terms.bits)
+    old = ring.unpack(bodies.split_upload(envelope.body[wire.HEAD :])[0], attempt.terms.size, attempt.terms.bits)
     return new.astype(object) - old.astype(object)
 
 
@@ -269,7 +272,7 @@ def test_identities_outside_the_cohort_have_no_part():
     attempt = Attempt(terms_of(5), spare=3)
     [call] = {envelope.body for envelope in attempt.server.start().send}
     roster, outsider = attempt.roster, attempt.outsiders[0]
-    assert len(graph.draw_cohort(8, attempt.call.seed, 5)) == 5
+    assert len(draw_cohort(8, attempt.call.seed, 5)) == 5
     attempt.identities.append(outsider)
     client = attempt.client(5)
     assert not client.receive(Envelope(SERVER, client.name, call)).keep

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manent.core.errors import InvalidInput
-from manent.summation.secagg.graph import draw_cohort, is_graph, neighbours
+from manent.summation.parties.cohort import draw_cohort
+from manent.summation.secagg.graph import is_graph, neighbours
 
 
 @st.composite

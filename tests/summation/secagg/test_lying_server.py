@@ -18,8 +18,10 @@ from manent.crypto.identity import SigningKey
 from manent.crypto.keystream import Masker
 from manent.crypto.random import InsecureTestRNG
 from manent.summation.parties import wire
-from manent.summation.parties.wire import Kind, Signed
-from manent.summation.secagg import Expected, Roster, SecAggClient, keys, ring
+from manent.summation.parties.call import Roster
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import Expected, SecAggClient, bodies, keys, ring
+from manent.summation.secagg.bodies import Signed
 
 from .attempts import terms_of
 from .lying_server import Adversary
@@ -455,7 +457,7 @@ def test_each_step_is_taken_once_whatever_is_asked_again():
             lambda p: liar.tell(p, Kind.SURVIVORS, liar.bitmap(less)),
             lambda p: liar.consents(p, [liar.sign(q, less) for q in (7, 8)]),
             lambda p: liar.directory(p, [known[v] for v in less if v != p]),
-            lambda p: liar.tell(p, Kind.DELIVERIES, wire.listing([liar.parcel(v, p) for v in less if v != p])),
+            lambda p: liar.tell(p, Kind.DELIVERIES, bodies.listing([liar.parcel(v, p) for v in less if v != p])),
         ):
             assert ask(position) is None
         refused(liar, position, "A second SURVIVORS, other than the first, is not answered")

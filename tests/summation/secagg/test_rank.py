@@ -23,9 +23,10 @@ from manent.crypto.keystream import Masker
 from manent.crypto.shamir import recover
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader
-from manent.summation.parties.wire import Kind, Opened
-from manent.summation.secagg import SecAggClient, keys, ring
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import SecAggClient, bodies, keys, ring
 from manent.summation.secagg import client as client_module
+from manent.summation.secagg.bodies import Opened
 
 from .attempts import Attempt, Network, terms_of
 
@@ -62,7 +63,7 @@ class Transcript:
             if position not in self.corrupt:
                 now, inputs = self.attempt.clients[position]._now, self.attempt.vectors[position]
                 names = [keys.own_mask_key(now.own_seed, now.context), *now.mask_keys.values()]
-                rest = ring.unpack(wire.split_upload(body)[0], terms.size, terms.bits) - ring.lift(inputs, terms.bits)
+                rest = ring.unpack(bodies.split_upload(body)[0], terms.size, terms.bits) - ring.lift(inputs, terms.bits)
                 found[position] = dict(zip(names, signs_of(rest, names, terms.bits), strict=True))
         return found
 
@@ -130,7 +131,7 @@ def opened_in(body: bytes) -> Iterator[Opened]:
     """The shares in one list, or in several one after another."""
     reader = Reader(body)
     while True:
-        yield from wire.read_list(reader, Opened.read, lambda one: one.position, 100)
+        yield from bodies.read_list(reader, Opened.read, lambda one: one.position, 100)
         try:
             reader.end()
         except ProtocolAbort:
@@ -250,7 +251,7 @@ def both_shares(monkeypatch):
 
     def wrong(self, now, alive=None):
         both = [Opened(v, of_root) for v, (_, of_root) in sorted(now.shares.items())]
-        return reveal(self, now, alive) + wire.listing(both)
+        return reveal(self, now, alive) + bodies.listing(both)
 
     monkeypatch.setattr(SecAggClient, "_reveal", wrong)
 
@@ -260,7 +261,7 @@ def roots_of_survivors(monkeypatch):
 
     def wrong(self, now, alive=None):
         opened = [Opened(v, of_root) for v, (_, of_root) in sorted(now.shares.items())]
-        return wire.frame(Kind.REVEAL, now.context, now.own_seed + wire.listing(opened))
+        return wire.frame(Kind.REVEAL, now.context, now.own_seed + bodies.listing(opened))
 
     monkeypatch.setattr(SecAggClient, "_reveal", wrong)
 
@@ -272,7 +273,7 @@ def seeds_of_the_vanished(monkeypatch):
     def wrong(self, now, alive=None):
         shown = now.alive if alive is None else alive
         more = [Opened(v, of_seed) for v, (of_seed, _) in sorted(now.shares.items()) if v not in shown]
-        return reveal(self, now, alive) + wire.listing(more)
+        return reveal(self, now, alive) + bodies.listing(more)
 
     monkeypatch.setattr(SecAggClient, "_reveal", wrong)
 

@@ -8,18 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manent.core.errors import ProtocolAbort
-from manent.summation.parties import wire
 from manent.summation.parties.fields import u32
-from manent.summation.parties.wire import Parcel
-from manent.summation.secagg import ring
+from manent.summation.secagg import bodies, ring
+from manent.summation.secagg.bodies import Parcel
 
 POSITIONS = st.sets(st.integers(0, 40), max_size=12).map(sorted)
 
 
 def shares_of(sender: int, recipients: list[int], hybrid: bool) -> list[Parcel]:
-    text = b"c" * wire.KEM_TEXT * hybrid
-    kept = [(b"m" * wire.KEM_TEXT, b"k" * wire.KEPT) if hybrid and v > sender else (b"", b"") for v in recipients]
-    sealed = [bytes([v]) * wire.SEALED for v in recipients]
+    text = b"c" * bodies.KEM_TEXT * hybrid
+    kept = [(b"m" * bodies.KEM_TEXT, b"k" * bodies.KEPT) if hybrid and v > sender else (b"", b"") for v in recipients]
+    sealed = [bytes([v]) * bodies.SEALED for v in recipients]
     return [Parcel(v, s, text, *more) for v, s, more in zip(recipients, sealed, kept, strict=True)]
 
 
@@ -27,27 +26,27 @@ def shares_of(sender: int, recipients: list[int], hybrid: bool) -> list[Parcel]:
 def test_a_record_is_found_and_delivered_as_if_the_list_were_read(sender, recipients, hybrid):
     recipients = [v for v in recipients if v != sender]
     parcels = shares_of(sender, recipients, hybrid)
-    table = wire.shares_table(sender, wire.listing(parcels), recipients, hybrid)
+    table = bodies.shares_table(sender, bodies.listing(parcels), recipients, hybrid)
     for parcel in parcels:
         record = table.record(parcel.peer)
         assert record == parcel.encode()
-        assert wire.delivered(record, sender, bool(parcel.kept)) == parcel.delivered(sender).encode()
+        assert bodies.delivered(record, sender, bool(parcel.kept)) == parcel.delivered(sender).encode()
 
 
 @given(st.integers(0, 40), POSITIONS, POSITIONS, st.booleans(), st.binary(max_size=3))
 def test_a_list_of_other_positions_or_another_length_is_refused(sender, recipients, others, hybrid, more):
     recipients, others = ([v for v in some if v != sender] for some in (recipients, others))
-    body = wire.listing(shares_of(sender, recipients, hybrid))
+    body = bodies.listing(shares_of(sender, recipients, hybrid))
     if recipients != others:
         with pytest.raises(ProtocolAbort):
-            wire.shares_table(sender, body, others, hybrid)
+            bodies.shares_table(sender, body, others, hybrid)
     if more:
         with pytest.raises(ProtocolAbort):
-            wire.shares_table(sender, body + more, recipients, hybrid)
+            bodies.shares_table(sender, body + more, recipients, hybrid)
     with pytest.raises(ProtocolAbort):
-        wire.shares_table(sender, body[:-1], recipients, hybrid)
+        bodies.shares_table(sender, body[:-1], recipients, hybrid)
     with pytest.raises(ProtocolAbort):
-        wire.shares_table(sender, u32(len(recipients) + 1) + body[4:], recipients, hybrid)
+        bodies.shares_table(sender, u32(len(recipients) + 1) + body[4:], recipients, hybrid)
 
 
 @given(st.integers(1, 63), st.integers(0, 60), st.integers(0, 4), st.integers(0, 2**32))

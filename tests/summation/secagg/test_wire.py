@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from manent.core.errors import ProtocolAbort
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader, u8, u32
-from manent.summation.parties.wire import Advert, Kind, Opened, Parcel, Signed
-from manent.summation.secagg import Call
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import Call, bodies
+from manent.summation.secagg.bodies import Advert, Opened, Parcel, Signed
 from manent.summation.secagg.terms import Terms
 
 from .attempts import terms_of
@@ -26,7 +27,7 @@ def filled(seed: int, size: int) -> bytes:
 
 
 def adverts(hybrid):
-    size = wire.KEM_KEY if hybrid else 0
+    size = bodies.KEM_KEY if hybrid else 0
 
     def made(position, seed):
         return Advert(position, *(filled(seed + i, n) for i, n in enumerate((32, 32, 32, size, size, 64))))
@@ -37,8 +38,8 @@ def adverts(hybrid):
 def parcels(me, hybrid, delivered):
     def made(peer, seed):
         with_mask = hybrid and (peer < me if delivered else me < peer)
-        mask, kept = filled(seed + 2, wire.KEM_TEXT) * with_mask, filled(seed + 3, wire.KEPT) * (with_mask and not delivered)
-        return Parcel(peer, filled(seed, wire.SEALED), filled(seed + 1, wire.KEM_TEXT) * hybrid, mask, kept)
+        mask, kept = filled(seed + 2, bodies.KEM_TEXT) * with_mask, filled(seed + 3, bodies.KEPT) * (with_mask and not delivered)
+        return Parcel(peer, filled(seed, bodies.SEALED), filled(seed + 1, bodies.KEM_TEXT) * hybrid, mask, kept)
 
     return st.builds(made, st.integers(0, 9).filter(lambda peer: peer != me), st.integers(0, 255))
 
@@ -56,8 +57,8 @@ LISTS = {
     for hybrid in (False, True)
     for what, records, read, place in (
         ("directory", adverts(hybrid), lambda r, hybrid=hybrid: Advert.read(r, hybrid), lambda a: a.position),
-        ("shares", parcels(5, hybrid, False), wire.shares_reader(5, hybrid), lambda p: p.peer),
-        ("deliveries", parcels(5, hybrid, True), wire.deliveries_reader(5, hybrid), lambda p: p.peer),
+        ("shares", parcels(5, hybrid, False), bodies.shares_reader(5, hybrid), lambda p: p.peer),
+        ("deliveries", parcels(5, hybrid, True), bodies.deliveries_reader(5, hybrid), lambda p: p.peer),
     )
 } | {
     "consents": (signed_ones(), Signed.read, lambda s: s.position),
@@ -69,7 +70,7 @@ EACH_LIST = pytest.mark.parametrize("name", LISTS)
 def read_whole(name, body, most=20):
     _, read, place = LISTS[name]
     reader = Reader(body)
-    found = wire.read_list(reader, read, place, most)
+    found = bodies.read_list(reader, read, place, most)
     reader.end()
     return found
 
@@ -84,14 +85,14 @@ def drawn_list(data, name, minimum=0):
 @settings(max_examples=25)
 def test_a_list_is_read_as_it_was_written(name, data):
     records = drawn_list(data, name)
-    assert read_whole(name, wire.listing(records)) == tuple(records)
+    assert read_whole(name, bodies.listing(records)) == tuple(records)
 
 
 @EACH_LIST
 @given(st.data())
 @settings(max_examples=25)
 def test_a_list_that_is_cut_lengthened_or_miscounted_is_refused(name, data):
-    body = wire.listing(drawn_list(data, name, 1))
+    body = bodies.listing(drawn_list(data, name, 1))
     cut, count = data.draw(st.integers(0, len(body) - 1)), data.draw(U32)
     others = [body[:cut], body + data.draw(st.binary(min_size=1, max_size=200)), body[:cut] + body[cut + 1 :]]
     if count != int.from_bytes(body[:4], "big"):
@@ -109,13 +110,13 @@ def test_positions_ascend_strictly(name, data):
     twice = [*records, records[-1]]
     for other in (twice, [*reversed(twice)]):
         with pytest.raises(ProtocolAbort, match="ascending"):
-            read_whole(name, wire.listing(other))
+            read_whole(name, bodies.listing(other))
 
 
 def test_no_list_is_longer_than_it_may_be_and_no_count_makes_a_reader_wait():
     records = [Opened(position, bytes(32)) for position in range(5)]
     with pytest.raises(ProtocolAbort, match="at most 4"):
-        read_whole("reveal", wire.listing(records), most=4)
+        read_whole("reveal", bodies.listing(records), most=4)
     with pytest.raises(ProtocolAbort, match="at most"):
         read_whole("reveal", u32(2**32 - 1), most=2**31)
 
@@ -125,21 +126,21 @@ def test_no_list_is_longer_than_it_may_be_and_no_count_makes_a_reader_wait():
 @settings(max_examples=50)
 def test_a_table_has_the_records_of_the_list_and_takes_no_other_list(hybrid, data):
     records = drawn_list(data, f"shares {'hybrid' if hybrid else 'classical'}")
-    body, peers = wire.listing(records), [parcel.peer for parcel in records]
-    table = wire.shares_table(5, body, peers, hybrid)
+    body, peers = bodies.listing(records), [parcel.peer for parcel in records]
+    table = bodies.shares_table(5, body, peers, hybrid)
     for parcel in records:
         assert table.record(parcel.peer) == parcel.encode()
         kept = hybrid and parcel.peer > 5
-        assert wire.delivered(parcel.encode(), 5, kept) == parcel.delivered(5).encode()
+        assert bodies.delivered(parcel.encode(), 5, kept) == parcel.delivered(5).encode()
     cut, place = data.draw(st.integers(0, len(body) - 1)), data.draw(st.integers(0, 3))
     others = [body[:cut], body + b"\0", body[:place] + u8(body[place] ^ 1) + body[place + 1 :]]
     for other in others:
         with pytest.raises(ProtocolAbort):
-            wire.shares_table(5, other, peers, hybrid)
+            bodies.shares_table(5, other, peers, hybrid)
     asked = data.draw(st.lists(st.integers(0, 9), unique=True, max_size=5).map(sorted))
     if asked != peers:
         with pytest.raises(ProtocolAbort):
-            wire.shares_table(5, body, asked, hybrid)
+            bodies.shares_table(5, body, asked, hybrid)
 
 
 @given(st.sampled_from(Kind), st.binary(min_size=32, max_size=32), st.binary(max_size=100))
@@ -170,16 +171,16 @@ def test_every_other_type_and_version_is_refused():
 @given(st.integers(0, 70), st.data())
 def test_a_bitmap_is_read_as_it_was_written_and_is_exact(count, data):
     positions = data.draw(st.frozensets(st.integers(0, count - 1)) if count else st.just(frozenset()))
-    bits = wire.bitmap(positions, count)
-    assert wire.read_bitmap(bits, count) == positions
+    bits = bodies.bitmap(positions, count)
+    assert bodies.read_bitmap(bits, count) == positions
     assert int.from_bytes(bits, "little") == sum(1 << position for position in positions)
     for other in (bits + b"\0", bits[:-1] if bits else b"\1"):
         with pytest.raises(ProtocolAbort, match="bytes"):
-            wire.read_bitmap(other, count)
+            bodies.read_bitmap(other, count)
     if count % 8:
         padded = bits[:-1] + u8(bits[-1] | 1 << data.draw(st.integers(count % 8, 7)))
         with pytest.raises(ProtocolAbort, match="padding"):
-            wire.read_bitmap(padded, count)
+            bodies.read_bitmap(padded, count)
 
 
 @given(st.text(max_size=600), st.binary(max_size=700))
@@ -266,7 +267,7 @@ def test_everything_agreed_on_is_in_the_context(change):
 
 
 def test_adverts_are_signed_whole():
-    advert = Advert(3, *(filled(i, n) for i, n in enumerate((32, 32, 32, wire.KEM_KEY, wire.KEM_KEY, 64))))
+    advert = Advert(3, *(filled(i, n) for i, n in enumerate((32, 32, 32, bodies.KEM_KEY, bodies.KEM_KEY, 64))))
     texts = {advert.signed_text(b"c" * 32), advert.signed_text(b"d" * 32)}
     for what in ("channel", "mask", "commitment", "channel_kem", "mask_kem"):
         texts.add(replace(advert, **{what: filled(99, len(getattr(advert, what)))}).signed_text(b"c" * 32))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from manent.core.errors import ProtocolAbort
+from manent.core.parties import AnyCall, ServerParty
+from manent.core.protocols import AlgorithmTraits, traits
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.network.server.documents import StudyRecord
 from manent.network.server.states import State, assignment_of, crossed, step_state
-from manent.network.wire.sums import AnyCall, ServerParty
 from manent.privacy.check import Plan
 from manent.rounds.reducer import (
     Abandon,
@@ -31,7 +32,6 @@ from manent.rounds.reducer import (
 )
 from manent.summation.parties import wire
 from manent.summation.parties.wire import Kind
-from manent.summation.plain.parties import PlainServer
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def ended(plan: Plan, study: StudyRecord, state: State, party: ServerParty, rand
 
 def _total(plan: Plan, sum: str, party: ServerParty) -> Array:
     """The total; formed part by part where the algorithm takes it so, and nothing stands between. Raises ProtocolAbort."""
-    parted = sum == "train" and not plan.stacks[sum].stages and getattr(plan.study.algorithm, "parted", False)
-    return cast(Array, party.parted) if parted and isinstance(party, PlainServer) else party.total
+    parted = sum == "train" and not plan.stacks[sum].stages and traits(plan.study.algorithm, AlgorithmTraits).parted
+    return party.parted if parted else party.total
 
 
 def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, random: PrivateRandom) -> Ending:

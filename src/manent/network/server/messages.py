@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
 
 from manent.core.errors import InvalidInput, NotAuthorized, ProtocolAbort
-from manent.core.parties import SERVER, Envelope, Step
+from manent.core.parties import SERVER, AnyCall, Envelope, Step, StoredMessage
 from manent.core.store import Snapshot
 from manent.network.server.documents import SumRecord
 from manent.network.server.parties import INLINE
 from manent.network.server.service import Service
-from manent.network.wire.sums import AnyCall, ServerParty
 from manent.storage.blobs import Spool
 from manent.summation.parties import wire
 from manent.summation.parties.wire import Kind
-from manent.summation.plain.parties import STRETCH, PlainCall, PlainServer, check_numbers, upload_type
-from manent.summation.secagg import ring
 
 
 def largest(service: Service, id: str) -> int:
@@ -25,9 +22,7 @@ def largest(service: Service, id: str) -> int:
         call = service.rounds.call(view, record)
     if record.state != "open":
         raise ProtocolAbort(f"Sum {id} is over ({record.state}); nothing more is taken in.")
-    if isinstance(call, PlainCall):
-        return wire.HEAD + 1 + 8 * call.terms.size
-    return wire.HEAD + ring.packed_size(call.terms.size, call.terms.bits)
+    return call.largest_upload
 
 
 def check_member(service: Service, id: str, key: str) -> SumRecord:
@@ -53,7 +48,7 @@ def take(service: Service, id: str, key: str, body: bytes) -> list[bytes]:
 def take_spooled(service: Service, id: str, key: str, spool: Spool) -> list[bytes]:
     """Pass on a message that was written to a disk as it came; an upload stays there."""
     call = _call(service, id, key)
-    if spool.size > INLINE or isinstance(call, PlainCall):
+    if spool.size > INLINE or call.stores_uploads:
         head = next(spool.read(wire.HEAD), b"")
         if wire.unframe(head)[0] is Kind.UPLOAD:
             return _take_stored(service, id, key, spool.publish(), call)
@@ -73,14 +68,11 @@ def _call(service: Service, id: str, key: str) -> AnyCall:
 
 
 def _take_stored(service: Service, id: str, key: str, digest: str, call: AnyCall) -> list[bytes]:
-    size = service.blobs.size(digest)
+    size, read = service.blobs.size(digest), partial(service.blobs.read, digest)
+    message = StoredMessage(bytes.fromhex(digest), size, read)
     try:
-        if isinstance(call, PlainCall):
-            tag = _check_plain(service, call, digest, size)
-            step = service.rounds.act(id, lambda party, _: _stored(party, key, bytes.fromhex(digest), size, tag), digest)
-        else:
-            body = b"".join(service.blobs.read(digest))
-            step = service.rounds.act(id, lambda party, _: party.receive(Envelope(key, SERVER, body)), digest)
+        examined = call.examine(message)
+        step = service.rounds.act(id, lambda party, _: party.receive_stored(key, message, examined), digest)
     except (ProtocolAbort, InvalidInput):
         service.rounds.remove(digest)  # but not one that counts already: two sites' uploads may be equal
         raise
@@ -90,24 +82,6 @@ def _take_stored(service: Service, id: str, key: str, digest: str, call: AnyCall
     service.rounds.remove(digest)
     told = service.rounds.message(id, key)
     return [] if told is None else [told]
-
-
-def _stored(party: ServerParty, key: str, digest: bytes, size: int, tag: int) -> Step:
-    if not isinstance(party, PlainServer):
-        raise ProtocolAbort("This sum is not one in the clear.")
-    return party.stored(key, digest, size, tag)
-
-
-def _check_plain(service: Service, call: PlainCall, digest: str, size: int) -> int:
-    """The type of a stored upload's numbers. Raises ProtocolAbort for what cannot be summed."""
-    head = b"".join(service.blobs.read(digest, 0, min(size, wire.HEAD + 1)))
-    kind, context, body = wire.unframe(head)
-    if kind is not Kind.UPLOAD or context != call.context or not body:
-        raise ProtocolAbort("This upload belongs to another attempt, or is none.")
-    number = upload_type(body[0], size - wire.HEAD, call.terms)
-    for chunk in service.blobs.read(digest, wire.HEAD + 1, size, STRETCH * number.itemsize):
-        check_numbers(np.frombuffer(chunk, number), call.terms)
-    return body[0]
 
 
 def _replies(service: Service, id: str, key: str, step: Step) -> list[bytes]:

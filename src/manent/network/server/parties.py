@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from manent.core.parties import Step
+from manent.core.parties import Read, ServerParty, Step
 from manent.core.store import Snapshot, Transaction
 from manent.network.server.documents import SumRecord
-from manent.network.wire.sums import AnyCall, ServerParty, server_party
 from manent.storage.blobs import Blobs
-from manent.summation.secagg import Roster
+from manent.summation.parties.stored import referenced
 
 INLINE = 1 << 16
 """Records of more bytes lie beside the store: a row names their blob."""
@@ -60,12 +59,16 @@ class Parties:
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
 
-    def held(self, record: SumRecord, of: Callable[[], tuple[AnyCall, Roster]]) -> Held:
-        """The party of a sum's present attempt; not up to date before `catch_up`."""
+    def held(self, record: SumRecord, make: Callable[[Read], ServerParty]) -> Held:
+        """The party of a sum's present attempt; not up to date before `catch_up`.
+
+        Args:
+            make: makes the party, which reads stored uploads by what it is given.
+        """
         with self._lock:
             found = self._held.get(record.id)
             if found is None or found.attempt != record.attempt:
-                found = Held(record.attempt, server_party(*of(), (), self._read))
+                found = Held(record.attempt, make(self._read))
                 self._held[record.id] = found
             return found
 
@@ -105,11 +108,10 @@ class Parties:
             held.seen += 1
 
     def uploads(self, view: Snapshot, record: SumRecord) -> set[str]:
-        """Digests of the blobs that a log names."""
+        """Digests of the blobs that a log names: those of its rows, and those of the party's own records."""
         rows = view.rows(record.log)
-        found = {row[5:].hex() for row in rows if row[:1] == _ELSEWHERE}
-        # A plain party's own references: position, the mark of what is stored, and the digest.
-        return found | {row[6:38].hex() for row in rows if row[:1] == _HERE and len(row) == 39 and row[5] == 1}
+        named = (row[5:] if row[:1] == _ELSEWHERE else referenced(row[1:]) for row in rows)
+        return {digest.hex() for digest in named if digest is not None}
 
     def _read(self, digest: bytes, start: int, stop: int) -> bytes:
         return b"".join(self._blobs.read(digest.hex(), start, stop))

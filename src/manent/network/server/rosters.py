@@ -16,7 +16,7 @@ from manent.network.trust.identity import Identity, check_name, from_hex
 from manent.network.trust.join import JoinToken
 from manent.network.trust.journal import note
 from manent.network.trust.roster import Entry, SignedRoster
-from manent.summation.secagg import Roster
+from manent.summation.parties.call import Roster
 
 NEWEST = "roster/newest"
 SIGNER = "consortium"  # the key of its public key; empty in a quick start

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
-from manent.core.parties import Step
+from manent.core.parties import AnyCall, Read, ServerParty, Step
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Snapshot, Store, Transaction
 from manent.crypto import SystemRandom
@@ -26,7 +26,7 @@ from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.server.sweeping import named
 from manent.network.trust.journal import note
-from manent.network.wire.sums import AnyCall, ServerParty, asked, draw_asked, make_call, read_call
+from manent.network.wire.sums import StudySum, asked, draw_asked, make_call, read_call, server_party
 from manent.privacy.check import Plan
 from manent.storage.arrays import array_pieces, decode_arrays
 from manent.storage.blobs import Blobs, Parts
@@ -192,9 +192,9 @@ class Rounds:
     def _call(self, transaction: Transaction, plan: Plan, record: SumRecord, beacon: bytes) -> None:
         """Write a sum with the call of its present attempt."""
         roster = self.rosters.roster(transaction, record.roster)
-        about = (record.name, record.index, record.round, record.attempt, record.count)
-        call = make_call(plan, *about, roster, bytes.fromhex(record.assignment), beacon)
-        phase = "advertise" if hasattr(call.terms, "threshold") else "upload"
+        sum = StudySum(record.name, record.index, record.round, bytes.fromhex(record.assignment))
+        call = make_call(plan, sum, record.attempt, record.count, roster, beacon)
+        phase = call.first_phase
         put(transaction, replace(record, call=call.body.hex(), phase=phase, closes=self._closes(phase), opened=self.clock()))
 
     def _closes(self, phase: str) -> float:
@@ -248,7 +248,7 @@ class Rounds:
     def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
         """A sum's party, up to date, and nobody else's until the stack is left."""
         while True:
-            held = self.parties.held(record, lambda: (self.call(view, record), self.rosters.roster(view, record.roster)))
+            held = self.parties.held(record, lambda read: self._make_party(view, record, read))
             until.enter_context(self.parties.kept(record.id, held))
             if held.sound:
                 self.parties.catch_up(view, record, held)
@@ -263,10 +263,18 @@ class Rounds:
 
     def call(self, view: Snapshot, record: SumRecord) -> AnyCall:
         """A sum's present call."""
+        return read_call(self._plan(view, record), bytes.fromhex(record.call))
+
+    def _plan(self, view: Snapshot, record: SumRecord) -> Plan:
         study = study_of(view, record.study)
         if study is None:
             raise InvalidInput(f"Sum {record.id} belongs to no study.")
-        return read_call(self.plans.plan(study), bytes.fromhex(record.call))
+        return self.plans.plan(study)
+
+    def _make_party(self, view: Snapshot, record: SumRecord, read: Read) -> ServerParty:
+        """The party of a sum's present attempt, before anything of its log."""
+        call, roster = self.call(view, record), self.rosters.roster(view, record.roster)
+        return server_party(self._plan(view, record), call, roster, (), read)
 
     def cohort(self, view: Snapshot, record: SumRecord) -> frozenset[str]:
         """Public keys of those who are asked."""

@@ -27,8 +27,8 @@ from manent.network.wire.sums import check_network
 from manent.privacy.check import Plan, resolve
 from manent.rounds.declared import Sites, rebuild, schema_of
 from manent.summation.parties import wire
+from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
-from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.site")
 ROSTER_WAIT, LONGEST_ROSTER_WAIT = 1.0, 30.0

@@ -22,7 +22,7 @@ from manent.network.trust.roster import SignedRoster
 from manent.network.wire.bundle import MOST_BYTES, Bundle
 from manent.storage import open_store
 from manent.storage.blobs import Blobs
-from manent.summation.secagg import Roster
+from manent.summation.parties.call import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
 INLINE = 1 << 16

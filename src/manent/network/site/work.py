@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from manent.core.errors import InvalidInput, ManentError, ProtocolAbort
-from manent.core.parties import SERVER, Envelope, Step
+from manent.core.parties import SERVER, ClientParty, Envelope, Step
 from manent.core.protocols import Assignment, ClientContext
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
@@ -25,13 +25,13 @@ from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState, Task
 from manent.network.site.training import Trainer, contribution
 from manent.network.trust.receipts import Outcome, Promise, Receipt
-from manent.network.wire.sums import ClientParty, client_party, read_call
+from manent.network.wire.sums import StudySum, client_party, read_call
 from manent.privacy.check import Plan
 from manent.storage.arrays import read_arrays
 from manent.storage.blobs import CHUNK
 from manent.summation.parties import wire
+from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
-from manent.summation.secagg import Roster
 
 log = logging.getLogger("manent.site")
 
@@ -119,9 +119,9 @@ class SumWork:
         return self.state.folder / "assignments" / task.id
 
     def _party(self, task: Task, call: bytes) -> ClientParty:
-        of = (task.index, task.name, task.round, bytes.fromhex(task.model), self.state.identity.signing_key)
-        roster, records = self.roster(task.roster), self.state.records(task.id)
-        return client_party(self.plan, read_call(self.plan, call), *of, roster, self.random, records)
+        sum = StudySum(task.name, task.index, task.round, bytes.fromhex(task.model))
+        own = (self.state.identity.signing_key, self.roster(task.roster), self.random, self.state.records(task.id))
+        return client_party(self.plan, read_call(self.plan, call), sum, *own)
 
     def _witness(self, task: Task, call: bytes) -> ClientParty | None:
         """The party of a sum that is over, for what it saw; None where its roster is not taken any more."""
@@ -135,7 +135,7 @@ class SumWork:
         # After a restart: the last word again, which the server answers with what is needed now.
         queue = self._send(task, party.deadline()) if self.state.records(task.id) else []
         while not (party.finished and self._over(task, party)):
-            wanted = not party.finished and party.needs_vector and party.stage in ("called", "delivered")
+            wanted = not party.finished and party.awaits_vector
             if not queue:
                 found = self.connection.message(task.id, task.after, 0.0 if wanted else WAIT)
                 queue = [] if found is None else [found]

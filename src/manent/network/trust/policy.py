@@ -22,6 +22,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from manent.accounting import Event, Ledger, without_sampling
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
+from manent.core.protocols import SummationTraits, traits
 from manent.core.study import Cohort, Study
 from manent.network.trust.rules import (
     EXAMPLE,
@@ -38,7 +39,6 @@ from manent.network.wire.bundle import Bundle
 from manent.privacy import Plan, resolve
 from manent.rounds.declared import DeclaredModel, Sites, rebuild, schema_of
 from manent.rounds.strict import options, read, shown
-from manent.summation import SecAgg
 
 MEGABYTE = 1e6
 _UNFIT = (ManentError, ArithmeticError, ValueError, MemoryError)  # of numbers that no study has; whatever it is, it is a refusal
@@ -453,25 +453,25 @@ def _cohort(rule: CohortRule, plan: Plan) -> list[Refusal]:
 
 
 def _summation(rule: SummationRule, plan: Plan) -> list[Refusal]:
-    summation, name = plan.summation, type(plan.summation).__name__
+    hiding, name = traits(plan.summation, SummationTraits).hiding, type(plan.summation).__name__
     if name not in rule.allowed:
         some = " or ".join(rule.allowed)
         return [Refusal("summation.allowed", f"the summation {some}", name, f"Use Study(summation={rule.allowed[0]}(...)).")]
-    if not isinstance(summation, SecAgg):
+    if hiding is None:
         return []
     found = []
-    if summation.modelled:
+    if hiding.modelled:
         cure = "Leave modelled out; it is for simulations."
-        found.append(Refusal("summation.allowed", "masks on its vectors", "SecAgg(modelled=True), which makes none", cure))
-    if rule.adversary == "active" and summation.adversary != "active":
-        cure = "Use SecAgg(adversary='active')."
-        found.append(Refusal("summation.adversary", "protection from a server that lies", repr(summation.adversary), cure))
-    if summation.corrupt < rule.corrupt:
-        cure = f"Use SecAgg(corrupt={rule.corrupt:g}) or more."
+        found.append(Refusal("summation.allowed", "masks on its vectors", f"{name}(modelled=True), which makes none", cure))
+    if rule.adversary == "active" and hiding.adversary != "active":
+        cure = f"Use {name}(adversary='active')."
+        found.append(Refusal("summation.adversary", "protection from a server that lies", repr(hiding.adversary), cure))
+    if hiding.corrupt < rule.corrupt:
+        cure = f"Use {name}(corrupt={rule.corrupt:g}) or more."
         demands = f"protection from a share of {rule.corrupt:g} of the sites that collude"
-        found.append(Refusal("summation.corrupt", demands, f"{summation.corrupt:g}", cure))
-    if rule.post_quantum and not summation.post_quantum:
-        cure = "Use SecAgg(post_quantum=True)."
+        found.append(Refusal("summation.corrupt", demands, f"{hiding.corrupt:g}", cure))
+    if rule.post_quantum and not hiding.post_quantum:
+        cure = f"Use {name}(post_quantum=True)."
         found.append(Refusal("summation.post_quantum", "ML-KEM beside X25519", "post_quantum=False", cure))
     return found
 

@@ -16,7 +16,7 @@ from manent.crypto import verify as signature_holds
 from manent.crypto.digest import digest
 from manent.network.trust.identity import Identity, check_name, create_file, from_hex, read_file, read_json, replace_file
 from manent.rounds import strict
-from manent.summation.secagg.terms import Roster
+from manent.summation.parties.call import Roster
 
 FORMAT: Final = "manent roster 1"
 BOOK_FORMAT: Final = "manent roster book 1"

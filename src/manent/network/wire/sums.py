@@ -1,43 +1,55 @@
-"""What server and sites derive, each by itself, from the same plan: the terms of a sum, its call, and its parties."""
+"""What server and sites each derive from the same plan: how many are asked, the terms of a sum, its call, and its parties."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from manent.core.errors import ProtocolAbort, Refused
+from manent.core.parties import AnyCall, AnyTerms, ClientParty, KeyRoster, NetworkSum, Read, ServerParty, Signer, SumRef
+from manent.core.protocols import SummationTraits, traits
 from manent.core.randomness import PrivateRandom
-from manent.crypto.identity import SigningKey
 from manent.crypto.samplers.chance import bernoulli
 from manent.privacy.check import Plan
-from manent.summation.plain.parties import PlainCall, PlainClient, PlainExpected, PlainServer, PlainTerms, Read
-from manent.summation.secagg import Call, Expected, Roster, SecAgg, SecAggClient, SecAggServer, Terms
 
-ServerParty = PlainServer | SecAggServer
-ClientParty = PlainClient | SecAggClient
-AnyCall = Call | PlainCall
 OVER_SELECTION = 1.3
-"""Of a cohort of fixed size, so many times as many are asked where that is open to no objection."""
+"""Where the first answers do, so many times a cohort's fixed size are asked."""
 
 
-def sum_label(name: str, index: int) -> str:
-    """The name of a sum in its call: that of its kind, and which sum of the round it is."""
-    return f"{name}.{index}"
+@dataclass(frozen=True)
+class StudySum:
+    """One sum of a study.
+
+    Attributes:
+        name: the kind of sum.
+        index: which sum of the round it is, from 0.
+        round: counted from 1.
+        model: digest of what the clients are sent, 32 bytes.
+    """
+
+    name: str
+    index: int
+    round: int
+    model: bytes
+
+    def ref(self, plan: Plan) -> SumRef:
+        """What a call and its parties know it by."""
+        return SumRef(bytes.fromhex(plan.statement.study), f"{self.name}.{self.index}", self.round, self.model)
 
 
-def hidden(plan: Plan) -> bool:
-    """Whether its sums are formed by secure aggregation. Raises Refused for a summation that has no parties."""
-    if isinstance(plan.summation, SecAgg):
-        return True
-    if type(plan.summation).__name__ != "Plain":
+def network_of(plan: Plan) -> NetworkSum[Any, Any]:
+    """How the plan's summation runs over a network. Raises Refused for one that runs in simulations only."""
+    network = traits(plan.summation, SummationTraits).network
+    if network is None:
         raise Refused(f"{type(plan.summation).__name__} is not run over a network; use Plain() or SecAgg().")
-    return False
+    return network
 
 
 def check_network(plan: Plan) -> None:
-    """Raises Refused for a study that is not run over a network."""
-    if hidden(plan) and getattr(plan.summation, "beacon", "server") == "public":
-        raise Refused("A public beacon is not looked up yet; use SecAgg(beacon='server'), whose statement says what that means.")
+    """Raises Refused for a study that does not run over a network."""
+    network_of(plan).check()
     if plan.study.cohort.min_separation is not None:
         raise Refused("A cohort with min_separation is not drawn over a network; leave it out, or use simulate.")
 
@@ -45,26 +57,27 @@ def check_network(plan: Plan) -> None:
 def enough(plan: Plan, count: int) -> int:
     """With how many answers of `count` a sum is closed at once."""
     size = plan.study.cohort.size
-    return count if size is None or hidden(plan) else min(size, count)
+    return min(size, count) if size is not None and network_of(plan).first_answers_do else count
 
 
 def asked(plan: Plan, roster: int) -> int | None:
     """How many of a roster are asked for a sum; None where that is random.
 
-    Of a sum with privacy nobody is asked who will not be waited for: who is quick must not decide who is in it.
+    In a sum with privacy everyone who is asked is waited for, so nobody beyond the cohort's size is asked: who is quick must not
+    decide who is in the sum.
     """
     cohort = plan.study.cohort
     if cohort.sampling_probability is not None:
         return None
     if cohort.size is None:
         return min(plan.public.clients, roster)
-    if hidden(plan) or plan.privacy is not None:
+    if plan.privacy is not None or not network_of(plan).first_answers_do:
         return cohort.size
     return min(math.ceil(OVER_SELECTION * cohort.size), roster)
 
 
 def draw_asked(plan: Plan, roster: int, random: PrivateRandom) -> int:
-    """How many are asked, drawn where it is random: each of the roster with the study's probability."""
+    """How many are asked; where that is random, each of the roster is drawn with the study's probability."""
     count = asked(plan, roster)
     if count is not None:
         return count
@@ -73,34 +86,28 @@ def draw_asked(plan: Plan, roster: int, random: PrivateRandom) -> int:
     return drawn if cohort.maximum is None else min(drawn, cohort.maximum)
 
 
-def terms(plan: Plan, name: str, count: int) -> Terms | PlainTerms:
-    """The terms of a sum of `count` clients. Raises Refused where there are none."""
-    form, minimum = plan.stacks[name].form, plan.gathering.minimum
-    if isinstance(plan.summation, SecAgg):
-        return plan.summation.terms(form, count, minimum)
-    if not 0 <= minimum <= enough(plan, count):
-        raise Refused(f"A sum of {count} clients is below the fewest that are needed, {minimum}.")
-    bound = 0 if form.grid is None or form.largest is None else math.ceil(form.largest + form.spread)
-    return PlainTerms(count, form.layout.size, form.grid is not None, bound, minimum, enough(plan, count))
+def terms(plan: Plan, name: str, count: int) -> AnyTerms:
+    """The terms of a sum of this kind that asks `count` clients. Raises Refused where there are none."""
+    of = (plan.stacks[name].form, count, plan.gathering.minimum, enough(plan, count))
+    found: AnyTerms = network_of(plan).terms(*of)
+    return found
 
 
-def make_call(
-    plan: Plan, name: str, index: int, round: int, attempt: int, count: int, roster: Roster, model: bytes, beacon: bytes
-) -> AnyCall:
-    """The call to one attempt, with a beacon of the server's own."""
-    of, study = terms(plan, name, count), bytes.fromhex(plan.statement.study)
-    about = (study, sum_label(name, index), round, attempt, roster.number, roster.root, model, beacon, "server")
-    return Call(of, *about) if isinstance(of, Terms) else PlainCall(of, *about)  # type: ignore[arg-type]
+def make_call(plan: Plan, sum: StudySum, attempt: int, count: int, roster: KeyRoster, beacon: bytes) -> AnyCall:
+    """The call to one attempt that asks `count` clients, with a beacon of the server's own. Raises Refused as `terms` does."""
+    called: AnyCall = network_of(plan).call(terms(plan, sum.name, count), sum.ref(plan), attempt, roster, beacon)
+    return called
 
 
 def read_call(plan: Plan, body: bytes) -> AnyCall:
-    """Raises ProtocolAbort for bytes that are no call of the study's kind."""
-    return Call.read(body) if hidden(plan) else PlainCall.read(body)
+    """Raises ProtocolAbort for bytes that are no call of the study's summation."""
+    call: AnyCall = network_of(plan).read_call(body)
+    return call
 
 
-def server_party(call: AnyCall, roster: Roster, records: Sequence[bytes], read: Read) -> ServerParty:
+def server_party(plan: Plan, call: AnyCall, roster: KeyRoster, records: Sequence[bytes], read: Read) -> ServerParty:
     """The server's party, rebuilt from its log."""
-    return SecAggServer(call, roster, records) if isinstance(call, Call) else PlainServer(call, roster, records, read)
+    return network_of(plan).server(call, roster, records, read)
 
 
 def check_count(plan: Plan, roster: int, count: int) -> None:
@@ -111,17 +118,19 @@ def check_count(plan: Plan, roster: int, count: int) -> None:
 
 
 def client_party(
-    plan: Plan, call: AnyCall, index: int, name: str, round: int, model: bytes, identity: SigningKey, roster: Roster,
-    random: PrivateRandom, records: Sequence[bytes],
-) -> ClientParty:  # fmt: skip
-    """A client's party, with what it expects by itself: from its own plan, and the digest of what it was really sent.
+    plan: Plan,
+    call: AnyCall,
+    sum: StudySum,
+    identity: Signer,
+    roster: KeyRoster,
+    random: PrivateRandom,
+    records: Sequence[bytes],
+) -> ClientParty:
+    """A client's party. What it expects comes from its own plan, and from the digest of what it was really sent.
 
     Raises ProtocolAbort where the number of clients that are asked does not follow from the study, Refused where too few are.
     """
     count = call.terms.clients
     check_count(plan, len(roster.identities), count)
-    of, study = terms(plan, name, count), bytes.fromhex(plan.statement.study)
-    about = (study, sum_label(name, index), round, model)
-    if isinstance(of, Terms):
-        return SecAggClient(identity, roster, Expected(*about, of), random, records)
-    return PlainClient(identity, roster, PlainExpected(*about, of), records)
+    own = terms(plan, sum.name, count)
+    return network_of(plan).client(own, sum.ref(plan), identity, roster, random, records)

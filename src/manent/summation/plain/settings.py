@@ -1,4 +1,4 @@
-"""The sum in the clear."""
+"""`Plain`: how a study asks for the sum in the clear."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import final
 from manent.core.layers import Form
 from manent.core.protocols import Occasion, View
 from manent.core.sums import TreeSum
+from manent.summation.plain.network import PlainNetwork
 
 
 @final
@@ -18,23 +19,33 @@ class Plain:
 
     @property
     def view(self) -> View:
+        """What the server sees of the clients' vectors."""
         return "every client's vector"
 
     @property
     def together(self) -> bool:
+        """A simulation may add several clients' vectors on their way."""
         return True
 
+    @property
+    def network(self) -> PlainNetwork:
+        """How it runs between a server and clients."""
+        return PlainNetwork()
+
     def minimum(self, most: int) -> int:
+        """One answer forms a sum."""
         return 1
 
     def init(self, occasion: Occasion) -> TreeSum:
+        """An empty sum."""
         return TreeSum(occasion.form.layout.size, occasion.count, occasion.dtype)
 
     def bits(self, form: Form, most: int) -> int:
-        """32 a real number; whole numbers as narrow as their bound allows."""
+        """Of one number on its way: 32 for a real number; whole numbers are as narrow as their bound allows."""
         if form.grid is None:
             return 32
         return form.bits or math.ceil(math.log2(2 * ((form.largest or 2.0**62) + form.spread) + 1))
 
     def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
+        """Nothing: it protects nothing."""
         return ()

@@ -3,6 +3,6 @@
 from manent.summation.secagg.client import SecAggClient
 from manent.summation.secagg.server import SecAggServer
 from manent.summation.secagg.settings import SecAgg
-from manent.summation.secagg.terms import Call, Expected, Roster, Terms
+from manent.summation.secagg.terms import Call, Expected, Terms
 
-__all__ = ["Call", "Expected", "Roster", "SecAgg", "SecAggClient", "SecAggServer", "Terms"]
+__all__ = ["Call", "Expected", "SecAgg", "SecAggClient", "SecAggServer", "Terms"]

@@ -14,20 +14,21 @@ from typing import Literal, final
 import numpy as np
 
 from manent.core.errors import InvalidInput, ManentError, ProtocolAbort
-from manent.core.parties import SERVER, Envelope, Step
+from manent.core.parties import SERVER, Envelope, KeyRoster, Signer, Step
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.crypto.agreement import encapsulate
 from manent.crypto.digest import digest
-from manent.crypto.identity import SigningKey, verify
+from manent.crypto.identity import verify
 from manent.crypto.keystream import Masker
 from manent.crypto.seal import seal, unseal
 from manent.crypto.shamir import draw_secret, split
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader, u8
-from manent.summation.parties.wire import Advert, Kind, Opened, Parcel, Signed
-from manent.summation.secagg import keys, ring
-from manent.summation.secagg.terms import CHACHA, Call, Expected, Roster
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import bodies, keys, ring
+from manent.summation.secagg.bodies import Advert, Opened, Parcel, Signed
+from manent.summation.secagg.terms import CHACHA, Call, Expected
 
 Stage = Literal["waiting", "advertised", "shared", "delivered", "uploaded", "consented", "revealed", "closed", "aborted"]
 
@@ -86,7 +87,7 @@ class SecAggClient:
     """
 
     def __init__(
-        self, identity: SigningKey, roster: Roster, expected: Expected, random: PrivateRandom, records: Sequence[bytes] = ()
+        self, identity: Signer, roster: KeyRoster, expected: Expected, random: PrivateRandom, records: Sequence[bytes] = ()
     ) -> None:
         self.identity, self.roster, self.expected, self.random = identity, roster, expected, random
         self.name = identity.public.hex()
@@ -107,6 +108,11 @@ class SecAggClient:
     def needs_vector(self) -> bool:
         """Whether its vector is still to be given."""
         return self._vector is None and self.uploaded_in is None
+
+    @property
+    def awaits_vector(self) -> bool:
+        """Whether the protocol has come to its vector, which is still to be given."""
+        return self.needs_vector and self.stage == "delivered"
 
     @property
     def survivors(self) -> int | None:
@@ -231,7 +237,7 @@ class SecAggClient:
             sealing = keys.channel_key(agreed, context, me, v)
             sealed = seal(sealing, seed_share + root_share, keys.share_label(context, me, v, text, mask_text))
             parcels.append(Parcel(v, sealed, text, mask_text, kept))
-        reply = wire.frame(Kind.SHARES, context, wire.listing(parcels))
+        reply = wire.frame(Kind.SHARES, context, bodies.listing(parcels))
         return self._keep(Kind.DIRECTORY, body, b"".join(secrets), reply)
 
     def _checked_directory(self, now: _Attempt, body: bytes) -> tuple[Advert, ...]:
@@ -261,12 +267,12 @@ class SecAggClient:
             (masker.add if now.position < v else masker.subtract)(total, key)
         self._vector = None
         shares = sha256(wire.unframe(now.replies[Kind.DIRECTORY][1])[2]).digest()
-        body = ring.pack(total, terms.bits) + wire.masked_with(now.context, now.mask_keys, terms.clients, shares)
+        body = ring.pack(total, terms.bits) + bodies.masked_with(now.context, now.mask_keys, terms.clients, shares)
         return self._keep(Kind.UPLOAD, b"", b"", wire.frame(Kind.UPLOAD, now.context, body))
 
     def _consent(self, now: _Attempt, body: bytes) -> Step:
         terms = now.call.terms
-        alive = wire.read_bitmap(body, terms.clients)
+        alive = bodies.read_bitmap(body, terms.clients)
         if now.position not in alive:
             raise ProtocolAbort("The server leaves this client's upload out of the survivors.")
         near = alive & set(now.call.neighbours(now.position))
@@ -284,7 +290,7 @@ class SecAggClient:
     def _check_consents(self, now: _Attempt, body: bytes) -> None:
         """Raises ProtocolAbort unless enough of the neighbourhood signed the very set that this client signed."""
         reader, near = Reader(body), {*now.call.neighbours(now.position), now.position} & now.alive
-        signed = wire.read_list(reader, Signed.read, lambda s: s.position, len(near))
+        signed = bodies.read_list(reader, Signed.read, lambda s: s.position, len(near))
         reader.end()
         text = digest("manent survivors", now.context, now.survivors)
         for one in signed:
@@ -299,7 +305,7 @@ class SecAggClient:
     def _reveal(self, now: _Attempt, alive: frozenset[int] | None = None) -> bytes:
         alive = now.alive if alive is None else alive
         opened = [Opened(v, of_seed if v in alive else of_root) for v, (of_seed, of_root) in sorted(now.shares.items())]
-        return wire.frame(Kind.REVEAL, now.context, now.own_seed + wire.listing(opened))
+        return wire.frame(Kind.REVEAL, now.context, now.own_seed + bodies.listing(opened))
 
     # Records.
 
@@ -335,15 +341,15 @@ class SecAggClient:
         elif kind is Kind.UPLOAD:
             self.uploaded_in = now.call.attempt
         elif kind is Kind.SURVIVORS:
-            now.survivors, now.alive = body, wire.read_bitmap(body, now.call.terms.clients)
+            now.survivors, now.alive = body, bodies.read_bitmap(body, now.call.terms.clients)
         elif kind in (Kind.CLOSED, Kind.ABORT):
             now.forget()
 
     def _take_deliveries(self, now: _Attempt, body: bytes) -> None:
         """Open the neighbours' shares and agree on masks. Raises ProtocolAbort where one does not open, or there are too few."""
         reader, me, context = Reader(body), now.position, now.context
-        read = wire.deliveries_reader(me, now.hybrid)
-        parcels = wire.read_list(reader, read, lambda parcel: parcel.peer, len(now.neighbours))
+        read = bodies.deliveries_reader(me, now.hybrid)
+        parcels = bodies.read_list(reader, read, lambda parcel: parcel.peer, len(now.neighbours))
         reader.end()
         _need(now, 1 + len(parcels), "shared")
         channel, mask = keys.agreement_key(now.channel_secret, "channel", context), keys.agreement_key(now.root, "mask", context)
@@ -381,7 +387,9 @@ class SecAggClient:
 
 def _read_directory(now: _Attempt, body: bytes) -> tuple[Advert, ...]:
     reader = Reader(body)
-    adverts = wire.read_list(reader, lambda r: Advert.read(r, now.hybrid), lambda advert: advert.position, now.call.terms.degree)
+    adverts = bodies.read_list(
+        reader, lambda r: Advert.read(r, now.hybrid), lambda advert: advert.position, now.call.terms.degree
+    )
     reader.end()
     return adverts
 

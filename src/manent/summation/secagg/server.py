@@ -11,15 +11,16 @@ from functools import partial
 from typing import Literal, final
 
 from manent.core.errors import ProtocolAbort
-from manent.core.parties import SERVER, Envelope, Step
+from manent.core.parties import SERVER, Envelope, KeyRoster, Step, StoredMessage
 from manent.core.vectors import Array
 from manent.crypto.digest import digest
 from manent.crypto.identity import verify
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader, u8, u32
-from manent.summation.parties.wire import Advert, Kind, Parcel, Table
-from manent.summation.secagg import ring
-from manent.summation.secagg.terms import Call, Roster
+from manent.summation.parties.wire import Kind
+from manent.summation.secagg import bodies, ring
+from manent.summation.secagg.bodies import Advert, Parcel, Table
+from manent.summation.secagg.terms import Call
 from manent.summation.secagg.unmask import Known, unmask
 
 Phase = Literal["advertise", "share", "upload", "consent", "reveal", "done", "aborted"]
@@ -49,7 +50,7 @@ class SecAggServer:
 
     name = SERVER
 
-    def __init__(self, call: Call, roster: Roster, records: Sequence[bytes] = (), threads: int = 1) -> None:
+    def __init__(self, call: Call, roster: KeyRoster, records: Sequence[bytes] = (), threads: int = 1) -> None:
         self.call, self.threads = call, threads
         self.cohort = call.cohort(roster)
         self._await("advertise", frozenset(range(len(self.cohort))))
@@ -82,6 +83,11 @@ class SecAggServer:
         if self._total is None:
             raise ProtocolAbort(self.reason or f"There is no sum yet: the attempt is at {self.phase!r}.")
         return self._total
+
+    @property
+    def parted(self) -> Array:
+        """The total: the masks came off all of it at once. Raises ProtocolAbort where there is none."""
+        return self.total
 
     @property
     def survivors(self) -> tuple[bytes, ...]:
@@ -136,6 +142,10 @@ class SecAggServer:
         ack = [self._to(position, wire.frame(Kind.RECEIVED, self.call.context, b""))] if kind is Kind.UPLOAD else []
         return Step((record,), (*ack, *(self._news() if self.phase != was else ())))
 
+    def receive_stored(self, name: str, message: StoredMessage, examined: bytes) -> Step:
+        """Take in an upload message that is stored, read whole by `Call.examine`. What does not fit is noted."""
+        return self.receive(Envelope(name, SERVER, examined))
+
     def deadline(self) -> Step:
         """Close the present phase with those who answered. Where all are dead or done, nothing happens."""
         if self.finished:
@@ -177,7 +187,7 @@ class SecAggServer:
             case "upload":
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
                 hybrid = self.call.terms.hybrid
-                records = [wire.delivered(self._shares[v].record(position), v, hybrid and v < position) for v in near]
+                records = [bodies.delivered(self._shares[v].record(position), v, hybrid and v < position) for v in near]
                 return wire.frame(Kind.DELIVERIES, context, u32(len(near)) + b"".join(records))
             case "consent":
                 return wire.frame(Kind.SURVIVORS, context, self._survivors)
@@ -228,13 +238,13 @@ class SecAggServer:
                 return partial(self._advertise, position, advert, body)
             case Kind.SHARES:
                 wanted = [v for v in self.call.neighbours(position) if v in self._advertised]
-                table = wire.shares_table(position, body, wanted, terms.hybrid)
+                table = bodies.shares_table(position, body, wanted, terms.hybrid)
                 return partial(self._shares.__setitem__, position, table)
             case Kind.UPLOAD:
-                packed, masked = wire.split_upload(memoryview(message)[wire.HEAD :])
+                packed, masked = bodies.split_upload(memoryview(message)[wire.HEAD :])
                 ring.check_packed(packed, terms.size, terms.bits)
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
-                if masked != wire.masked_with(self.call.context, near, terms.clients, self._shares[position].digest):
+                if masked != bodies.masked_with(self.call.context, near, terms.clients, self._shares[position].digest):
                     raise ProtocolAbort(f"Position {position} has masked with others than those that shared, or by other shares.")
                 return partial(self._add, position, packed)
             case Kind.CONSENT:
@@ -243,7 +253,7 @@ class SecAggServer:
                 return partial(self._consents.__setitem__, position, body)
             case Kind.REVEAL:
                 near = [v for v in self.call.neighbours(position) if v in self._shared]
-                opened = Table(body, 32, near, (wire.OPENED, wire.OPENED))
+                opened = Table(body, 32, near, (bodies.OPENED, bodies.OPENED))
                 return partial(self._reveals.__setitem__, position, (body[:32], opened))
         raise ProtocolAbort(f"{kind.name} is no message of a client.")
 
@@ -288,7 +298,7 @@ class SecAggServer:
                 self._shared = got
                 self._await("upload", got)
             case "upload":
-                self._alive, self._survivors = got, wire.bitmap(got, len(self.cohort))
+                self._alive, self._survivors = got, bodies.bitmap(got, len(self.cohort))
                 self._await("reveal" if curious else "consent", got)
             case "consent":
                 self._await("reveal", got)
@@ -322,7 +332,7 @@ class SecAggServer:
         self._running = ring.PackedSum(0, self.call.terms.bits)
 
     def _parcel(self, sender: int, recipient: int) -> Parcel:
-        return wire.shares_reader(sender, self.call.terms.hybrid)(Reader(self._shares[sender].record(recipient)))
+        return bodies.shares_reader(sender, self.call.terms.hybrid)(Reader(self._shares[sender].record(recipient)))
 
     def _opened(self, opener: int, owner: int) -> bytes:
         return self._reveals[opener][1].record(owner)[4:]

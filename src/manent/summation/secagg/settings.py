@@ -10,12 +10,14 @@ from typing import Literal, final
 from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Form
-from manent.core.protocols import Accumulator, Occasion, View
+from manent.core.protocols import Accumulator, Hiding, Occasion, View
 from manent.crypto.random import SystemRandom
+from manent.summation.parties.call import BEACONS, Beacon
 from manent.summation.secagg import parameters, ring
+from manent.summation.secagg.network import SecAggNetwork
 from manent.summation.secagg.parameters import Adversary, Choice
 from manent.summation.secagg.simulated import ModelledSum, ProtocolSum
-from manent.summation.secagg.terms import BEACONS, CLASSICAL, HYBRID, MILLION, SUITES, Beacon, Terms
+from manent.summation.secagg.terms import CLASSICAL, HYBRID, MILLION, SUITES, Terms
 
 Graph = Literal["auto", "complete", "harary"]
 
@@ -50,15 +52,11 @@ class SecAgg:
     modelled: bool = False
 
     def __post_init__(self) -> None:
-        if self.graph not in ("auto", "complete", "harary") or self.adversary not in ("active", "curious"):
-            raise InvalidInput(
-                f"SecAgg expects graph 'auto', 'complete' or 'harary' and adversary 'active' or 'curious'; "
-                f"found {self.graph!r} and {self.adversary!r}."
-            )
-        if self.beacon not in BEACONS:
-            raise InvalidInput(f"SecAgg expects beacon 'public' or 'server'; found {self.beacon!r}.")
-        if not (0 <= self.corrupt < 1 and 0 <= self.dropped < 1):
-            raise InvalidInput(f"SecAgg expects corrupt and dropped in [0, 1); found {self.corrupt!r} and {self.dropped!r}.")
+        validate.one_of("SecAgg", "graph", self.graph, ("auto", "complete", "harary"))
+        validate.one_of("SecAgg", "adversary", self.adversary, ("active", "curious"))
+        validate.one_of("SecAgg", "beacon", self.beacon, BEACONS)
+        validate.fraction("SecAgg", "corrupt", self.corrupt, one=False)
+        validate.fraction("SecAgg", "dropped", self.dropped, one=False)
         validate.count("SecAgg", "minimum_cohort", self.minimum_cohort)
         if self.minimum_cohort < 3:
             raise InvalidInput(f"A sum of {self.minimum_cohort} hides nobody; SecAgg expects minimum_cohort >= 3.")
@@ -71,6 +69,16 @@ class SecAgg:
     def together(self) -> bool:
         """Whether a simulation may add clients' vectors on their way."""
         return self.modelled
+
+    @property
+    def hiding(self) -> Hiding:
+        """What the masks withstand."""
+        return Hiding(self.adversary, self.corrupt, self.post_quantum, self.modelled)
+
+    @property
+    def network(self) -> SecAggNetwork:
+        """How it runs between a server and clients."""
+        return SecAggNetwork(self.terms, self.beacon, self.adversary)
 
     def choice(self, count: int) -> Choice:
         """Graph degree and threshold for a cohort of this size. Raises Refused where there are none."""

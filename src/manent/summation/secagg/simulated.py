@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from typing import final
 
 import numpy as np
 
 from manent.core.errors import InvalidInput, ProtocolAbort
-from manent.core.parties import SERVER, Envelope, Step
+from manent.core.parties import SERVER, Envelope, Step, SumRef
 from manent.core.protocols import Occasion, Vanishes
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial, Total, TreeSum
 from manent.core.vectors import Array
 from manent.crypto.identity import SigningKey
+from manent.summation.parties.call import Beacon, Roster
 from manent.summation.secagg import graph
 from manent.summation.secagg.client import SecAggClient
 from manent.summation.secagg.server import SecAggServer
-from manent.summation.secagg.terms import Beacon, Call, Expected, Roster, Terms
+from manent.summation.secagg.terms import Call, Expected, Terms
 
 
 @final
@@ -32,9 +34,9 @@ class ProtocolSum:
     def __init__(self, terms: Terms, occasion: Occasion, beacon: Beacon, random: PrivateRandom, threads: int) -> None:
         identities = [SigningKey.generate(random) for _ in range(occasion.count)]
         roster = Roster.of(occasion.round, [identity.public for identity in identities])
-        about = (occasion.study, occasion.sum, occasion.round)
-        call = Call(terms, *about, 1, roster.number, roster.root, occasion.model, random.bytes(32), beacon)
-        expected = Expected(*about, occasion.model, terms, call.beacon if beacon == "public" else None)
+        ref = SumRef(occasion.study, occasion.sum, occasion.round, occasion.model)
+        call = Call.of(terms, ref, 1, roster, random.bytes(32), beacon)
+        expected = replace(Expected.of(ref, terms), beacon=call.beacon if beacon == "public" else None)
         self.size, self._terms = terms.size, terms
         self._clients = [SecAggClient(identity, roster, expected, random) for identity in identities]
         self._by_name = {client.name: (client, fate) for client, fate in zip(self._clients, occasion.vanish, strict=True)}

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from manent.core.vectors import Array
 from manent.crypto.keystream import Masker
 from manent.crypto.seal import unseal
 from manent.crypto.shamir import recover
-from manent.summation.parties.wire import Advert, Parcel
 from manent.summation.secagg import keys
+from manent.summation.secagg.bodies import Advert, Parcel
 from manent.summation.secagg.terms import CHACHA, Call
 
 _AT_ONCE = 32  # pairs: so many share what it costs to make a key from a root
@@ -63,25 +64,50 @@ def unmask(running: Array, known: Known, threads: int) -> Array:
     return running
 
 
+class _Task(Protocol):
+    """Some of the masks that are left."""
+
+    def take_off(self, total: Array, known: Known, masker: Masker) -> None:
+        """Take them off the lanes [d], in place."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Own:
-    """Take off a survivor's own mask."""
+    """A survivor's own mask."""
 
     seed: bytes
+
+    def take_off(self, total: Array, known: Known, masker: Masker) -> None:
+        masker.subtract(total, keys.own_mask_key(self.seed, known.context))
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Take off what is left of a vanished client's masks with some of its neighbours."""
+    """What is left of a vanished client's masks with some of its neighbours."""
 
     gone: int
     root: bytes
     neighbours: tuple[int, ...]
 
+    def take_off(self, total: Array, known: Known, masker: Masker) -> None:
+        gone, context, hybrid = self.gone, known.context, known.call.terms.hybrid
+        mask = keys.agreement_key(self.root, "mask", context)
+        kem = keys.encapsulation_key(self.root, "mask", context) if hybrid else None
+        for v in self.neighbours:
+            agreed = mask.agree(known.adverts[v].mask)
+            if kem is not None and v < gone:
+                agreed += kem.decapsulate(known.parcel(v, gone).mask_text)
+            elif kem is not None:
+                kept = known.parcel(gone, v).kept
+                agreed += unseal(keys.kept_key(self.root, context, v), kept, keys.kept_label(context, gone, v))
+            key = keys.mask_key(agreed, context, v, gone)
+            (masker.subtract if v < gone else masker.add)(total, key)
 
-def _tasks(known: Known) -> deque[_Own | _Pairs]:
+
+def _tasks(known: Known) -> deque[_Task]:
     """Every mask that is left, by who can take it off."""
-    tasks: deque[_Own | _Pairs] = deque()
+    tasks: deque[_Task] = deque()
     for gone in sorted(known.shared - known.alive):
         near = tuple(v for v in known.call.neighbours(gone) if v in known.alive)
         if near:
@@ -123,7 +149,7 @@ def _rebuilt(known: Known, position: int, right: Callable[[bytes], bool]) -> byt
     return recover(shares, threshold, right)
 
 
-def _work(total: Array, known: Known, tasks: deque[_Own | _Pairs]) -> None:
+def _work(total: Array, known: Known, tasks: deque[_Task]) -> None:
     """Carry out tasks until there are none."""
     masker = Masker(total.dtype, "chacha20" if known.call.terms.suite == CHACHA else "aes-256-ctr")
     while True:
@@ -131,22 +157,4 @@ def _work(total: Array, known: Known, tasks: deque[_Own | _Pairs]) -> None:
             task = tasks.popleft()
         except IndexError:
             return
-        if isinstance(task, _Own):
-            masker.subtract(total, keys.own_mask_key(task.seed, known.context))
-        else:
-            _take_off_pairs(total, known, task, masker)
-
-
-def _take_off_pairs(total: Array, known: Known, task: _Pairs, masker: Masker) -> None:
-    gone, context, hybrid = task.gone, known.context, known.call.terms.hybrid
-    mask = keys.agreement_key(task.root, "mask", context)
-    kem = keys.encapsulation_key(task.root, "mask", context) if hybrid else None
-    for v in task.neighbours:
-        agreed = mask.agree(known.adverts[v].mask)
-        if kem is not None and v < gone:
-            agreed += kem.decapsulate(known.parcel(v, gone).mask_text)
-        elif kem is not None:
-            kept = known.parcel(gone, v).kept
-            agreed += unseal(keys.kept_key(task.root, context, v), kept, keys.kept_label(context, gone, v))
-        key = keys.mask_key(agreed, context, v, gone)
-        (masker.subtract if v < gone else masker.add)(total, key)
+        task.take_off(total, known, masker)

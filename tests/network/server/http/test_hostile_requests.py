@@ -32,7 +32,7 @@ from manent.network.wire.protocol import pack
 from manent.storage import open_store
 from manent.summation.parties import wire
 from manent.summation.parties.wire import Kind
-from manent.summation.plain.parties import PlainCall
+from manent.summation.plain.terms import PlainCall
 from tests.network.processes import Federation, until
 from tests.network.serving import connected
 from tests.network.test_end_to_end import check_equal
