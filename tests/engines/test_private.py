@@ -227,12 +227,12 @@ def test_an_interrupted_run_goes_on_with_its_clip_norm(tmp_path):
     from manent.engines.folder import RunFolder
 
     saved = RunFolder.open(tmp_path / "run").checkpoint()
-    norm = float(saved.layers["train/layer.0.norm"][0])
+    norm = float(saved.arrays["layers.train/layer.0.norm"][0])
     assert norm < 7
     assert saved.released == 5
     whole = mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
     assert len(whole.history) == 9
-    assert float(RunFolder.open(tmp_path / "run").checkpoint().layers["train/layer.0.norm"][0]) < norm
+    assert float(RunFolder.open(tmp_path / "run").checkpoint().arrays["layers.train/layer.0.norm"][0]) < norm
 
 
 def test_an_algorithm_that_forms_more_sums_than_it_declares_is_stopped():

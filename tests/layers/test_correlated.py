@@ -341,10 +341,10 @@ def test_an_interrupted_run_goes_on_with_its_noise(bands, tmp_path, scripted):
     scripted.at = 0
     with pytest.raises(Stop):
         mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", watcher=StopAfter(6))
-    saved = RunFolder.open(tmp_path / "run").checkpoint().layers
-    assert saved["train/layer.2.round"][0] == 5
-    assert saved["train/layer.2.past"].shape[0] == 3
-    assert saved["train/layer.2.past"].any()
+    saved = RunFolder.open(tmp_path / "run").checkpoint().arrays
+    assert saved["layers.train/layer.2.round"][0] == 5
+    assert saved["layers.train/layer.2.past"].shape[0] == 3
+    assert saved["layers.train/layer.2.past"].any()
     scripted.at = 5
     again = mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
     np.testing.assert_array_equal(again.state["model"], whole.state["model"])
@@ -352,9 +352,9 @@ def test_an_interrupted_run_goes_on_with_its_noise(bands, tmp_path, scripted):
 
 def test_noise_is_not_kept_when_it_is_no_longer_needed(tmp_path):
     mn.simulate(private(), DATA, workers=0, folder=tmp_path / "run")
-    saved = RunFolder.open(tmp_path / "run").checkpoint().layers
-    assert saved["train/layer.2.round"][0] == 6
-    assert not saved["train/layer.2.past"].any()
+    saved = RunFolder.open(tmp_path / "run").checkpoint().arrays
+    assert saved["layers.train/layer.2.round"][0] == 6
+    assert not saved["layers.train/layer.2.past"].any()
 
 
 def test_the_model_ends_with_less_noise_than_independent_rounds_leave():

@@ -8,14 +8,15 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from manent.core.errors import ClientFailed, InvalidInput, ManentError
+from manent.core.errors import ClientFailed, ManentError
 from manent.core.examples import Client
-from manent.core.protocols import Assignment, ClientContext, Contribution
+from manent.core.protocols import AlgorithmTraits, Assignment, ClientContext, Contribution, traits
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial, TreeSum
 from manent.core.vectors import Array, Vector
@@ -24,9 +25,10 @@ from manent.crypto.samplers.gradients import ExactDraws
 from manent.engines.conditions import Conditions
 from manent.engines.memory import ClientMemory
 from manent.privacy.check import Plan
+from manent.rounds.client import Outcome, outcomes, summed
 
 MOST_KEPT = 20
-"""Failures of a run whose inputs are kept, about: where failing clients send zeros, there may be many."""
+"""About how many failures of a run keep their inputs: where failing clients send zeros, there may be many."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class Unit:
     """An aligned run [index * 2**level, ...) of a cohort's positions, with the clients that stand there.
 
     Attributes:
+        sum, round, sum_index: the sum's name, its round from 1, and which sum of the round it is, from 0.
         count: positions in the whole cohort.
         clients: indices into the federation, one a position of the run.
-        slots: which slot of its memory is current, one a client.
+        slots: which slot of its memory is current, one a client; empty for a study that keeps nothing.
     """
 
     sum: str
@@ -50,15 +53,20 @@ class Unit:
 
     @property
     def positions(self) -> range:
+        """Where its clients stand in the cohort."""
         return range(self.index << self.level, (self.index << self.level) + len(self.clients))
 
 
 @dataclass(frozen=True)
 class UnitAnswer:
-    """What came of a unit: its partial sum, which positions answered or dropped out, and the clients' own losses.
+    """What came of a unit.
 
     Attributes:
-        failures: of those who answered zeros because their code raised; no server can know them.
+        partial: the sum over its run.
+        answered, lost: positions that answered, and that dropped out.
+        sent_to: to how many clients the assignment went.
+        losses: the clients' own training losses, in order; for the probe.
+        failures: of clients that sent zeros because their code raised. No server could know them.
     """
 
     partial: Partial
@@ -81,7 +89,13 @@ class _Asked:
 
 
 class ClientSide:
-    """Everything that clients do in a simulation."""
+    """Everything that clients do in a simulation.
+
+    Args:
+        memory: what clients keep between rounds; None for a study that keeps nothing.
+        failures: the folder for the inputs of clients that fail, or None.
+        random: source of rounding and of the clients' noise; None is the operating system's.
+    """
 
     def __init__(
         self,
@@ -97,29 +111,29 @@ class ClientSide:
         self.memory, self.failures = memory, failures
         self.random = random or SystemRandom()
         self.draws = ExactDraws(self.random)
+        self.together = traits(plan.study.algorithm, AlgorithmTraits).together
         self._totals: dict[tuple[str, int], TreeSum] = {}
-        self._hidden: list[ClientFailed] = []
 
     def twin(self) -> ClientSide:
         """Another that shares everything but its buffers, for another thread."""
         return ClientSide(self.plan, self.clients, self.seed, self.conditions, self.memory, self.failures)
 
-    @property
-    def together(self) -> int:
-        """How many clients the study's algorithm takes in one call."""
-        return int(getattr(self.plan.study.algorithm, "together", 1))
-
     def answer(self, unit: Unit, assignment: Assignment, out: Array | None = None) -> UnitAnswer:
-        """Train or measure on each client of a unit, and add up what arrives, into `out` where given. Raises ClientFailed."""
-        self._hidden = []
+        """Ask each client of a unit, and add up the vectors that arrive, into `out` where it is given.
+
+        Raises ClientFailed for a client that cannot answer, or whose vector a layer refuses.
+        """
         asked, lost, sent_to = self._asked(unit)
         total = self._total(unit)
         for position in lost:
             total.skip(position)
         losses: list[float] = []
+        hidden: list[ClientFailed] = []
+        ask = partial(self._ask, assignment)
         for start in range(0, len(asked), self.together):
             group = asked[start : start + self.together]
-            for one, contribution in zip(group, self._answers(assignment, group), strict=True):
+            for one, outcome in zip(group, outcomes(self.plan, assignment.sum, group, ask), strict=True):
+                contribution = self._settled(assignment, one, outcome, hidden)
                 try:
                     self._add(total, one, contribution, assignment)
                 except ManentError as error:  # a layer refuses what the client would send
@@ -128,7 +142,7 @@ class ClientSide:
                     losses.append(contribution.probe["loss"])
         part = total.take(unit.level, unit.index, out)
         answered = tuple(one.position for one in asked)
-        return UnitAnswer(part, answered, tuple(lost), sent_to, tuple(losses), tuple(self._hidden))
+        return UnitAnswer(part, answered, tuple(lost), sent_to, tuple(losses), tuple(hidden))
 
     def _asked(self, unit: Unit) -> tuple[list[_Asked], list[int], int]:
         """Who of a unit will answer, the positions of those who will not, and to how many the assignment went."""
@@ -144,98 +158,54 @@ class ClientSide:
             asked.append(_Asked(position, index, slot, client, context))
         return asked, lost, sent_to
 
+    def _ask(self, assignment: Assignment, group: Sequence[_Asked]) -> Sequence[Contribution]:
+        return self.plan.study.algorithm.answer(
+            assignment, [one.client for one in group], [self._kept(one) for one in group], [one.context for one in group]
+        )
+
     def _kept(self, one: _Asked) -> Vector | None:
-        """What a client has kept for the algorithm. It is read when its turn comes, for a unit may be long."""
+        """What a client has kept for the algorithm. It is read only when the client is asked, as a unit may be long."""
         if self.memory is None or not self.plan.own:
             return None
         return self.memory.read(one.index, one.slot)[: self.plan.own]
 
     def _total(self, unit: Unit) -> TreeSum:
-        """An empty sum for a cohort of this size; one is kept, for its buffers."""
+        """An empty sum for a cohort of this size. The last one is used again, for its buffers."""
         key = unit.sum, unit.count
         if key not in self._totals:
             stack = self.plan.stacks[unit.sum]
             self._totals = {key: TreeSum(stack.layout.size, unit.count, stack.dtype)}
         return self._totals[key]
 
+    def _settled(self, assignment: Assignment, one: _Asked, outcome: Outcome, hidden: list[ClientFailed]) -> Contribution:
+        """The contribution of an outcome, after a warning where zeros are sent. Raises ClientFailed where there is none.
+
+        The simulation knows all clients, so it counts the failures that zeros hide: where every client of a sum failed, it
+        stops, as this would otherwise hide a mistake in the study. No deployment could do that.
+        """
+        error = outcome.error
+        if error is not None:
+            known = isinstance(error, ManentError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+            failed = self._failed(assignment, one, reason)
+            if outcome.lost:
+                raise failed from error
+            hidden.append(failed)
+            kept = f" Its inputs are kept in {failed.folder} (see manent.replay)." if failed.folder else ""
+            first = reason.splitlines()[0] if reason else "no reason given"
+            warnings.warn(f"{one.client.name}: {first}; zeros are sent instead.{kept}", stacklevel=2)
+        if outcome.not_finite:
+            text = f"{one.client.name}: {outcome.not_finite!r} holds NaN or infinity; zeros are sent instead."
+            warnings.warn(text, stacklevel=2)
+        return outcome.contribution
+
     def _add(self, total: TreeSum, one: _Asked, contribution: Contribution, assignment: Assignment) -> None:
-        """The client's halves of the layers, and the only crossing. What is not private ends here."""
-        stack, vectors, part = self.plan.stacks[assignment.sum], contribution.vector[None], self.plan.kept.get(assignment.sum)
-        row = None if self.memory is None else self._next(self.memory, one, contribution)
-        if row is None or part is None:
-            vectors = stack.client(vectors, assignment.arrays, self.random)
-        else:
-            vectors, row[None, part] = stack.remember(vectors, row[None, part], assignment.arrays, self.random)
-        total.add(one.position, vectors[0])
+        """The layers' client halves, and the only crossing. What is private to the client ends here."""
+        kept = None if self.memory is None else partial(self.memory.read, one.index, one.slot)
+        vector, row = summed(self.plan, assignment, contribution, kept, self.random)
+        total.add(one.position, vector)
         if self.memory is not None and row is not None:
             self.memory.stage(one.index, one.slot, row)
-
-    def _next(self, memory: ClientMemory, one: _Asked, contribution: Contribution) -> Vector:
-        """What a client is to keep, before the layers: where the algorithm says nothing, what it had.
-
-        It is the whole row, for that of everyone in the released sum becomes current.
-        """
-        if contribution.memory is not None and not self.plan.kept:
-            return contribution.memory
-        row = memory.read(one.index, one.slot)
-        if contribution.memory is not None:
-            row[: self.plan.own] = contribution.memory
-        return row
-
-    def _answers(self, assignment: Assignment, group: list[_Asked]) -> Sequence[Contribution]:
-        """The contributions of some clients, checked. Where one of several fails, each is asked by itself, to name it.
-
-        Raises ClientFailed; but in a sum with noise a client that fails sends zeros, see `_instead`.
-        """
-        try:
-            found = self.plan.study.algorithm.answer(
-                assignment, [one.client for one in group], [self._kept(one) for one in group], [one.context for one in group]
-            )
-            if len(found) != len(group):
-                raise InvalidInput(f"answer() gave {len(found)} contributions for {len(group)} clients.")
-            found = [self._checked(assignment, one, contribution) for one, contribution in zip(group, found, strict=True)]
-        except Exception as error:
-            if len(group) > 1:
-                return [contribution for one in group for contribution in self._answers(assignment, [one])]
-            known = isinstance(error, ManentError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-            failed = self._failed(assignment, group[0], reason)
-            if self.plan.stacks[assignment.sum].noise is None:
-                raise failed from error
-            return [self._instead(assignment, group[0], failed)]
-        return found
-
-    def _instead(self, assignment: Assignment, one: _Asked, failed: ClientFailed) -> Contribution:
-        """Zeros, from a client whose own code raised: that it failed, or did not answer, would tell something of its data.
-
-        Only its own operator is told, and the client keeps the memory that it had. The simulation, which knows all clients,
-        stops where every one of a sum failed, as a mistake in the study would otherwise hide; no deployment could.
-        """
-        self._hidden.append(failed)
-        kept = f" Its inputs are kept in {failed.folder} (see manent.replay)." if failed.folder else ""
-        reason = failed.reason.splitlines()[0] if failed.reason else "no reason given"
-        warnings.warn(f"{one.client.name}: {reason}; zeros are sent instead.{kept}", stacklevel=2)
-        return Contribution(np.zeros(self.plan.sums[assignment.sum].layout.size, np.float32), self._kept(one))
-
-    def _checked(self, assignment: Assignment, one: _Asked, contribution: Contribution) -> Contribution:
-        """The contribution, where it fits its layout. One that is not finite is an error; but behind a clip it sends zeros.
-
-        There a failure would itself tell something of the data: only the client is told, and keeps the memory that it had.
-        """
-        layout, kept = self.plan.sums[assignment.sum].layout, contribution.memory
-        layout.check_size(contribution.vector)
-        if kept is not None and kept.shape != (self.plan.own,):
-            raise InvalidInput(f"It is to keep an array of shape {kept.shape}; its algorithm declares {self.plan.own} numbers.")
-        tensor = layout.not_finite(contribution.vector)
-        if tensor is None:
-            return contribution
-        if self.plan.stacks[assignment.sum].clips:
-            warnings.warn(f"{one.client.name}: {tensor!r} holds NaN or infinity; zeros are sent instead.", stacklevel=2)
-            return replace(contribution, vector=np.zeros_like(contribution.vector), memory=self._kept(one))
-        raise InvalidInput(
-            f"its vector holds NaN or infinity in {tensor!r}: training diverged. Expected finite numbers; lower the learning "
-            f"rate, or set max_grad_norm."
-        )
 
     def _failed(self, assignment: Assignment, one: _Asked, reason: str) -> ClientFailed:
         folder, context = None, one.context

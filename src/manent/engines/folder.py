@@ -19,12 +19,11 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
@@ -38,16 +37,23 @@ PACKAGES = ("manent", "numpy", "scipy", "torch", "jax", "scikit-learn", "safeten
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: state, progress, which memory rows are current, the unfinished round's losses, how much of
-    the logs counts; the layers' own state, and how many sums were released."""
+    """All that a run needs to be resumed.
 
-    state: Arrays
+    Attributes:
+        arrays: the study's state; see `rounds.state.State.named`.
+        current: uint8, one a client: which slot of its memory is current.
+        elapsed: seconds of all sessions so far.
+        losses: the sum and the number of the unfinished round's training losses.
+        lengths: bytes of each log that belong to it.
+        released: how many sums were released, or counted as such.
+    """
+
+    arrays: Arrays
     progress: Progress
     current: Array
     elapsed: float
     losses: tuple[float, int]
     lengths: Mapping[str, int]
-    layers: Arrays = field(default_factory=dict)
     released: int = 0
 
 
@@ -110,8 +116,6 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint in one step; the logs' present lengths belong to it."""
-        arrays = {f"state.{name}": np.asarray(array) for name, array in checkpoint.state.items()}
-        arrays |= {f"layers.{name}": np.asarray(array) for name, array in checkpoint.layers.items()}
         facts = {
             "progress": {**asdict(checkpoint.progress), "answered": [], "lost": []},
             "elapsed": checkpoint.elapsed,
@@ -119,7 +123,7 @@ class RunFolder:
             "lengths": dict(checkpoint.lengths),
             "released": checkpoint.released,
         }
-        data = save({**arrays, "current": checkpoint.current}, {"facts": json.dumps(facts)})
+        data = save({**checkpoint.arrays, "current": checkpoint.current}, {"facts": json.dumps(facts)})
         self._replace(self.path / "checkpoint.safetensors", data)
 
     def checkpoint(self) -> Checkpoint | None:
@@ -136,18 +140,9 @@ class RunFolder:
             if (self.path / log).exists():
                 os.truncate(self.path / log, length)
         progress = Progress(**{**facts["progress"], "answered": frozenset(), "lost": frozenset()})
-        state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
-        layers = {name.removeprefix("layers."): array for name, array in arrays.items() if name.startswith("layers.")}
-        return Checkpoint(
-            state,
-            progress,
-            arrays["current"],
-            facts["elapsed"],
-            tuple(facts["losses"]),
-            facts["lengths"],
-            layers,
-            facts.get("released", 0),
-        )
+        current = arrays.pop("current")
+        losses = tuple(facts["losses"])
+        return Checkpoint(arrays, progress, current, facts["elapsed"], losses, facts["lengths"], facts.get("released", 0))
 
     def lengths(self) -> dict[str, int]:
         """Bytes of each log."""

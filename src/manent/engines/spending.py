@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from manent.accounting import Ledger, Repeated, Reservation
+from manent.accounting import Ledger, Reservation
 from manent.core.errors import BudgetSpent, Refused
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.engines.folder import RunFolder
 from manent.privacy.check import Plan
+from manent.rounds.spending import all_released, reserve, settle, uses
 from manent.storage import open_store
 
 RESERVATION = "reservation.json"
 
 
 def open_ledger(ledger: Ledger | str | Path | None) -> Ledger | None:
-    """A ledger; or the one in a SQLite file or a database."""
+    """A ledger as it is; or the one in a SQLite file or a database, by its path or URL."""
     return Ledger(open_store(ledger)) if isinstance(ledger, str | Path) else ledger
 
 
@@ -30,9 +31,9 @@ def data_set_name(name: str) -> str:
 
 
 class Spending:
-    """Everything a run may release is reserved before data are touched; what it releases is counted, and committed.
+    """All that a run may release is reserved before data are touched; what it releases is counted, and committed.
 
-    A crash leaves the reservation as it is, and so spent. A resumed run goes on under its own.
+    A crash leaves the reservation as it is, and so spent. A resumed run continues under its own reservation.
     """
 
     def __init__(self, plan: Plan, released: int, ledger: Ledger | None, reservation: Reservation | None) -> None:
@@ -42,7 +43,13 @@ class Spending:
     def begin(
         cls, plan: Plan, released: int, ledger: Ledger | None, data_set: str, folder: RunFolder | None, random: PrivateRandom
     ) -> Spending:
-        """Reserve, or find the reservation of an interrupted run. The folder is made only once the budget covers the study.
+        """Reserve the budget, or find the reservation of an interrupted run.
+
+        The folder is made only once the budget covers the study.
+
+        Args:
+            released: how many sums an interrupted run had released.
+            ledger: None where nothing is accounted.
 
         Raises:
             BudgetSpent: where the data set's budget does not cover the study. Nothing has run then.
@@ -59,14 +66,7 @@ class Spending:
             kept, _ = ledger.find(folder.read(RESERVATION)["reservation"])
             if (kept.data_set, kept.event) == (name, event):
                 return cls(plan, released, ledger, kept)
-        reservation = ledger.reserve(
-            name,
-            event,
-            privacy_unit=plan.privacy.unit,
-            neighboring_relation=plan.privacy.relation,
-            study=plan.study.hash,
-            random=random,
-        )
+        reservation = reserve(ledger, name, event, plan, plan.study.hash, random)
         spending = cls(plan, released, ledger, reservation)
         if folder is not None:
             try:
@@ -78,9 +78,9 @@ class Spending:
 
     def check(self) -> None:
         """Raises BudgetSpent, before another sum is formed, where all that was accounted has been released."""
-        if self.plan.privacy is not None and self.released >= self.plan.privacy.releases:
+        if all_released(self.plan, self.released):
             raise BudgetSpent(
-                f"The study accounts {self.plan.privacy.releases} releases, and that many were made. Its algorithm asks for more "
+                f"The study accounts {self.released} releases, and that many were made. Its algorithm asks for more "
                 f"sums than it declares (SumSpec.every)."
             )
 
@@ -89,22 +89,14 @@ class Spending:
         self.released += 1
 
     def commit(self, total: Array) -> None:
-        """Record a release that is durable now. Until then, and should it never come to it, it counts as spent all the same."""
+        """Record a release that is durable now. One that is never recorded counts as spent all the same."""
         if self._ledger is not None and self._reservation is not None:
             self._ledger.commit(self._reservation, hashlib.sha256(np.ascontiguousarray(total).tobytes()).hexdigest())
 
     def finish(self) -> None:
-        """The run is over: what it did not release goes back."""
-        if self._ledger is None or self._reservation is None or self.plan.privacy is None:
+        """The run is over: give back what it did not release. A finished run that was resumed changes nothing."""
+        if self._ledger is None or self._reservation is None:
             return
-        if not self._ledger.running(self._reservation):
-            return  # a finished run that was resumed
-        _, state = self._ledger.find(self._reservation.id)
-        if self.released == 0:
-            self._ledger.give_back(self._reservation, "nothing was released")
-            return
-        if state == "reserved":
-            self._ledger.commit(self._reservation, "of a release whose process was interrupted")
-        event = self._reservation.event
-        if isinstance(event, Repeated):  # so many in each release: one, or the steps of private training
-            self._ledger.finish(self._reservation, self.released * (event.count // self.plan.privacy.releases))
+        each = uses(self.plan, self._reservation.event)
+        nothing, unrecorded = "nothing was released", "of a release whose process was interrupted"
+        settle(self._ledger, self._reservation, self.released, each, nothing=nothing, unrecorded=unrecorded)

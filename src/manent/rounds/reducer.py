@@ -144,6 +144,15 @@ def step(progress: Progress, event: Event, rules: Rules) -> tuple[Progress, tupl
     return progress, (Ignore(f"{type(event).__name__} does not fit a sum that is {progress.phase}."),)
 
 
+def follow(progress: Progress, rules: Rules, *events: Event) -> tuple[Progress, list[Effect]]:
+    """The progress after several events, one after another, and all their effects."""
+    effects: list[Effect] = []
+    for event in events:
+        progress, found = step(progress, event, rules)
+        effects += found
+    return progress, effects
+
+
 def _new(progress: Progress, positions: tuple[int, ...]) -> frozenset[int]:
     fresh = frozenset(p for p in positions if 0 <= p < progress.cohort)
     return fresh - progress.answered - progress.lost

@@ -1,4 +1,4 @@
-"""How a sum ends: what the reducer says of it, the release with the server's noise, and the row of the history."""
+"""How a sum ends: what the reducer decides, the release with the server's noise, and the row of the history."""
 
 from __future__ import annotations
 
@@ -10,26 +10,15 @@ import numpy as np
 
 from manent.core.errors import ProtocolAbort
 from manent.core.parties import AnyCall, ServerParty
-from manent.core.protocols import AlgorithmTraits, traits
+from manent.core.protocols import AlgorithmTraits, Assignment, traits
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.network.server.documents import StudyRecord
-from manent.network.server.states import State, assignment_of, crossed, step_state
 from manent.privacy.check import Plan
-from manent.rounds.reducer import (
-    Abandon,
-    Answered,
-    Applied,
-    Deadline,
-    Effect,
-    Event,
-    Failed,
-    Opened,
-    Progress,
-    Release,
-    Rules,
-    step,
-)
+from manent.rounds.reducer import Abandon, Answered, Applied, Deadline, Effect, Failed, Opened, Progress, Release, follow
+from manent.rounds.server import abandoned_reason, assignment_bytes, assignment_of, crossed, released, rules_of
+from manent.rounds.spending import abandoned_counts
+from manent.rounds.state import State
 from manent.summation.parties import wire
 from manent.summation.parties.wire import Kind
 
@@ -39,11 +28,12 @@ class Ending:
     """How a sum ended.
 
     Attributes:
-        state: after a release; None where it was abandoned.
+        state: the study's next state; None where the sum was abandoned.
         progress: where the study goes on.
         row: of the history.
-        spent: whether it counts as released.
-        included: public keys of those whose vectors are in the sum.
+        spent: whether it counts as a release.
+        included: the public keys, in hexadecimal, of those whose vectors are in the sum.
+        reason: why it was abandoned; "" where it was released.
     """
 
     state: State | None
@@ -55,32 +45,77 @@ class Ending:
 
     @property
     def released(self) -> bool:
+        """Whether the sum was released."""
         return self.state is not None
 
 
 def ended(plan: Plan, study: StudyRecord, state: State, party: ServerParty, random: PrivateRandom) -> Ending:
-    """The end of a sum whose party is done or has aborted. It draws the server's noise: see `step_state`."""
-    assignment = assignment_of(plan, state, study.round, study.index)
-    if assignment is None:
-        raise ProtocolAbort(f"Round {study.round} has no sum {study.index}.")
+    """The end of a sum whose party is done or has aborted.
+
+    It draws the server's noise. Store what it returns once, or throw it away unseen; see `rounds.server.released`.
+
+    Raises ProtocolAbort where the study has no such sum.
+    """
+    assignment = _assignment(plan, study, state)
     places = {key: position for position, key in enumerate(party.cohort)}
     answered = tuple(sorted(places[key] for key in party.survivors)) if party.phase == "done" else ()
-    count, sent = len(party.cohort), sum(array.nbytes for array in assignment.arrays.values())
-    row = {"round": study.round, "sum": assignment.sum, **crossed(plan, assignment.sum, count, party.uploads, sent)}
-    progress, effects = _follow(plan, study.progress, Opened(count), Answered(answered), Deadline())
+    count, rules = len(party.cohort), rules_of(plan)
+    counts = {"asked": count, "answers": party.uploads, "sent": assignment_bytes(assignment), "sent_to": count}
+    row = {"round": study.round, "sum": assignment.sum, **crossed(plan, assignment.sum, **counts)}
+    progress, effects = follow(study.progress, rules, Opened(count), Answered(answered), Deadline())
     total = None
-    if any(isinstance(effect, Release) for effect in effects):
+    if _releases(effects):
         try:
             total = _total(plan, assignment.sum, party)
         except ProtocolAbort as error:
-            progress, effects = _follow(plan, progress, Failed(str(error)))
-    abandoned = next((effect.reason for effect in effects if isinstance(effect, Abandon)), "")
+            progress, effects = follow(progress, rules, Failed(str(error)))
     if total is None:
-        reason = "Fewer answers than the noise is sized for." if plan.divisor is not None else party.reason or abandoned
-        return Ending(None, progress, {**row, "abandoned": reason}, plan.abandoned_is_spent and party.uploads > 0, (), reason)
-    stepped = step_state(plan, state, study.round, study.index, total, len(answered), random)
-    progress, _ = _follow(plan, progress, Applied(stepped.more))
+        abandoned = next((effect.reason for effect in effects if isinstance(effect, Abandon)), "")
+        reason = abandoned_reason(plan, party.reason or abandoned)
+        return Ending(None, progress, {**row, "abandoned": reason}, abandoned_counts(plan, party.uploads), (), reason)
     included = [key.hex() for key in party.survivors]
+    return _released(plan, state, progress, assignment, total, (len(answered), row, included), random)
+
+
+def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, random: PrivateRandom) -> Ending:
+    """The end of a sum for which too few clients were drawn, so that nobody is asked.
+
+    Where noise hides how many were drawn, it is released all the same, as noise alone; see `ended`.
+    """
+    row = {"round": study.round, "sum": name, **crossed(plan, name, asked=count, answers=0, sent=0, sent_to=count)}
+    progress, effects = follow(study.progress, rules_of(plan), Opened(count), Deadline())
+    if _releases(effects):
+        stack = plan.stacks[name]
+        total = np.zeros(stack.layout.size, stack.dtype)
+        return _released(plan, state, progress, _assignment(plan, study, state), total, (0, row, ()), random)
+    reason = abandoned_reason(plan, f"{count} clients were drawn; at least {plan.gathering.minimum} are needed.")
+    return Ending(None, progress, {**row, "abandoned": reason}, False, (), reason)
+
+
+def _assignment(plan: Plan, study: StudyRecord, state: State) -> Assignment:
+    found = assignment_of(plan, state, study.round, study.index)
+    if found is None:
+        raise ProtocolAbort(f"Round {study.round} has no sum {study.index}.")
+    return found
+
+
+def _releases(effects: Sequence[Effect]) -> bool:
+    return any(isinstance(effect, Release) for effect in effects)
+
+
+def _released(
+    plan: Plan,
+    state: State,
+    at: Progress,
+    assignment: Assignment,
+    total: Array,
+    about: tuple[int, dict[str, Any], Sequence[str]],
+    random: PrivateRandom,
+) -> Ending:
+    """The end of a sum that has a total; `about` are how many answered, the row so far, and whose vectors are in the sum."""
+    answers, row, included = about
+    stepped = released(plan, state, at, assignment, total, answers, random)
+    progress, _ = follow(at, rules_of(plan), Applied(stepped.more))
     return Ending(stepped.state, progress, {**row, **stepped.report}, True, included)
 
 
@@ -88,30 +123,6 @@ def _total(plan: Plan, sum: str, party: ServerParty) -> Array:
     """The total; formed part by part where the algorithm takes it so, and nothing stands between. Raises ProtocolAbort."""
     parted = sum == "train" and not plan.stacks[sum].stages and traits(plan.study.algorithm, AlgorithmTraits).parted
     return party.parted if parted else party.total
-
-
-def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, random: PrivateRandom) -> Ending:
-    """A sum for which too few were drawn: nobody is asked. Where noise hides how many were drawn, it is released all the same."""
-    row = {"round": study.round, "sum": name, **crossed(plan, name, count, 0, 0)}
-    progress, effects = _follow(plan, study.progress, Opened(count), Deadline())
-    if any(isinstance(effect, Release) for effect in effects):
-        stack = plan.stacks[name]
-        total = np.zeros(stack.layout.size, stack.dtype)
-        stepped = step_state(plan, state, study.round, study.index, total, 0, random)
-        progress, _ = _follow(plan, progress, Applied(stepped.more))
-        return Ending(stepped.state, progress, {**row, **stepped.report}, True)
-    reason = f"{count} clients were drawn; at least {plan.gathering.minimum} are needed."
-    reason = "Fewer answers than the noise is sized for." if plan.divisor is not None else reason
-    return Ending(None, progress, {**row, "abandoned": reason}, False, (), reason)
-
-
-def _follow(plan: Plan, progress: Progress, *events: Event) -> tuple[Progress, list[Effect]]:
-    rules = Rules(plan.study.rounds, plan.gathering.minimum)
-    effects: list[Effect] = []
-    for event in events:
-        progress, found = step(progress, event, rules)
-        effects += found
-    return progress, effects
 
 
 def closed_frame(call: AnyCall, released: bool) -> bytes:

@@ -23,11 +23,13 @@ from manent.network.server.documents import StudyRecord, SumRecord, SumState, hi
 from manent.network.server.parties import Held, Parties
 from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
-from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.server.sweeping import named
 from manent.network.trust.journal import note
 from manent.network.wire.sums import StudySum, asked, draw_asked, make_call, read_call, server_party
 from manent.privacy.check import Plan
+from manent.rounds.server import assignment_of, first_state, result_of
+from manent.rounds.spending import all_released
+from manent.rounds.state import State
 from manent.storage.arrays import array_pieces, decode_arrays
 from manent.storage.blobs import Blobs, Parts
 from manent.storage.together import Together
@@ -160,8 +162,8 @@ class Rounds:
     def open_sum(self, study: StudyRecord) -> None:
         """Begin the study's next sum, or finish it."""
         plan, state = self.plan_and_state(study)
-        if plan.privacy is not None and study.released >= plan.privacy.releases:
-            raise Refused(f"The study accounts {plan.privacy.releases} releases, and that many were made.")
+        if all_released(plan, study.released):
+            raise Refused(f"The study accounts {study.released} releases, and that many were made.")
         assignment = assignment_of(plan, state, study.round, study.index)
         if assignment is None:
             self._put_if(study, self._finished(study, plan, state))
@@ -396,4 +398,4 @@ class Rounds:
     def plan_and_state(self, study: StudyRecord) -> tuple[Plan, State]:
         """A running study's plan, and the arrays that it has come to."""
         plan = self.plans.plan(study)
-        return plan, State.read(self.blobs.read(study.state), self.blobs.size(study.state), plan)
+        return plan, State.read(self.blobs.read(study.state), self.blobs.size(study.state), plan.stacks)

@@ -10,10 +10,10 @@ from manent.core.store import Transaction
 from manent.network.server.documents import StudyRecord, decision_key, put, study_of
 from manent.network.server.plans import plan_of
 from manent.network.server.rounds import Rounds
-from manent.network.server.states import first_state
 from manent.network.trust.journal import note
 from manent.network.wire.bundle import Bundle
 from manent.rounds.declared import DeclaredModel, rebuild
+from manent.rounds.server import first_state
 from manent.storage.arrays import decode_arrays
 
 log = logging.getLogger("manent.server")

@@ -10,7 +10,7 @@ import numpy as np
 
 from manent.core.errors import InvalidInput, ManentError
 from manent.core.examples import Client
-from manent.core.protocols import Assignment, ClientContext
+from manent.core.protocols import ClientContext
 from manent.core.randomness import repeatable
 from manent.crypto import SystemRandom
 from manent.crypto.samplers.gradients import ExactDraws
@@ -23,6 +23,7 @@ from manent.network.trust.roster import trusted
 from manent.network.wire.bundle import Bundle, difference
 from manent.privacy.check import Plan, resolve
 from manent.rounds.declared import Sites, rebuild, schema_of
+from manent.rounds.server import completed, upload_bytes
 
 
 def status(state: SiteState, account: Account) -> dict[str, Any]:
@@ -150,16 +151,15 @@ def trial(plan: Plan, trainer: Trainer, loaded: Client, client: Client, seed: in
             if given is None or given.sum in seconds:
                 continue
             stack = plan.stacks[given.sum]
-            assignment = Assignment(given.sum, {**given.arrays, **stack.sends(stack.init())})
+            assignment = completed(plan, given, stack.init())
             context = ClientContext(client.name, round, seed, draws=ExactDraws(SystemRandom()))
             row = None if plan.memory is None else np.zeros(plan.memory.size, np.float32)
             began = time.perf_counter()
             contribution(plan, trainer, assignment, row, context, SystemRandom())
             seconds[given.sum] = time.perf_counter() - began
-            bits = plan.summation.bits(stack.form, plan.gathering.most)
             blocks = {block.name: block.size for block in stack.layout.blocks}
             rounds = plan.study.rounds // plan.sums[given.sum].every
-            sent[given.sum] = {"blocks": blocks, "bytes": -(-stack.layout.size * bits // 8), "rounds": rounds}
+            sent[given.sum] = {"blocks": blocks, "bytes": upload_bytes(plan, given.sum), "rounds": rounds}
     schema = plan.public.schema
     columns = tuple(column.name for column in (*schema.features, *schema.columns))
     sizes = (len(client.train), 0 if client.test is None else len(client.test))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from manent.core.errors import ClientFailed, InvalidInput, ManentError
+from manent.core.errors import ClientFailed, ManentError
 from manent.core.examples import Client, Examples, Schema
-from manent.core.protocols import Assignment, ClientContext, Contribution
+from manent.core.protocols import AlgorithmTraits, Assignment, ClientContext, Contribution, traits
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.data.checks import checked_client
@@ -21,6 +22,7 @@ from manent.network.sandbox.handover import Data
 from manent.network.trust.policy import Policy
 from manent.network.wire.bundle import Bundle
 from manent.privacy.check import Plan
+from manent.rounds.client import outcomes, summed
 from manent.rounds.declared import DeclaredModel
 
 log = logging.getLogger("manent.site")
@@ -90,7 +92,7 @@ class Children:
 
         Raises as `Child.start`, and InvalidInput for data that do not fit the model.
         """
-        if not isinstance(getattr(plan.study.algorithm, "model", None), DeclaredModel):
+        if not isinstance(traits(plan.study.algorithm, AlgorithmTraits).model, DeclaredModel):
             return OwnProcess(plan, client)
         with self._lock:
             found = self._found.get(bundle.hash)
@@ -124,47 +126,26 @@ class Children:
 def contribution(
     plan: Plan, trainer: Trainer, assignment: Assignment, row: Vector | None, context: ClientContext, random: PrivateRandom
 ) -> tuple[Array, Vector | None]:
-    """The vector [d] as it is summed, and what is to be kept if it is. Layers, rounding and noise are manent's own.
+    """The vector [d] as it is summed, and the row [m] to keep if it is in the released sum.
+
+    Layers, rounding and noise are manent's own. In a sum with noise a client that fails sends zeros, because its failure would
+    tell something of its data; only the site's log says so.
 
     Args:
-        row: what the client has kept, the algorithm's part first; None for a study that keeps nothing.
+        row: float32[m], what the client has kept, the algorithm's part first; None for a study that keeps nothing.
 
-    Raises ClientFailed where the client cannot answer; but in a sum with noise one that fails sends zeros, as its failure would
-    tell something of its data.
+    Raises ClientFailed where the client cannot answer.
     """
-    stack, part = plan.stacks[assignment.sum], plan.kept.get(assignment.sum)
     own = None if row is None or not plan.own else row[: plan.own]
-    try:
-        found = _checked(plan, assignment, trainer.answer(assignment, own, context), own, context)
-    except Exception as error:
-        reason = str(error) if isinstance(error, ManentError) else f"{type(error).__name__}: {error}"
-        if stack.noise is None:
-            failed = ClientFailed(context.client, context.round, assignment.sum, reason)
-            raise (error if isinstance(error, ClientFailed) else failed) from error
+    (outcome,) = outcomes(plan, assignment.sum, [context], lambda asked: [trainer.answer(assignment, own, context)])
+    error = outcome.error
+    reason = str(error) if isinstance(error, ManentError) else f"{type(error).__name__}: {error}"
+    if outcome.lost:
+        failed = ClientFailed(context.client, context.round, assignment.sum, reason)
+        raise (error if isinstance(error, ClientFailed) else failed) from error
+    if error is not None:
         log.warning("zeros are sent: the client failed", extra={"reason": reason, "round": context.round})
-        found = Contribution(np.zeros(plan.sums[assignment.sum].layout.size, np.float32), own)
-    vectors = found.vector[None]
-    if row is None:
-        return stack.client(vectors, assignment.arrays, random)[0], None
-    after = np.array(row, np.float32)
-    if found.memory is not None:
-        after[: plan.own] = found.memory
-    if part is None:
-        return stack.client(vectors, assignment.arrays, random)[0], after
-    vectors, after[None, part] = stack.remember(vectors, after[None, part], assignment.arrays, random)
-    return vectors[0], after
-
-
-def _checked(plan: Plan, assignment: Assignment, found: Contribution, own: Vector | None, context: ClientContext) -> Contribution:
-    """The contribution, where it fits; behind a clip, zeros in the place of one that is not finite."""
-    layout = plan.sums[assignment.sum].layout
-    layout.check_size(found.vector)
-    if found.memory is not None and found.memory.shape != (plan.own,):
-        raise InvalidInput(f"It is to keep an array of shape {found.memory.shape}; its algorithm declares {plan.own} numbers.")
-    tensor = layout.not_finite(found.vector)
-    if tensor is None:
-        return found
-    if not plan.stacks[assignment.sum].clips:
-        raise ClientFailed(context.client, context.round, assignment.sum, f"{tensor!r} holds NaN or infinity.")
-    log.warning("zeros are sent: not finite", extra={"tensor": tensor, "round": context.round})
-    return replace(found, vector=np.zeros_like(found.vector), memory=own)
+    if outcome.not_finite:
+        log.warning("zeros are sent: not finite", extra={"tensor": outcome.not_finite, "round": context.round})
+    kept = None if row is None else partial(np.array, row, np.float32)
+    return summed(plan, assignment, outcome.contribution, kept, random)

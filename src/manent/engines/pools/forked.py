@@ -1,7 +1,7 @@
-"""Workers: forked processes of one thread that live for a whole run.
+"""A pool of forked processes of one thread each, which live for a whole run.
 
-Data and model are there by the fork; the arrays of an assignment and the partial sums lie in shared memory; only small JSON
-messages cross the pipes. Nothing is pickled, so lambdas and local classes work, and scripts need no main guard.
+The fork gives them the data and the model. The arrays of an assignment and the partial sums lie in shared memory, and only small
+JSON messages cross the pipes. Nothing is pickled, so lambdas and local classes work, and scripts need no main guard.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,16 +22,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from manent.core.errors import ClientFailed, ManentError
-from manent.core.examples import Client
 from manent.core.protocols import Assignment
 from manent.core.sums import Partial
 from manent.core.vectors import Array
-from manent.engines.allocation import keep_freed
 from manent.engines.clients import ClientSide, Unit, UnitAnswer
+from manent.engines.pools.allocation import keep_freed
+from manent.engines.pools.pool import Measure
 
 Message = dict[str, Any]
-Measure = Callable[[Array, Client], dict[str, float]]
-AHEAD = 2  # units given to a worker before it must answer; as many result slots
+AHEAD = 2
+"""Units that a worker may be given before it must answer; it has as many slots for results."""
 
 
 class Arena:
@@ -54,21 +54,26 @@ class Arena:
         self._map = mmap.mmap(self._file.fileno(), self.size)
 
     def view(self, offset: int, count: int, dtype: type) -> Array:
-        """An array over the shared bytes."""
+        """An array [count] over the shared bytes, from a byte offset. Raises ManentError after `close`."""
         if self._map is None:
             raise ManentError("The shared memory is closed.")
         return np.frombuffer(self._map, dtype, count, offset)
 
     def close(self) -> None:
-        self._map = None  # the map goes with the last array over it
+        """Free the memory, once the last array over it is gone."""
+        self._map = None
         self._file.close()
 
 
-class Workers:
-    """A pool that answers units of a cohort, and measures clients."""
+class Forked:
+    """A `Pool` of forked processes.
 
-    def __init__(self, count: int, side: ClientSide, measure: Measure, largest: int) -> None:
-        """Fork `count` workers. `largest` is the size of the largest sum's vector."""
+    Args:
+        count: how many to fork.
+    """
+
+    def __init__(self, count: int, side: ClientSide, measure: Measure) -> None:
+        largest = max(stack.layout.size for stack in side.plan.stacks.values())
         self._arena = Arena(mmap.PAGESIZE)
         self._results = [Arena(AHEAD * 8 * max(largest, 1)) for _ in range(count)]
         self._largest, self._plan = largest, side.plan
@@ -134,6 +139,7 @@ class Workers:
 
     @property
     def size(self) -> int:
+        """How many processes there are."""
         return len(self._pids)
 
     def publish(self, assignment: Assignment) -> None:
@@ -148,7 +154,10 @@ class Workers:
         self._assignment = {"arrays": places, "bytes": at}
 
     def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
-        """The units' answers, in any order; a partial sum's array is used again for another answer. Raises ClientFailed."""
+        """The units' answers, in any order. The array of an answer is used again once the next is asked for.
+
+        Raises ClientFailed, and ManentError where a worker died.
+        """
         jobs = ({"unit": vars(unit)} for unit in units)
         for job, reply, worker, slot in self._run(jobs):
             unit = job["unit"]
@@ -225,33 +234,6 @@ class Workers:
         for pid in self._pids:
             os.kill(pid, signal.SIGKILL)
         self.close()
-
-
-class InProcess:
-    """The same work in this process, one unit after another: for debugging, and where processes cannot be forked."""
-
-    size = 1
-
-    def __init__(self, side: ClientSide, measure: Measure) -> None:
-        self._side, self._measure = side, measure
-        self._assignment = Assignment("")
-
-    def publish(self, assignment: Assignment) -> None:
-        """Remember the assignment."""
-        self._assignment = assignment
-
-    def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
-        """The units' answers, in order. Raises ClientFailed."""
-        return (self._side.answer(unit, self._assignment) for unit in units)
-
-    def measure(self, model: Array, clients: list[int]) -> list[dict[str, float]]:
-        """The metrics of a model on each client's own test part, in order."""
-        return [self._measure(model, self._side.clients[i]) for i in clients]
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    terminate = close
 
 
 def _facts(error: ClientFailed) -> tuple[str, int, str, str, str | None]:

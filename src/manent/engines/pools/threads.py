@@ -1,4 +1,4 @@
-"""Threads of this process that live for a whole run, for models that compute outside Python's lock and must not be forked."""
+"""A pool of threads that live for a whole run, for models that compute outside Python's lock and must not be forked."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from manent.core.examples import Client
 from manent.core.protocols import Assignment
 from manent.core.vectors import Array, aligned_empty
-from manent.engines.allocation import keep_freed
 from manent.engines.clients import ClientSide, Unit, UnitAnswer
+from manent.engines.pools.allocation import keep_freed
+from manent.engines.pools.pool import Measure
 
-AHEAD = 2  # jobs a thread that are under way or done before more are taken
+AHEAD = 2
+"""Jobs for each thread that may be under way, or done, before more are taken."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 class Threads:
-    """A pool that answers units of a cohort, and measures clients. Everything is shared; only small sums are handed over."""
+    """A `Pool` of threads, which share everything but their buffers.
 
-    def __init__(self, count: int, side: ClientSide, measure: Callable[[Array, Client], dict[str, float]]) -> None:
+    Args:
+        count: how many to start.
+    """
+
+    def __init__(self, count: int, side: ClientSide, measure: Measure) -> None:
         self.size = count
         self._measure, self._clients = measure, side.clients
         self._assignment = Assignment("")
@@ -36,7 +41,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, "manent-worker")
 
     def publish(self, assignment: Assignment) -> None:
-        """Remember the assignment, with arrays that need not be copied again for each client."""
+        """Remember the assignment, with its arrays aligned in memory, so that no client has to copy them again."""
         arrays = {name: aligned_empty(array.shape, array.dtype) for name, array in assignment.arrays.items()}
         for name, array in arrays.items():
             array[...] = assignment.arrays[name]
@@ -69,9 +74,7 @@ class Threads:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
 
-    def close(self) -> None:
+    def terminate(self) -> None:
         """End the threads, each after its present job."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._limits.restore_original_limits()
-
-    terminate = close
