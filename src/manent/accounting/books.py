@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from manent.accounting.accountants import Guarantee, epsilon
 from manent.accounting.budget import Budget
-from manent.accounting.events import Event, Repeated, composed, counted, parse, text, to_plain
+from manent.accounting.events import Event, composed, counted, parse, text, to_plain
 from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, Refused
 
@@ -164,10 +164,10 @@ def _finish(row: Mapping[str, Any], totals: Totals, held: Held) -> tuple[Totals,
     used, event = row["used"], held.event
     if held.state != "spent" or held.over:
         raise InvalidInput(f"Reservation {row['reservation']!r} is not running: nothing was released, or it is over.")
-    if not isinstance(event, Repeated) or type(used) is not int or not max(1, held.releases) <= used <= event.count:
-        most = event.count if isinstance(event, Repeated) else 1
+    most = 1 if event.repetitions is None else event.repetitions
+    if event.repetitions is None or type(used) is not int or not max(1, held.releases) <= used <= most:
         raise InvalidInput(f"Of {most} reserved rounds, at least the {held.releases} released ones ran; found {used!r}.")
-    rest = counted(Repeated(event.event, event.count - used))
+    rest = counted(event.unused(used))
     return replace(totals, spent=_plus(totals.spent, rest, -1), cut=totals.cut or bool(rest)), replace(held, over=True)
 
 
