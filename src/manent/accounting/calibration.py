@@ -47,7 +47,7 @@ def calibrate(
         InvalidInput: for a target or tolerance out of range, and what `epsilon` raises.
         Refused: where no multiplier is enough, because a part of the event does not depend on it.
     """
-    validate.positive("calibrate", "target", target, ": an epsilon")
+    validate.positive("calibrate", "target epsilon", target)
     if not (validate.is_number(tolerance) and 1e-9 <= tolerance <= 0.1):
         raise InvalidInput(f"calibrate expects 1e-9 <= tolerance <= 0.1; found {tolerance!r}. Give a number in that range.")
 
