@@ -12,9 +12,9 @@ from scipy.stats import norm
 
 import manent as mn
 from manent import accounting as ac
-from manent.accounting.curves import ORDERS, joint_multiplier, renyi
+from manent.accounting.curves import ORDERS, renyi
 from manent.accounting.events import counted
-from manent.accounting.interop import to_dp_event
+from manent.accounting.protocol import joint_multiplier
 
 A, R, Z = "add_or_remove", "replace_one", "zero_out"
 quick = settings(max_examples=6, deadline=None)
@@ -258,13 +258,13 @@ def test_a_guarantee_is_plain_data_and_prints():
 def test_dp_accounting_itself_gives_the_same(event):
     from dp_accounting.pld import PLDAccountant
 
-    theirs = PLDAccountant(value_discretization_interval=1e-3).compose(to_dp_event(event)).get_epsilon(1e-5)
+    theirs = PLDAccountant(value_discretization_interval=1e-3).compose(event.to_dp_event()).get_epsilon(1e-5)
     assert by(event, "pld") == pytest.approx(theirs, rel=1e-6)
 
 
 def test_dp_accounting_has_no_word_for_some_events():
     with pytest.raises(mn.Refused, match="Skellam"):
-        to_dp_event(ac.Skellam(1.0, 1.0, 1.0))
+        ac.Skellam(1.0, 1.0, 1.0).to_dp_event()
 
 
 def test_releases_side_by_side_are_one_release():

@@ -1,4 +1,4 @@
-"""What the rows of a ledger add up to. One function takes every row, when it is written and when the ledger is gone through."""
+"""What the rows of a ledger add up to. One function, `step`, takes every row: when it is written, and when all are verified."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from manent.accounting.accountants import Guarantee, epsilon
 from manent.accounting.budget import Budget
-from manent.accounting.events import Event, Repeated, composed, counted, parse, text, to_plain
+from manent.accounting.events import Event, composed, counted, parse, text, to_plain
 from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, Refused
 
@@ -20,10 +20,11 @@ Bag = Mapping[Event, int]
 
 @dataclass(frozen=True)
 class Totals:
-    """All that ran, or may be running, on one data set.
+    """All that ran, or may still run, on one data set.
 
     Attributes:
-        reserved, spent: how often each event ran.
+        reserved: how often each event may run, of studies that have released nothing.
+        spent: how often each event ran, or may still run, of studies that have released something.
         runs: reservations that were not returned.
         cut: whether a study ended early and gave back the rest.
     """
@@ -35,25 +36,25 @@ class Totals:
     cut: bool = False
 
     def guarantee(self, reserved: bool = True) -> Guarantee:
-        """epsilon of everything, or of what was released alone.
+        """The guarantee of everything; without `reserved`, of the studies that have released something.
 
-        Once there are two studies, the later may have been chosen after the earlier's results, and a study that ended early may
-        have been stopped for them: then only accountants that allow for it are used.
+        With two studies, the later may have been chosen after results of the earlier. A study that ended early may have been
+        stopped because of its results. In both cases only accountants that hold for adaptive choices are used.
         """
         event = self.everything() if reserved else composed(self.spent)
         budget, adaptive = self.budget, self.runs > 1 or self.cut
         return epsilon(event, budget.delta, budget.neighboring_relation, adaptive=adaptive)
 
     def everything(self) -> Event:
-        """All of it as one event."""
+        """All that is spent or reserved, as one event."""
         return composed(_plus(self.spent, self.reserved))
 
     def with_reserved(self, bag: Bag) -> Totals:
-        """After a further reservation."""
+        """The totals after a further reservation."""
         return replace(self, reserved=_plus(self.reserved, bag), runs=self.runs + 1)
 
     def document(self) -> bytes:
-        """Canonical bytes; `read` gives the totals back."""
+        """The totals as canonical bytes; `read` gives them back."""
         bags = {name: {text(event): count for event, count in bag.items()} for name, bag in self._bags()}
         return canonical({"budget": self.budget.to_plain(), "runs": self.runs, "cut": self.cut, **bags})
 
@@ -62,7 +63,7 @@ class Totals:
 
     @staticmethod
     def read(document: bytes) -> Totals:
-        """The totals of their document."""
+        """The totals of a `document`."""
         values = json.loads(document)
         bags = {name: {_parsed(event): count for event, count in values[name].items()} for name in ("reserved", "spent")}
         return Totals(Budget(**values["budget"]), bags["reserved"], bags["spent"], values["runs"], values["cut"])
@@ -70,7 +71,13 @@ class Totals:
 
 @dataclass(frozen=True)
 class Held:
-    """One reservation: what it may run, its state, how many releases were made under it, and whether it is over."""
+    """One reservation.
+
+    Attributes:
+        event: all that may run under it.
+        releases: how many were made under it.
+        over: whether it was finished or returned, so that nothing more may be released.
+    """
 
     data_set: str
     event: Event
@@ -79,7 +86,7 @@ class Held:
     over: bool = False
 
     def document(self) -> bytes:
-        """Canonical bytes; `read` gives it back."""
+        """The reservation as canonical bytes; `read` gives it back."""
         return canonical(
             {
                 "data_set": self.data_set,
@@ -92,7 +99,7 @@ class Held:
 
     @staticmethod
     def read(document: bytes) -> Held:
-        """The reservation of its document."""
+        """The reservation of a `document`."""
         values = json.loads(document)
         return Held(values["data_set"], parse(values["event"]), values["state"], values["releases"], values["over"])
 
@@ -114,10 +121,10 @@ def _plus(a: Bag, b: Bag, sign: int = 1) -> dict[Event, int]:
 
 
 def step(row: Mapping[str, Any], totals: Totals | None, held: Held | None) -> tuple[Totals, Held | None]:
-    """The totals of the row's data set, and its reservation, after a row.
+    """What the totals of the row's data set, and the row's reservation, are after it.
 
     Raises:
-        InvalidInput: for a row that cannot follow what was before.
+        InvalidInput: for a row that cannot follow the rows before it.
         Refused: for a reservation of another unit or relation than the budget's.
     """
     kind, data_set = row["kind"], row["data_set"]
@@ -135,7 +142,7 @@ def step(row: Mapping[str, Any], totals: Totals | None, held: Held | None) -> tu
 
 
 def check_composes(data_set: str, budget: Budget, unit: str, relation: str) -> None:
-    """Raises Refused for a study of another unit or relation than the data set's budget."""
+    """Raises Refused for a study whose privacy unit or relation is not that of the data set's budget."""
     if (unit, relation) != (budget.privacy_unit, budget.neighboring_relation):
         raise Refused(
             f"Data set {data_set!r} is accounted for unit {budget.privacy_unit!r} under {budget.neighboring_relation!r}; "
@@ -164,10 +171,10 @@ def _finish(row: Mapping[str, Any], totals: Totals, held: Held) -> tuple[Totals,
     used, event = row["used"], held.event
     if held.state != "spent" or held.over:
         raise InvalidInput(f"Reservation {row['reservation']!r} is not running: nothing was released, or it is over.")
-    if not isinstance(event, Repeated) or type(used) is not int or not max(1, held.releases) <= used <= event.count:
-        most = event.count if isinstance(event, Repeated) else 1
+    most = 1 if event.repetitions is None else event.repetitions
+    if event.repetitions is None or type(used) is not int or not max(1, held.releases) <= used <= most:
         raise InvalidInput(f"Of {most} reserved rounds, at least the {held.releases} released ones ran; found {used!r}.")
-    rest = counted(Repeated(event.event, event.count - used))
+    rest = counted(event.unused(used))
     return replace(totals, spent=_plus(totals.spent, rest, -1), cut=totals.cut or bool(rest)), replace(held, over=True)
 
 

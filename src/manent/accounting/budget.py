@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from manent.accounting.events import NeighboringRelation, check_relation
+from manent.accounting.protocol import NeighboringRelation, check_relation, set_fraction, set_positive
+from manent.core import validate
 from manent.core.errors import InvalidInput
 
 PrivacyUnit = Literal["client", "example"]
@@ -14,10 +14,10 @@ PrivacyUnit = Literal["client", "example"]
 
 @dataclass(frozen=True)
 class Budget:
-    """(epsilon, delta)-differential privacy for one unit, at most. Nothing has a default: each changes what is promised.
+    """The most (epsilon, delta)-differential privacy that one unit may lose. Nothing has a default: each changes the promise.
 
     Attributes:
-        epsilon: > 0.
+        epsilon: > 0 and finite.
         delta: in (0, 1); choose it below one over the number of units.
         privacy_unit: whose data are protected together: all of a "client", or one "example".
         neighboring_relation: what may differ: "add_or_remove" one unit, "replace_one" by any other, "zero_out" one contribution.
@@ -29,17 +29,13 @@ class Budget:
     neighboring_relation: NeighboringRelation
 
     def __post_init__(self) -> None:
-        for name, most in (("epsilon", math.inf), ("delta", 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < most and math.isfinite(value)):
-                wanted = "> 0 and finite" if most == math.inf else "in (0, 1)"
-                raise InvalidInput(f"Budget expects {name} {wanted}; found {value!r}.")
-            object.__setattr__(self, name, float(value))
+        set_positive(self, "epsilon")
+        set_fraction(self, "delta", zero=False, one=False)
         check_unit(self.privacy_unit)
         check_relation(self.neighboring_relation)
 
     def check_population(self, units: int) -> None:
-        """Raises InvalidInput where delta would allow to give away whole units of a population of this size."""
+        """Raises InvalidInput where delta is so large that one of so many units might be published outright."""
         if self.delta * units >= 1:
             raise InvalidInput(
                 f"delta {self.delta:g} allows to publish one of {units:,} units outright; "
@@ -47,7 +43,7 @@ class Budget:
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON values only."""
+        """The fields as JSON values."""
         return {
             "epsilon": self.epsilon,
             "delta": self.delta,
@@ -58,5 +54,4 @@ class Budget:
 
 def check_unit(unit: object) -> None:
     """Raises InvalidInput for anything that is not a privacy unit."""
-    if unit not in get_args(PrivacyUnit):
-        raise InvalidInput(f"privacy_unit is 'client' or 'example'; found {unit!r}.")
+    validate.one_of("Accounting", "privacy_unit", unit, get_args(PrivacyUnit))

@@ -10,9 +10,10 @@ from scipy import optimize
 
 from manent.accounting.accountants import INTERVAL, Accountant, epsilon, roughly
 from manent.accounting.events import Event, NeighboringRelation, without_sampling
+from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 
-_LEAST, _MOST = 1e-2, 1e8
+_SMALLEST, _LARGEST = 1e-2, 1e8
 
 
 def calibrate(
@@ -29,21 +30,26 @@ def calibrate(
 ) -> float:
     """The smallest noise multiplier whose epsilon is at most `target`, to a relative tolerance, and never above the target.
 
-    Args:
-        target: epsilon.
-        make_event: from a noise multiplier to what would run; epsilon must fall as the multiplier grows.
-        tolerance: how far above the smallest multiplier the answer may be, relative to it.
+    | case | answer |
+    |---|---|
+    | a target that 0.01 already keeps | 0.01, the smallest multiplier that is tried |
+    | a part of the event costs more than the target by itself | Refused |
+    | more noise than 10^8 would be needed | Refused |
 
-    The other arguments are those of `epsilon`. Multipliers from 0.01 to 10^8 are tried.
+    Args:
+        target: epsilon; > 0.
+        make_event: from a noise multiplier to what would run; epsilon must fall as the multiplier grows.
+        tolerance: how far above the smallest multiplier the answer may be, relative to it; in [1e-9, 0.1].
+
+    The other arguments are those of `epsilon`.
 
     Raises:
-        InvalidInput: for a target or tolerance out of range.
+        InvalidInput: for a target or tolerance out of range, and what `epsilon` raises.
         Refused: where no multiplier is enough, because a part of the event does not depend on it.
     """
-    if not (isinstance(target, int | float) and math.isfinite(target) and target > 0):
-        raise InvalidInput(f"epsilon is > 0 and finite; found {target!r}.")
-    if not 1e-9 <= tolerance <= 0.1:
-        raise InvalidInput(f"tolerance is in [1e-9, 0.1]; found {tolerance!r}.")
+    validate.positive("calibrate", "target epsilon", target)
+    if not (validate.is_number(tolerance) and 1e-9 <= tolerance <= 0.1):
+        raise InvalidInput(f"calibrate expects 1e-9 <= tolerance <= 0.1; found {tolerance!r}. Give a number in that range.")
 
     def excess(log_z: float, interval: float) -> float:
         event = make_event(math.exp(log_z))
@@ -55,10 +61,10 @@ def calibrate(
         return beyond(roughly(without_sampling(event) if knows_sample else event, delta, neighboring_relation))
 
     def beyond(found: float) -> float:
-        # Cut off, so that an infinite epsilon does not stop the search.
+        # Both ends are cut off, so that an epsilon of 0 or infinity does not stop the search.
         return math.log(min(max(found, 1e-12), 1e12) / target)
 
-    # What takes longer begins where the quicker ended: a few Rényi divergences, a coarse PLD, and the one that counts.
+    # Each search begins where a quicker one ended: a few Rényi divergences, then a coarse PLD, then the accountant itself.
     start, step = 0.0, 0.125
     if accountant in ("auto", "pld", "rdp"):
         start = _smallest(rough_excess, 1e-2, start, step, target)
@@ -68,24 +74,24 @@ def calibrate(
 
 
 def _smallest(excess: Callable[[float], float], tolerance: float, start: float, step: float, target: float) -> float:
-    """The smallest x, to the tolerance, at which a falling function is not above zero; x itself is checked to be so.
+    """The smallest x, to the tolerance, at which a falling function is at most zero. The answer itself is checked to be so.
 
-    The search goes from `start` by `step`, doubled each time, until it has it between two points.
+    From `start` it steps by `step`, doubled each time, until the answer lies between two points, and then narrows them down.
     """
     low, high, first = start, start, step
     while excess(high) > 0:
-        if high >= math.log(_MOST):
+        if high >= math.log(_LARGEST):
             raise Refused(
                 f"No noise is enough for epsilon {target:g}: a part of what runs costs more by itself. "
                 "Leave it out, or raise epsilon."
             )
-        low, high, step = high, min(high + step, math.log(_MOST)), 2 * step
+        low, high, step = high, min(high + step, math.log(_LARGEST)), 2 * step
     step = first
     while low == high or excess(low) <= 0:
-        if low <= math.log(_LEAST):
+        if low <= math.log(_SMALLEST):
             return low
         high = low
-        low, step = max(low - step, math.log(_LEAST)), 2 * step
+        low, step = max(low - step, math.log(_SMALLEST)), 2 * step
     root = float(optimize.brentq(excess, low, high, xtol=tolerance / 4, rtol=1e-12))
     for candidate in (root, root + tolerance / 4, root + tolerance / 2):
         if excess(candidate) <= 0:

@@ -1,4 +1,4 @@
-"""A number outside the ledger that only grows, so that a ledger restored from an old copy is noticed."""
+"""A number that only grows, kept outside the ledger. With it, a ledger that was restored from an old copy is noticed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from manent.core.errors import InvalidInput
 class Counter(Protocol):
     """A number that only grows: in a file on another disk, a hardware counter, a service."""
 
-    def read(self) -> int: ...
+    def read(self) -> int:
+        """The number; 0 before the first `advance`."""
+        ...
 
     def advance(self, to: int) -> None:
-        """Set it to the larger of what it is and `to`, durably."""
+        """Set it to the larger of its value and `to`, durably."""
         ...
 
 
 class FileCounter:
-    """A counter in a small file. Keep it where backups of the ledger do not reach."""
+    """A counter in a small file. Keep the file where no backup of the ledger restores it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def read(self) -> int:
-        """The number; 0 where there is no file yet. Raises InvalidInput where the file holds no number."""
+        """The number; 0 where there is no file yet. Raises InvalidInput where the file holds something else."""
         try:
             text = self.path.read_text()
         except FileNotFoundError:

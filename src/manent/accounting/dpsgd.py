@@ -1,4 +1,4 @@
-"""What private local training costs each example, and the noise that a budget needs for it."""
+"""What private local training (DP-SGD) costs each example, and the noise that a budget needs for it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from manent.crypto.samplers.gradients import sampler_error
 
 
 def example_event(local: LocalSGD, rounds: int, parameters: int) -> Event:
-    """All steps of `rounds` rounds in which an example's client takes part, as the example's own releases.
+    """What training releases about one example: every step of every round, as if its client took part in all of them.
 
-    Every observer sees what is made of the noised gradients alone, and none knows who was sampled: one event for all. An example
-    is with one client, so clients' steps do not add up. Who is in a cohort the server knows, so that a round may not ask every
-    client is not counted.
+    | who | what they learn |
+    |---|---|
+    | every observer | only what is made of noised gradients; none knows which examples were sampled: one event for all |
+    | several clients | an example is held by one client, so steps of different clients do not add up |
+    | rounds that do not ask a client | not counted as sampling: the server knows the cohort |
 
     Args:
         local: with privacy and its noise_multiplier.
-        parameters: p, how many coordinates are trained.
+        rounds: how many the client may take part in; >= 1.
+        parameters: p, how many coordinates are trained; >= 1.
 
     Raises:
-        InvalidInput: where training is not private.
-        Refused: where its noise is not known.
+        InvalidInput: where training is not private, and for counts below 1.
+        Refused: where its noise multiplier is not known.
     """
     if local.privacy is not None and local.privacy.noise_multiplier is None:
         raise Refused("DPSGD has no noise_multiplier yet; declare one, or find it from a budget with `example_noise`.")
@@ -39,8 +42,8 @@ def example_noise(local: LocalSGD, rounds: int, parameters: int, budget: Privacy
     """The smallest noise multiplier with which `example_event` keeps a budget for examples; see `calibrate`.
 
     Raises:
-        InvalidInput: where training is not private.
-        Refused: for a budget of another privacy unit.
+        InvalidInput: where training is not private, and for counts below 1.
+        Refused: for a budget of another privacy unit, and where no noise is enough.
     """
     if budget.privacy_unit != "example":
         raise Refused(

@@ -1,7 +1,15 @@
-"""The ledger: what was spent on each data set, by every run.
+"""The ledger: what every run has spent on each data set.
 
-A reservation is durable before data are touched, and counts as spent until it is returned, which is allowed only where nothing
-of it was seen: whatever crashes stays spent. What a data set has spent is computed from all that ran on it, not by adding up.
+| what happens | what the ledger says |
+|---|---|
+| a run begins | its whole cost is reserved, durably, before data are touched |
+| a run crashes | the reservation stays, and counts as spent |
+| nothing of a run was seen | the reservation may be returned |
+| something was released | all that was reserved is spent; rounds that never ran may go back at the end |
+| several runs on one data set | epsilon of all that ran together, by composition; epsilons are not added up |
+| rows or totals are altered or removed | `verify` notices |
+| the last rows are cut off | it is noticed at once, and nothing more is granted |
+| the whole ledger is replaced by an older copy | it is noticed only with a `Counter` outside the ledger |
 """
 
 from __future__ import annotations
@@ -37,6 +45,7 @@ class Reservation:
 
     Attributes:
         id: unguessable, unique in the ledger.
+        data_set: whose budget it is taken from.
         event: what may now run.
     """
 
@@ -47,13 +56,14 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Account:
-    """A data set's bucket, all at the budget's delta.
+    """How a data set's budget stands. Every epsilon is at the budget's delta.
 
     Attributes:
         spent: epsilon of the studies that have released something, with all rounds that they may still run.
-        reserved: how much epsilon grows by studies that have released nothing yet (or had not, when something crashed).
-        left: the rest of the budget.
-        runs: reservations that were not returned in full.
+        reserved: what is added to that by studies that have released nothing, crashed ones included.
+        left: the rest of the budget's epsilon.
+        runs: reservations that were not returned.
+        accountant: that computed it, by name.
     """
 
     data_set: str
@@ -70,7 +80,7 @@ class Cost:
     """What a planned event would do to a data set's account.
 
     Attributes:
-        before, after: epsilon of everything, without and with it.
+        before, after: epsilon of all that is spent or reserved, without the event and with it.
         fits: whether the budget allows it.
     """
 
@@ -81,19 +91,19 @@ class Cost:
 
     @property
     def epsilon(self) -> float:
-        """The difference that it makes."""
+        """What the event adds."""
         return self.after - self.before
 
 
 class Ledger:
     """Budgets and spending of data sets, in a Store.
 
-    A data set is known by a stable name that its holder gives it once; another version of the same people's data keeps the name.
+    A data set has a name that its holder gives it once. A new version of the same people's data keeps the name.
 
     Args:
         store: where rows are kept.
-        counter: a number outside the store, to notice a ledger that was restored from an old copy; or None.
-        clock: the present time.
+        counter: a number outside the store, by which a ledger that was restored from an old copy is noticed; or None.
+        clock: gives the present time; by default that of the system.
     """
 
     def __init__(self, store: Store, counter: Counter | None = None, clock: Callable[[], datetime] | None = None) -> None:
@@ -102,12 +112,12 @@ class Ledger:
         self._clock = clock or (lambda: datetime.now(UTC))
 
     def open(self, data_set: str, budget: Budget) -> None:
-        """Give a data set its budget, once; again with the same budget changes nothing.
+        """Give a data set its budget, once. The same budget again changes nothing.
 
         Raises:
-            InvalidInput: for a name that does not fit, or another budget than the data set has.
+            InvalidInput: for a name that is not allowed, or a budget that differs from the one the data set has.
         """
-        if not _DATA_SET.fullmatch(data_set):
+        if not isinstance(data_set, str) or not _DATA_SET.fullmatch(data_set):
             raise InvalidInput(f"A data set's name is 1 to 200 letters, digits or . _ : @ -, not {data_set!r}.")
         with self._writing() as transaction:
             known = _totals(transaction, data_set)
@@ -133,12 +143,12 @@ class Ledger:
             event: all that may run: a study's rounds as one event, so that its parameters are fixed in advance.
             privacy_unit, neighboring_relation: what the event's noise was derived for.
             study: the study's hash.
-            random: the source that noise will be drawn from.
-            code: version of the code, for the record; manent's own by default.
+            random: the source that noise will be drawn from; a predictable one is refused.
+            code: version of the code, for the record; by default that of manent.
 
         Raises:
             BudgetSpent: where the budget does not cover it. Nothing is set aside then.
-            Refused: for another unit or relation than the budget's, or a source of randomness under which no epsilon holds.
+            Refused: for a unit or relation that is not the budget's, and for a source of randomness that is not secure.
             InvalidInput: for a data set without a budget.
         """
         check_unit(privacy_unit)
@@ -172,11 +182,11 @@ class Ledger:
         return reservation
 
     def commit(self, reservation: Reservation, release: str, transaction: Transaction | None = None) -> None:
-        """Record a release under a reservation, together with making it. A study may release several times.
+        """Record a release under a reservation. A study may release several times.
 
         Args:
             release: digest of what was released, or its name.
-            transaction: of the ledger's own store, in which the release is made; then both are recorded, or neither.
+            transaction: of the ledger's own store, in which the release is made; then either both are recorded, or neither.
 
         Raises:
             InvalidInput: for a reservation that is unknown or over.
@@ -184,23 +194,24 @@ class Ledger:
         content = {"kind": "commit", "state": "spent", "release": release}
         if transaction is None:
             self._note(reservation, content)
-        else:  # a counter stays behind until the next change, which it may
+        else:  # the counter is advanced by the next change; until then it is behind the ledger, which is allowed
             self._check_age(transaction)
             self._record(transaction, {**content, "data_set": reservation.data_set, "reservation": reservation.id})
 
     def finish(self, reservation: Reservation, rounds: int) -> None:
-        """A study is over: of a reserved Repeated(event, n), only so many rounds ran, and the rest goes back.
+        """End a study of which only some of the reserved repetitions ran; the rest goes back to the budget.
 
         Args:
-            rounds: how many ran; one that was abandoned after its sum was seen has run.
+            rounds: how many repetitions ran. A round that was abandoned after its sum was seen has run.
 
         Raises:
-            InvalidInput: for another number than the releases allow, or a reservation that is not running.
+            InvalidInput: for fewer than were released or more than were reserved, for an event without repetitions, and for a
+                reservation under which nothing was released, or that is over.
         """
         self._note(reservation, {"kind": "finish", "state": "spent", "used": rounds})
 
     def give_back(self, reservation: Reservation, reason: str) -> None:
-        """Return a reservation of which nothing was seen: no sum of it was formed where anyone could look.
+        """Return a whole reservation. Allowed only where nothing was seen: no sum was formed where anyone could look.
 
         Raises:
             InvalidInput: where something was released under it, or it was returned before.
@@ -208,7 +219,7 @@ class Ledger:
         self._note(reservation, {"kind": "return", "state": "returned", "reason": reason})
 
     def find(self, reservation: str) -> tuple[Reservation, State]:
-        """A reservation by its id, and its state: how a restarted process goes on. Raises InvalidInput for an unknown id."""
+        """A reservation by its id, and its state, for a process that was restarted. Raises InvalidInput for an unknown id."""
         with self._reading() as view:
             held = _held(view, reservation)
         if held is None:
@@ -216,21 +227,26 @@ class Ledger:
         return Reservation(reservation, held.data_set, held.event), held.state
 
     def running(self, reservation: Reservation) -> bool:
-        """Whether releases may still be made under a reservation: it was neither finished nor returned."""
+        """Whether releases may still be made under a reservation: it is known, and neither finished nor returned."""
         with self._reading() as view:
             held = _held(view, reservation.id)
         return held is not None and not held.over
 
     def history(self, data_set: str) -> Event:
-        """Everything that ran or is reserved on a data set, as one event; a further study composes with it, adaptively."""
+        """Everything that ran or is reserved on a data set, as one event.
+
+        A further study composes with it, and may have been chosen after its results (adaptive=True).
+
+        Raises InvalidInput where the data set has no budget.
+        """
         with self._reading() as view:
             return _known(_totals(view, data_set), data_set).everything()
 
     def cost(self, data_set: str, event: Event, *, privacy_unit: PrivacyUnit, neighboring_relation: NeighboringRelation) -> Cost:
-        """What an event would cost now; see `reserve`. Nothing is set aside.
+        """What an event would cost now. Nothing is set aside; the arguments are those of `reserve`.
 
         Raises:
-            Refused: for another unit or relation than the budget's.
+            Refused: for a unit or relation that is not the budget's.
             InvalidInput: for a data set without a budget.
         """
         with self._reading() as view:
@@ -240,18 +256,18 @@ class Ledger:
         return Cost(data_set, before, after, after <= totals.budget.epsilon)
 
     def account(self, data_set: str) -> Account:
-        """A data set's bucket. Raises InvalidInput where it has no budget."""
+        """How a data set's budget stands. Raises InvalidInput where it has none."""
         with self._reading() as view:
             return _account(data_set, _known(_totals(view, data_set), data_set))
 
     def summary(self) -> tuple[Account, ...]:
-        """Every data set's bucket, by name."""
+        """How the budget of every data set stands, in the order of their names."""
         with self._reading() as view:
             found = {name: _totals(view, name) for name in (key.removeprefix(_TOTALS) for key in view.keys(_TOTALS))}
         return tuple(_account(name, totals) for name, totals in found.items() if totals is not None)
 
     def verify(self) -> int:
-        """Go through the whole ledger; how many rows it has.
+        """Check the whole ledger, row by row, and say how many rows it has.
 
         Raises:
             ProtocolAbort: where a row was altered, removed, moved or cut off, or the totals do not follow from the rows.
@@ -282,7 +298,7 @@ class Ledger:
             self._record(transaction, {**content, "data_set": reservation.data_set, "reservation": reservation.id})
 
     def _record(self, transaction: Transaction, row: dict[str, Any]) -> Totals:
-        """Write a row and what follows from it; the data set's totals after it."""
+        """Write a row and what follows from it. Returns the data set's totals after it."""
         data_set, reservation = row["data_set"], row.get("reservation", "")
         totals, held = step(row, _totals(transaction, data_set), _held(transaction, reservation))
         now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
@@ -298,7 +314,7 @@ class Ledger:
             self._check_age(transaction)
             yield transaction
             count, _ = _CHAIN.head(transaction)
-        # Only after the commit: a crash in between leaves the counter behind the ledger, never ahead of it.
+        # After the commit, so that a crash in between leaves the counter behind the ledger, never ahead of it.
         if self._counter is not None:
             self._counter.advance(count)
 
@@ -309,13 +325,13 @@ class Ledger:
             yield view
 
     def _check_age(self, view: Snapshot) -> None:
-        # The counter first: it never runs ahead of the rows that another process commits meanwhile.
+        # The counter is read before the rows: another process may add rows meanwhile, which leaves it behind, never ahead.
         known = 0 if self._counter is None else self._counter.read()
         count, _ = _CHAIN.head(view)
         if known > count:
             raise ProtocolAbort(
                 f"The ledger has {count} rows and had {known}: it was restored from an old copy, without what was spent since. "
-                f"Bring back the newest."
+                f"Bring back the newest copy."
             )
 
 

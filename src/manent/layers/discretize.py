@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 
 import numpy as np
 
-from manent.accounting.curves import rounded_norm
+from manent.accounting import rounded_norm
 from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Form, Gathering, Stage
 from manent.core.randomness import PrivateRandom

@@ -63,12 +63,12 @@ def test_the_curve_goes_through_the_figure_that_is_printed(tmp_path, monkeypatch
     ("arguments", "words"),
     [
         (("epsilon", "--noise-multiplier", "0", "--rounds", "1", "--delta", "1e-5"), "noise_multiplier > 0"),
-        (("epsilon", "--noise-multiplier", "1", "--rounds", "1", "--delta", "2"), "delta is in"),
+        (("epsilon", "--noise-multiplier", "1", "--rounds", "1", "--delta", "2"), "0 < delta < 1"),
         (
             ("epsilon", "--noise-multiplier", "1", "--rounds", "1", "--delta", "1e-5", "--relation", "x"),
-            "neighboring_relation is",
+            "expects neighboring_relation as one of",
         ),
-        (("noise", "--epsilon", "-1", "--rounds", "1", "--delta", "1e-5"), "epsilon is > 0"),
+        (("noise", "--epsilon", "-1", "--rounds", "1", "--delta", "1e-5"), "epsilon > 0"),
         (("budget", "nowhere.db"), "no ledger at"),
     ],
 )

@@ -560,7 +560,7 @@ WRONG = {
     "data without a budget": ("[data.heart]", "[data.lungs]\n[data.heart]", "data.lungs has no budget"),
     "data that are text": ("[data.heart]", 'data.lungs = "x"\n[data.heart]', "expects|unknown|not TOML"),
     "a budget without a unit": (', privacy_unit = "example"', "", "data.heart.budget lacks the key 'privacy_unit'"),
-    "a budget of nothing": ("epsilon = 10.0", "epsilon = 0.0", "Budget expects epsilon > 0"),
+    "a budget of nothing": ("epsilon = 10.0", "epsilon = 0.0", "Budget expects a finite epsilon > 0"),
     "a budget with a spare key": ("epsilon = 10.0", "epsilon = 10.0, monthly = true", "unknown key 'monthly'"),
     "a budget that no study fits": ('unit = "example"\nagainst', 'unit = "client"\nagainst', "no study fits both"),
     "no memory": ("memory_mb = 10", "memory_mb = 0", "limits.memory_mb > 0"),

@@ -1,0 +1,73 @@
+"""Discrete Laplace noise: purely private.
+
+| relation | guarantee of one release |
+|---|---|
+| add_or_remove, zero_out | epsilon = sensitivity / scale, with delta 0 |
+| replace_one | twice that: the sum moves by twice the norm |
+| sampled | Poisson, except under replace_one; not by a fixed size |
+| sensitivity above 10,000 steps (5,000 under replace_one) | the PLD is the worst one of that epsilon |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from manent.accounting import curves, losses
+from manent.accounting.protocol import CHANGE, Curve, Event, NeighboringRelation, set_count, set_positive
+
+_MOST_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class DiscreteLaplace(Event):
+    """Whole numbers plus noise with P(k) proportional to exp(-|k| / scale).
+
+    Attributes:
+        scale: of the noise, in steps of the grid; > 0.
+        sensitivity: the largest L1 norm of one unit's whole numbers, in steps of the grid; >= 1.
+    """
+
+    scale: float
+    sensitivity: int
+
+    def __post_init__(self) -> None:
+        set_positive(self, "scale")
+        set_count(self, "sensitivity")
+
+    def pure_epsilon(self, relation: NeighboringRelation) -> float:
+        """epsilon of one release, with delta 0."""
+        return CHANGE[relation] * self.sensitivity / self.scale
+
+    def zcdp(self, relation: NeighboringRelation) -> float:
+        """epsilon^2 / 2 (Bun and Steinke 2016, Proposition 1.4)."""
+        return self.pure_epsilon(relation) ** 2 / 2
+
+    def renyi(self, relation: NeighboringRelation, orders: tuple[float, ...]) -> Curve:
+        """The worst curve of its epsilon."""
+        return curves.pure(self.pure_epsilon(relation), orders)
+
+    def has_pld(self, relation: NeighboringRelation) -> bool:
+        """Always."""
+        return True
+
+    def pld(self, relation: NeighboringRelation, interval: float, count: int) -> Any:
+        """Its own; or the worst of its epsilon where so many distinct losses cost more time than they tell."""
+        steps = CHANGE[relation] * self.sensitivity
+        if steps > _MOST_STEPS:
+            return losses.of_pure(self.pure_epsilon(relation), interval).self_compose(count)
+        return losses.of_discrete_laplace(self.scale, steps, interval).self_compose(count)
+
+    def has_sampled_pld(self, relation: NeighboringRelation) -> bool:
+        """Except under replacement."""
+        return relation != "replace_one"
+
+    def sampled_pld(self, probability: float, interval: float) -> Any:
+        """See `Event`."""
+        return losses.of_discrete_laplace(self.scale, self.sensitivity, interval, probability)
+
+    def to_dp_event(self) -> Any:
+        """See `Event`."""
+        import dp_accounting as dp
+
+        return dp.dp_event.DiscreteLaplaceDpEvent(1 / self.scale, self.sensitivity)
