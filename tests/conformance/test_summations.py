@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -9,9 +11,15 @@ from hypothesis import strategies as st
 
 import manent as mn
 from manent.core.layers import Form
-from manent.core.protocols import Occasion
+from manent.core.parties import SERVER, Envelope, StoredMessage, SumRef
+from manent.core.protocols import Occasion, SummationTraits, traits
 from manent.core.sums import Partial
 from manent.core.vectors import Block, Entry, Layout
+from manent.crypto import SystemRandom
+from manent.crypto.identity import SigningKey
+from manent.summation.parties import wire
+from manent.summation.parties.call import Roster
+from manent.summation.parties.stored import referenced
 
 LARGEST = 1000
 SUMMATIONS = {
@@ -132,3 +140,121 @@ def test_plain_sums_real_numbers_too():
     for position in range(3):
         total.add(position, np.full(2, 0.5, np.float32))
     np.testing.assert_array_equal(total.finish(), np.full(2, 1.5))
+
+
+# Over a network: the parties that a summation's own factory makes.
+
+REF = SumRef(b"s" * 32, "train.0", 1, b"m" * 32)
+
+
+class Meeting:
+    """A server and its clients in one attempt, made by the factory alone; with `stored`, uploads come through a store."""
+
+    def __init__(self, summation, size: int, count: int, minimum: int = 3, stored: bool = False) -> None:
+        self.network = traits(summation, SummationTraits).network
+        random, self.stored = SystemRandom(), stored
+        keys = [SigningKey.generate(random) for _ in range(count)]
+        self.roster = Roster.of(7, [key.public for key in keys])
+        terms = self.network.terms(form_of(size), count, minimum, count)
+        self.call = self.network.call(terms, REF, 1, self.roster, b"b" * 32)
+        self.blobs: dict[bytes, bytes] = {}
+        self.log: list[bytes] = []
+        self.server = self.rebuilt()
+        made = [self.network.client(terms, REF, key, self.roster, random, ()) for key in keys]
+        self.clients = {client.name: client for client in made}
+        self.sent = dict.fromkeys(self.clients, 0)
+
+    def rebuilt(self):
+        return self.network.server(self.call, self.roster, self.log, lambda digest, a, b: self.blobs[digest][a:b])
+
+    def deliver(self, envelope: Envelope) -> None:
+        if envelope.recipient != SERVER:
+            step = self.clients[envelope.recipient].receive(envelope)
+        else:
+            self.sent[envelope.sender] += 1
+            kind, _ = wire.head(envelope.body)
+            step = self.take(envelope, kind is wire.Kind.UPLOAD and self.stored)
+            self.log += step.keep
+        for answer in step.send:
+            self.deliver(answer)
+
+    def take(self, envelope: Envelope, stored: bool):
+        if not stored:
+            return self.server.receive(envelope)
+        body, digest = envelope.body, sha256(envelope.body).digest()
+        self.blobs[digest] = body
+        message = StoredMessage(
+            digest, len(body), lambda a, b, piece: iter([body[i : min(i + piece, b)] for i in range(a, b, piece)])
+        )
+        return self.server.receive_stored(envelope.sender, message, self.call.examine(message))
+
+    def run(self, vectors) -> None:
+        """Everyone answers."""
+        for envelope in self.server.start().send:
+            self.deliver(envelope)
+        for client, vector in zip(self.clients.values(), vectors, strict=True):
+            assert client.needs_vector and client.awaits_vector  # noqa: PT018
+            for envelope in client.contribute(vector).send:
+                self.deliver(envelope)
+
+
+@EACH
+@pytest.mark.parametrize("stored", [False, True], ids=["sent", "stored"])
+def test_the_parties_of_its_factory_form_the_sum_and_are_rebuilt_from_their_log(summation, stored):
+    vectors = vectors_of(6, 9)
+    meeting = Meeting(summation, 9, 6, stored=stored)
+    assert meeting.server.phase == meeting.call.first_phase
+    meeting.run(vectors)
+    for server in (meeting.server, meeting.rebuilt()):
+        assert (server.phase, server.reason, server.uploads) == ("done", "", 6)
+        assert sorted(server.survivors) == sorted(meeting.roster.identities)
+        np.testing.assert_array_equal(server.total, vectors.sum(0))
+        np.testing.assert_array_equal(np.asarray(server.parted[2:5]), vectors.sum(0)[2:5])
+    assert set(meeting.sent.values()) == {meeting.network.messages}
+    for client in meeting.clients.values():
+        assert client.finished
+        assert (client.refusals, client.uploaded_in) == ([], 1)
+        assert client.survivors in (6, None)
+    named = {digest for record in meeting.log if (digest := referenced(record)) is not None}
+    assert named == (set(meeting.blobs) if meeting.call.stores_uploads else set())
+
+
+@EACH
+def test_its_factory_reads_the_calls_that_it_makes_and_no_others(summation):
+    meeting = Meeting(summation, 9, 6)
+    call = meeting.network.read_call(meeting.call.body)
+    assert (call, call.context) == (meeting.call, meeting.call.context)
+    assert call.cohort(meeting.roster) == meeting.server.cohort
+    for body in (b"", call.body[:-1], call.body + b"x"):
+        with pytest.raises(mn.ProtocolAbort):
+            meeting.network.read_call(body)
+    with pytest.raises(mn.ProtocolAbort, match="another roster"):
+        call.cohort(Roster(8, meeting.roster.identities))
+
+
+@EACH
+def test_a_client_goes_along_with_no_other_sum(summation):
+    meeting = Meeting(summation, 9, 6)
+    other = SumRef(REF.study, REF.sum, REF.round, b"n" * 32)
+    call = meeting.network.call(meeting.call.terms, other, 1, meeting.roster, b"b" * 32)
+    client = next(iter(meeting.clients.values()))
+    client.receive(Envelope(SERVER, client.name, wire.frame(wire.Kind.CALL, call.context, call.body)))
+    assert "another model" in client.refusals[0]
+    assert not client.awaits_vector
+
+
+@EACH
+def test_what_is_hidden_says_what_its_masks_withstand(summation):
+    found = traits(summation, SummationTraits)
+    assert (found.hiding is None) == (summation.view == "every client's vector")
+    assert found.output == "sum"
+    found.network.check()
+
+
+def test_a_summation_that_declares_nothing_gives_a_sum_hides_nothing_and_has_no_parties():
+    assert traits(object(), SummationTraits) == SummationTraits("sum", None, None)
+
+
+def test_a_public_beacon_is_not_for_a_network_yet():
+    with pytest.raises(mn.Refused, match="not looked up yet"):
+        mn.SecAgg(beacon="public").network.check()

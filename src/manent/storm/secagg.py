@@ -1,6 +1,6 @@
-"""Secure aggregation in the storm: whatever happens, the sum is that of the survivors, or there is none.
+"""Secure aggregation in the storm. Whatever happens, the sum is that of the survivors, or there is none.
 
-Every client's vector is one-hot, so a client that is lost from the sum or counted twice shows as a 0 or a 2.
+Every client's vector is one-hot. So a client that is lost from the sum shows as a 0, and one that is counted twice as a 2.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ KIND_AT = 4  # of a message's bytes
 
 
 class SecAggScenario:
-    """One attempt with 3 to 9 clients: graph, adversary, suite and ring are drawn."""
+    """One attempt with 3 to 9 clients. Graph, adversary, suite and ring are drawn at random."""
 
     def actors(self, seed: int, rng: np.random.Generator) -> Sequence[Actor]:
+        """The server and the clients."""
         count = int(rng.integers(3, 10))
         keys = [SigningKey(InsecureTestRNG(repeatable_seed(seed, "identity", i)).bytes(32)) for i in range(count)]
         roster = Roster.of(1, [key.public for key in keys])
@@ -51,7 +52,7 @@ class SecAggScenario:
         vector[self.places[key.public.hex()]] = 1
 
         def build(records: list[bytes]) -> SecAggClient:
-            lives[0] += 1  # every life draws other secrets: whoever draws again instead of keeping is found out
+            lives[0] += 1  # every life draws other secrets, so a client that draws again what it should have kept is found out
             random = InsecureTestRNG(repeatable_seed(seed, "private", key.public.hex(), lives[0]))
             return SecAggClient(key, roster, expected, random, records)
 
@@ -61,7 +62,7 @@ class SecAggScenario:
         return Actor(key.public.hex(), build, wake=(3.0, 6.0), begin=begin)
 
     def check(self, world: World) -> list[str]:
-        """One sum at most, of the survivors, each once; none without everyone who was told that its upload is kept."""
+        """What is wrong: there is at most one sum, with every survivor once, and with everyone whose upload was acknowledged."""
         found = changed_messages(world, lambda envelope: envelope.body[KIND_AT : KIND_AT + 33])
         found = [text for text in found if f" {Kind.ABORT:02x}" not in text]
         sums = {}
@@ -91,6 +92,7 @@ class SecAggScenario:
         return found
 
     def outcome(self, world: World) -> str:
+        """How the attempt ended, for the count of outcomes."""
         server = world.party(SERVER)
         if isinstance(server, SecAggServer) and server.phase == "done":
             everyone = len(server.survivors) == len(self.places)

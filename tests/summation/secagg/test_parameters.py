@@ -294,6 +294,8 @@ def test_long_steps_at_a_hundred_thousand_clients_step_over_nothing():
         (20, 19, "curious", "no threshold will do"),
         (0, 0, "active", "must be even"),
         (1000, 700, "active", "must be even"),
+        ("118", 82, "active", "must be even"),
+        (118, "82", "active", "from 2 to the degree"),
     ],
 )
 def test_a_weak_proposal_is_refused_with_the_condition(degree, threshold, adversary, message):
@@ -308,12 +310,12 @@ def test_more_than_is_needed_passes():
 
 
 WRONG = {
-    "clients": [2, 10.0, 1_000_001],
-    "corrupt": [1, math.nan],
-    "dropped": [-0.1],
-    "adversary": ["malicious"],
-    "sigma": [0, math.inf],
-    "eta": [0],
+    "clients": [2, 10.0, 1_000_001, "100", None, math.nan],
+    "corrupt": [1, math.nan, "0.1", None, True],
+    "dropped": [-0.1, "0.1"],
+    "adversary": ["malicious", None, ["active"]],
+    "sigma": [0, math.inf, math.nan, "40", None],
+    "eta": [0, "30"],
 }
 
 

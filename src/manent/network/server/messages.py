@@ -1,4 +1,4 @@
-"""Messages of sites to the parties of sums: what is large goes to a blob first."""
+"""Messages of sites to the parties of sums. A large message goes to a blob first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manent.summation.parties.wire import Kind
 
 
 def largest(service: Service, id: str) -> int:
-    """Bytes of an upload message of a sum, at most. Raises ProtocolAbort for a sum that is over: what comes late is not kept."""
+    """Bytes of an upload message of a sum, at most. Raises ProtocolAbort for a sum that is over: late uploads are not kept."""
     with service.store.snapshot() as view:
         record = service.rounds.record(view, id)
         call = service.rounds.call(view, record)
@@ -26,7 +26,7 @@ def largest(service: Service, id: str) -> int:
 
 
 def check_member(service: Service, id: str, key: str) -> SumRecord:
-    """The sum, where the site is in its cohort; raises NotAuthorized where it is not."""
+    """The sum, where the site is in its cohort. Raises NotAuthorized where it is not."""
     with service.store.snapshot() as view:
         return _asking(service, view, id, key)
 
@@ -39,14 +39,14 @@ def _asking(service: Service, view: Snapshot, id: str, key: str) -> SumRecord:
 
 
 def take(service: Service, id: str, key: str, body: bytes) -> list[bytes]:
-    """Pass a message on to a sum's party; what it answers."""
+    """Pass a message on to a sum's party, and return its answers. Raises NotAuthorized for a site that is not asked."""
     with service.blobs.spool() as spool:
         spool.write(body)
         return take_spooled(service, id, key, spool)
 
 
 def take_spooled(service: Service, id: str, key: str, spool: Spool) -> list[bytes]:
-    """Pass on a message that was written to a disk as it came; an upload stays there."""
+    """Pass on a message that was written to disk as it came, and return the answers. An upload stays there as a blob."""
     call = _call(service, id, key)
     if spool.size > INLINE or call.stores_uploads:
         head = next(spool.read(wire.HEAD), b"")
@@ -57,7 +57,10 @@ def take_spooled(service: Service, id: str, key: str, spool: Spool) -> list[byte
 
 
 def take_stored(service: Service, id: str, key: str, digest: str) -> list[bytes]:
-    """Pass on an upload that lies in a blob. Where it is not taken in, the blob goes."""
+    """Pass on an upload that lies in a blob, and return the answers. An upload that is not taken in is removed.
+
+    Raises ProtocolAbort or InvalidInput for one that cannot be summed.
+    """
     return _take_stored(service, id, key, digest, _call(service, id, key))
 
 
@@ -74,18 +77,18 @@ def _take_stored(service: Service, id: str, key: str, digest: str, call: AnyCall
         examined = call.examine(message)
         step = service.rounds.act(id, lambda party, _: party.receive_stored(key, message, examined), digest)
     except (ProtocolAbort, InvalidInput):
-        service.rounds.remove(digest)  # but not one that counts already: two sites' uploads may be equal
+        service.rounds.remove(digest)  # unless it counts already: two sites' uploads may be equal
         raise
     if step.keep:
         return _replies(service, id, key, step)
-    # It came again, or too late: then it is thrown away, and the site is told that the sum is over.
+    # It came a second time, or too late: it is removed, and the site gets the message that it needs now.
     service.rounds.remove(digest)
     told = service.rounds.message(id, key)
     return [] if told is None else [told]
 
 
 def _replies(service: Service, id: str, key: str, step: Step) -> list[bytes]:
-    """What the party says to this site. That the sum is over, a site is told once it is stored how it ended."""
+    """What the party says to this site, but for the end of the sum: a site is told of that once the outcome is stored."""
     service.look()
     found = [envelope.body for envelope in step.send if envelope.recipient == key]
     return [body for body in found if wire.unframe(body)[0] is not Kind.CLOSED]

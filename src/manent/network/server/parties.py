@@ -1,4 +1,4 @@
-"""The server's parties: each the fold of its log, held in memory and brought up to date in every transaction."""
+"""The server's parties. Each is the fold of its log; it is held in memory and brought up to date in every transaction."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from manent.storage.blobs import Blobs
 from manent.summation.parties.stored import referenced
 
 INLINE = 1 << 16
-"""Records of more bytes lie beside the store: a row names their blob."""
+"""A record of more bytes lies in a blob, which its row names."""
 _HERE, _ELSEWHERE = b"\x00", b"\x01"
 
 
 def encode_row(record: bytes, blobs: Blobs, stored: str | None = None) -> bytes:
-    """A record as a row of its log.
+    """A record as a row of its log. A large one is put into a blob.
 
     Args:
-        stored: digest of the record without its first four bytes, where that is a blob already.
+        stored: digest of the blob that already holds the record without its first four bytes, or None.
     """
     if stored is None and len(record) <= INLINE:
         return _HERE + record
@@ -30,7 +30,7 @@ def encode_row(record: bytes, blobs: Blobs, stored: str | None = None) -> bytes:
 
 
 def decode_row(row: bytes, blobs: Blobs) -> bytes:
-    """The record of a row."""
+    """The record in a row of its log."""
     if row[:1] == _HERE:
         return row[1:]
     return row[1:5] + b"".join(blobs.read(row[5:].hex()))
@@ -38,10 +38,13 @@ def decode_row(row: bytes, blobs: Blobs) -> bytes:
 
 @dataclass
 class Held:
-    """A party in memory, and how many rows of its log it has taken in.
+    """A party in memory.
 
     Attributes:
-        sound: whether all that it did was stored; one that is not is of no use.
+        attempt: of the sum, whose party it is.
+        seen: how many rows of its log it has taken in.
+        sound: whether everything that it did was stored. A party that is not sound is dropped.
+        lock: held by whoever uses the party.
     """
 
     attempt: int
@@ -52,7 +55,7 @@ class Held:
 
 
 class Parties:
-    """The parties of all open sums. Several processes each have their own; the logs keep them the same."""
+    """The parties of all open sums. Each process has its own; the logs keep them equal."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -60,7 +63,7 @@ class Parties:
         self._lock = threading.Lock()
 
     def held(self, record: SumRecord, make: Callable[[Read], ServerParty]) -> Held:
-        """The party of a sum's present attempt; not up to date before `catch_up`.
+        """The party of a sum's present attempt. It is not up to date before `catch_up`.
 
         Args:
             make: makes the party, which reads stored uploads by what it is given.
@@ -74,7 +77,7 @@ class Parties:
 
     @contextmanager
     def kept(self, id: str, held: Held) -> Iterator[None]:
-        """Nobody else uses the party until what it does is stored; where the block ends with an error, it is dropped."""
+        """Within this block nobody else uses the party. Where the block ends with an error, the party is dropped."""
         with held.lock:
             try:
                 yield
@@ -84,15 +87,15 @@ class Parties:
                 raise
 
     def forget(self, id: str) -> None:
-        """Drop a party: its sum is over, or what it did was not stored."""
+        """Drop a party, because its sum is over or what it did was not stored."""
         with self._lock:
             self._held.pop(id, None)
 
     def catch_up(self, view: Snapshot, record: SumRecord, held: Held) -> None:
-        """Take in the rows that were added since, by whichever process."""
+        """Take in the rows that any process has added since."""
         try:
             rows = view.rows(record.log, held.seen)
-            for row in rows:  # one at a time: they may be as large as the model
+            for row in rows:  # one at a time, as each may be as large as the model
                 held.party.catch_up([decode_row(row, self._blobs)])
             held.seen += len(rows)
         except BaseException:
@@ -101,7 +104,11 @@ class Parties:
             raise
 
     def keep(self, transaction: Transaction, record: SumRecord, held: Held, step: Step, stored: str | None = None) -> None:
-        """Append what a step asks to be kept."""
+        """Append the records of a step to the log.
+
+        Args:
+            stored: digest of the blob that already holds the step's large record, or None.
+        """
         for item in step.keep:
             large = stored if stored is not None and len(item) > INLINE else None
             transaction.append(record.log, encode_row(item, self._blobs, large))

@@ -32,17 +32,17 @@ class Kind(IntEnum):
 
 
 def frame(kind: Kind, context: bytes, body: bytes) -> bytes:
-    """A whole message."""
+    """A whole message: magic, version, kind, the 32 bytes of the context, and the body."""
     return b"".join((MAGIC, u8(VERSION), u8(kind), context, body))
 
 
 def unframe(message: bytes) -> tuple[Kind, bytes, bytes]:
-    """Kind, context and body. Raises ProtocolAbort for what is no message of this version."""
+    """Kind, context and body of a message. Raises ProtocolAbort for bytes that are no message of this version."""
     return (*head(message), message[HEAD:])
 
 
 def head(message: bytes) -> tuple[Kind, bytes]:
-    """Kind and context, without a copy of the body. Raises ProtocolAbort for what is no message of this version."""
+    """Kind and context, without copying the body. Raises ProtocolAbort for bytes that are no message of this version."""
     reader = Reader(message)
     magic, version, kind, context = reader.take(3), reader.u8(), reader.u8(), reader.take(32)
     if magic != MAGIC or version != VERSION:
@@ -53,9 +53,10 @@ def head(message: bytes) -> tuple[Kind, bytes]:
 
 
 def reason_bytes(reason: str) -> bytes:
+    """A reason as the body of an abort: UTF-8, cut to 500 bytes between two characters."""
     return reason.encode()[:_MOST_REASON].decode(errors="ignore").encode()
 
 
 def read_reason(body: bytes) -> str:
-    """For people; whatever does not read as text is replaced."""
+    """The reason in an abort, for people. Bytes that are no text are replaced."""
     return body[:_MOST_REASON].decode(errors="replace")

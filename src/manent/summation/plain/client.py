@@ -41,6 +41,7 @@ class PlainClient:
 
     @property
     def finished(self) -> bool:
+        """Whether the sum is over for this client."""
         return self.stage in ("closed", "aborted")
 
     @property
@@ -81,7 +82,7 @@ class PlainClient:
         return self._send(self._last or wire.frame(Kind.ASK, bytes(32), b""))
 
     def contribute(self, vector: Array) -> Step:
-        """Give the [d] vector, once. Raises InvalidInput for another shape or type."""
+        """Give the [d] vector, once. Raises InvalidInput for another shape or type, and for a second vector."""
         if not self.needs_vector:
             raise InvalidInput("This client has given its vector; a term is summed once.")
         type_tag(vector, self.expected.terms)
@@ -127,7 +128,7 @@ class PlainClient:
             self.stage, self._last = "closed", b""
 
     def _refuse(self, reason: str) -> Step:
-        """Say why, and stay as it is."""
+        """Change nothing, and note why. The server is told too where it has not called this client yet."""
         self.refusals.append(reason)
         if self._call is not None:
             return Step()

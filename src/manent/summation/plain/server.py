@@ -28,7 +28,12 @@ _INLINE = 0
 
 @dataclass(frozen=True)
 class _Upload:
-    """Where the numbers of an upload are: at hand, or stored under a digest."""
+    """Where the numbers of an upload are.
+
+    Attributes:
+        kind: their type.
+        data: the numbers themselves; or the digest under which the message is stored.
+    """
 
     kind: np.dtype[np.generic]
     data: bytes
@@ -64,7 +69,7 @@ class PartedTotal:
 
 @final
 class PlainServer:
-    """The server in one attempt: the fold of its log.
+    """The server in one attempt: the fold of its log; see `ServerParty`.
 
     Args:
         call: what the clients are called to.
@@ -72,7 +77,7 @@ class PlainServer:
         records: its log, where it is rebuilt.
         read: reads uploads that are stored; see `receive_stored`.
 
-    When `phase` is "done", `total` is the sum of the vectors of the `survivors`; when it is "aborted", `reason` says why.
+    When `phase` is "done", `total` is the sum of the vectors of the `survivors`. When it is "aborted", `reason` says why.
     """
 
     name = SERVER
@@ -92,11 +97,12 @@ class PlainServer:
 
     @property
     def finished(self) -> bool:
+        """Whether there is a sum, or there will be none."""
         return self.phase != "upload"
 
     @property
     def uploads(self) -> int:
-        """How many have uploaded."""
+        """How many clients have uploaded."""
         return len(self._uploads)
 
     @property

@@ -1,7 +1,8 @@
-"""A client's part in one sum, as a sans-I/O party.
+"""A client's part in one masked sum, as a sans-I/O party.
 
-State changes only by records: each is kept before its reply is sent, and rebuilding from them gives the same replies, byte for
-byte. So a secret is opened at most once, and a message that is asked for again is the same message.
+Only records change the state. Each is kept before its reply is sent, and a client that is rebuilt from its records gives the same
+replies, byte for byte. So of each neighbour's two secrets it opens a share of one only, and a message that is asked for again is
+the same message.
 """
 
 from __future__ import annotations
@@ -35,7 +36,18 @@ Stage = Literal["waiting", "advertised", "shared", "delivered", "uploaded", "con
 
 @dataclass
 class _Attempt:
-    """What a client knows of one attempt."""
+    """What a client knows of one attempt.
+
+    Attributes:
+        advert: its own.
+        root, own_seed, channel_secret: its three secrets, 32 bytes each.
+        neighbours: their adverts, by position.
+        mask_secrets: by position, the secret that it encapsulated to a neighbour of a higher position.
+        mask_keys: by position, the key of the mask that it shares.
+        shares: by position, its share of a neighbour's own seed and of its root.
+        survivors, alive: the survivors that it agreed to, as the server's bitmap and as a set.
+        replies: by kind of message, the digest of its body and the reply to it.
+    """
 
     call: Call
     cohort: tuple[bytes, ...]
@@ -64,7 +76,7 @@ class _Attempt:
         return self.call.terms.hybrid
 
     def forget(self) -> None:
-        """Let go of every secret. Replies that were sent may still be asked for."""
+        """Drop every secret. The replies that were sent stay, as they may be asked for again."""
         self.root = self.own_seed = self.channel_secret = b""
         for secrets in (self.mask_secrets, self.mask_keys, self.shares):
             secrets.clear()
@@ -72,7 +84,7 @@ class _Attempt:
 
 @final
 class SecAggClient:
-    """One client in one sum, over as many attempts as the server makes.
+    """One client in one masked sum, over as many attempts as the server makes; see `ClientParty`.
 
     Args:
         identity: its long-term key, listed in the roster.
@@ -81,9 +93,9 @@ class SecAggClient:
         random: for secrets and shares.
         records: its log, where it is rebuilt.
 
-    `refusals` has the reason of everything that it did not go along with. The vector is given by `contribute`, at any time before
-    or after the server is ready for it. The log holds secrets: it is removed when the client has `finished`. Whoever removes it
-    keeps in mind that the client took part, and builds no second one for the same study, sum and round.
+    The vector is given by `contribute`, before or after the server is ready for it. `refusals` has a reason for everything that
+    the client did not go along with. The log holds secrets, so it is removed when the client has `finished`. Whoever removes it
+    remembers that the client took part, and makes no second client for the same study, sum and round.
     """
 
     def __init__(
@@ -102,6 +114,7 @@ class SecAggClient:
 
     @property
     def finished(self) -> bool:
+        """Whether the sum is over for this client: closed, or aborted."""
         return self.stage in ("closed", "aborted")
 
     @property
@@ -116,7 +129,7 @@ class SecAggClient:
 
     @property
     def survivors(self) -> int | None:
-        """How many are in the sum that this client agreed to open; None before that."""
+        """How many vectors are in the sum that this client agreed to open; None before that."""
         return None if self._now is None or not self._now.survivors else len(self._now.alive)
 
     def receive(self, envelope: Envelope) -> Step:
@@ -128,7 +141,7 @@ class SecAggClient:
         if kind is Kind.CALL:
             return self._called(context, body)
         now = self._now
-        if now is None and kind is Kind.CLOSED:  # it came too late to take part
+        if now is None and kind is Kind.CLOSED:  # this client came too late to take part
             return Step() if self.finished else self._keep(kind, body, b"", b"")
         if now is None or context != now.context:
             return self._refuse(f"{kind.name} belongs to another attempt than this client's.")
@@ -144,21 +157,21 @@ class SecAggClient:
 
     def deadline(self) -> Step:
         """An answer is overdue: send the last message again, or ask to be called."""
-        if self.finished or self.stage == "delivered":  # then it is the vector that is overdue
+        if self.finished or self.stage == "delivered":  # in the latter, this client's own vector is overdue
             return Step()
         return self._send(self._last or wire.frame(Kind.ASK, bytes(32), b""))
 
     def contribute(self, vector: Array) -> Step:
-        """Give the int64[d] vector of whole numbers, once. Raises InvalidInput for another shape or type."""
+        """Give the int64[d] vector, once. Raises InvalidInput for another shape or type, and for a second vector."""
         terms = self.expected.terms
         if vector.dtype != np.int64 or vector.shape != (terms.size,):
             raise InvalidInput(f"Expected int64[{terms.size}], found {vector.dtype}{list(vector.shape)}.")
         if not self.needs_vector:
             raise InvalidInput("This client has given its vector; a term is summed once.")
-        self._vector = np.array(vector)  # a copy: the caller may use its array again
+        self._vector = np.array(vector)  # a copy, as the caller may use its array again
         return self._upload() if self.stage == "delivered" else Step()
 
-    # Each step below checks, and makes a record; `_load` alone changes the state.
+    # Each step below checks a message and makes a record of it. Only `_load` changes the state.
 
     def _called(self, context: bytes, body: bytes) -> Step:
         now = self._now
@@ -220,7 +233,7 @@ class SecAggClient:
     def _share(self, now: _Attempt, body: bytes) -> Step:
         terms, me, context = now.call.terms, now.position, now.context
         adverts = self._checked_directory(now, body)
-        points = [1 + v for v in (*(advert.position for advert in adverts), me)]  # t - 1 neighbours will do, so one's own counts
+        points = [1 + v for v in (*(advert.position for advert in adverts), me)]  # its own counts: t - 1 neighbours are enough
         of_seed = split(now.own_seed, terms.threshold, points, self.random)[:-1]
         of_root = split(now.root, terms.threshold, points, self.random)[:-1]
         channel = keys.agreement_key(now.channel_secret, "channel", context)
@@ -241,7 +254,7 @@ class SecAggClient:
         return self._keep(Kind.DIRECTORY, body, b"".join(secrets), reply)
 
     def _checked_directory(self, now: _Attempt, body: bytes) -> tuple[Advert, ...]:
-        """The neighbours' adverts. Raises ProtocolAbort unless each is one, signed, with keys of its own."""
+        """The neighbours' adverts. Raises ProtocolAbort unless each is a neighbour's, signed by it, with keys of its own."""
         adverts, allowed = _read_directory(now, body), set(now.call.neighbours(now.position))
         seen = set(now.advert.keys)
         for advert in adverts:
@@ -288,7 +301,7 @@ class SecAggClient:
         return self._keep(Kind.SURVIVORS, body, b"", wire.frame(Kind.CONSENT, now.context, signature))
 
     def _check_consents(self, now: _Attempt, body: bytes) -> None:
-        """Raises ProtocolAbort unless enough of the neighbourhood signed the very set that this client signed."""
+        """Raises ProtocolAbort unless enough of the neighbourhood signed the same set of survivors as this client."""
         reader, near = Reader(body), {*now.call.neighbours(now.position), now.position} & now.alive
         signed = bodies.read_list(reader, Signed.read, lambda s: s.position, len(near))
         reader.end()
@@ -346,7 +359,7 @@ class SecAggClient:
             now.forget()
 
     def _take_deliveries(self, now: _Attempt, body: bytes) -> None:
-        """Open the neighbours' shares and agree on masks. Raises ProtocolAbort where one does not open, or there are too few."""
+        """Open the neighbours' shares and agree on masks. Raises ProtocolAbort for one that does not open, or too few."""
         reader, me, context = Reader(body), now.position, now.context
         read = bodies.deliveries_reader(me, now.hybrid)
         parcels = bodies.read_list(reader, read, lambda parcel: parcel.peer, len(now.neighbours))
@@ -371,7 +384,7 @@ class SecAggClient:
         now.shares, now.mask_keys = shares, mask_keys
 
     def _refuse(self, reason: str, context: bytes = b"") -> Step:
-        """Stay as it is, and say why: to the server where it called to another attempt, of this context."""
+        """Change nothing, and note why. The server is told too where the message was a call, of this context."""
         self.refusals.append(reason)
         return self._send(wire.frame(Kind.ABORT, context, wire.reason_bytes(reason))) if context else Step()
 
@@ -395,7 +408,7 @@ def _read_directory(now: _Attempt, body: bytes) -> tuple[Advert, ...]:
 
 
 def _need(now: _Attempt, found: int, what: str) -> None:
-    """Raises ProtocolAbort for a neighbourhood, itself counted, below the threshold."""
+    """Raises ProtocolAbort where fewer of the neighbourhood than the threshold are left, the client itself counted."""
     if found < now.call.terms.threshold:
         raise ProtocolAbort(
             f"{found} of this client's neighbourhood have {what}; at least {now.call.terms.threshold} are needed."
@@ -403,7 +416,7 @@ def _need(now: _Attempt, found: int, what: str) -> None:
 
 
 def _next(kind: Kind, now: _Attempt | None) -> Stage:
-    """The stage after a record of this kind."""
+    """The stage after a record of this kind of message."""
     curious = now is not None and now.call.terms.adversary == "curious"
     stages: dict[Kind, Stage] = {
         Kind.CALL: "advertised",

@@ -1,7 +1,7 @@
 """Who is whose neighbour in a cohort: every client computes it, and nobody for another.
 
-A cohort of n clients sits on a ring, at positions 0, ..., n - 1 in the order in which it was drawn. The graph is fixed by n and
-the degree k alone; what is random is who sits where. So a client that has the roster and the seed knows its neighbours.
+A cohort of n clients sits on a ring, at positions 0, ..., n - 1 in the order in which it was drawn. The graph follows from n and
+the degree k alone; only who sits where is random. So a client that has the roster and the seed knows its neighbours.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def is_graph(count: int, degree: int) -> bool:
 def neighbours(position: int, count: int, degree: int) -> tuple[int, ...]:
     """The neighbours of a position in the Harary graph, sorted, without itself.
 
-    They are the degree / 2 positions on either side of it on the ring, or everybody else where degree = count - 1.
+    They are the degree / 2 positions on each side of it on the ring, or everybody else where degree = count - 1.
 
-    Raises InvalidInput where the position is none of the ring's, or the degree is neither even nor count - 1.
+    Raises InvalidInput for a position that is not on the ring, and for a degree that is neither even nor count - 1.
     """
     if not is_graph(count, degree):
         raise InvalidInput(

@@ -9,17 +9,17 @@ from manent.summation.parties.fields import u32
 
 
 def key(secret: bytes, label: str, *parts: bytes, size: int = 32) -> bytes:
-    """A key for one purpose."""
+    """A key of `size` bytes for the purpose that the label and the parts name."""
     return derive(secret, digest(label, *parts), size)
 
 
 def agreement_key(secret: bytes, use: str, context: bytes) -> AgreementKey:
-    """X25519, from the root (use "mask") or the channel secret (use "channel")."""
+    """The X25519 key that follows from the root (use "mask") or from the channel secret (use "channel")."""
     return AgreementKey(key(secret, f"manent {use} x25519", context))
 
 
 def encapsulation_key(secret: bytes, use: str, context: bytes) -> EncapsulationKey:
-    """ML-KEM-768, likewise."""
+    """The ML-KEM-768 key that follows from the root (use "mask") or from the channel secret (use "channel")."""
     return EncapsulationKey(key(secret, f"manent {use} ml-kem-768", context, size=64))
 
 
@@ -29,28 +29,30 @@ def commitment(context: bytes, own_seed: bytes) -> bytes:
 
 
 def channel_key(agreed: bytes, context: bytes, sender: int, recipient: int) -> bytes:
-    """For the one message from sender to recipient."""
+    """The key that seals the one message from sender to recipient."""
     return key(agreed, "manent channel", context, u32(sender), u32(recipient))
 
 
 def share_label(context: bytes, sender: int, recipient: int, channel_text: bytes, mask_text: bytes) -> bytes:
-    """What the sealed shares are bound to: the ciphertexts too, or a server could put its own in their place."""
+    """What sealed shares are bound to. The ciphertexts are part of it, or a server could put its own in their place."""
     return digest("manent share", context, u32(sender), u32(recipient), channel_text, mask_text)
 
 
 def kept_key(root: bytes, context: bytes, recipient: int) -> bytes:
-    """Under which a sender keeps an encapsulated secret with the server."""
+    """The key under which a sender leaves an encapsulated secret with the server."""
     return key(root, "manent kept", context, u32(recipient))
 
 
 def kept_label(context: bytes, sender: int, recipient: int) -> bytes:
+    """What a secret that is left with the server is bound to."""
     return digest("manent kept", context, u32(sender), u32(recipient))
 
 
 def mask_key(agreed: bytes, context: bytes, one: int, other: int) -> bytes:
-    """Of the pair's mask; the lower position adds it, the other takes it away."""
+    """The key of a pair's mask. The lower position adds the mask, the other subtracts it."""
     return key(agreed, "manent mask", context, u32(min(one, other)), u32(max(one, other)))
 
 
 def own_mask_key(own_seed: bytes, context: bytes) -> bytes:
+    """The key of a client's own mask."""
     return key(own_seed, "manent own mask", context)

@@ -1,44 +1,53 @@
-"""How many neighbours a client has, k, and how many of them open a secret, t: found by a server, recomputed by every client.
+"""How many neighbours a client has (k) and how many of them open a secret (t). A server finds both; every client recomputes them.
 
-**The setting.** n clients sit on a ring in a random order that nobody chose; each shares two secrets, the seed of its own mask
-and the root of its keys, with its k neighbours (`graph.neighbours`) so that t of them open one. C = floor(corrupt n) clients are
-corrupt: they collude with the server, and were chosen before the order was drawn. D = floor(dropped n) clients do not answer to
-the end. A client's *closed* neighbourhood is its neighbours and itself: k + 1 clients. A survivor opens the seed of its own mask
-itself. Under the active adversary a client opens anything only after t of its closed neighbourhood, itself included, signed the
-same set of survivors; it signs one set, and only one that names it. Security fails with probability at most 2^-sigma for each
-order that is drawn, half of that for each of two conditions; correctness with at most 2^-eta. Rounds and attempts add up:
-sigma = 40 is 30 over 1,000 orders.
+**The setting.** n clients sit on a ring, in a random order that nobody chose. Each has two secrets: the seed of its own mask, and
+the root of its keys. It shares both with its k neighbours (`graph.neighbours`), so that t of them open one.
 
-**Security.** Let an honest client have c corrupt neighbours; c is hypergeometric: k of the n - 1 others, C of them corrupt. A
-union bound runs over the n - C honest clients.
+* C = floor(corrupt n) clients are corrupt: they collude with the server. They were chosen before the order was drawn.
+* D = floor(dropped n) clients do not answer to the end.
+* A client's *closed* neighbourhood is its neighbours and itself: k + 1 clients.
+* A survivor opens the seed of its own mask itself.
+* Under the active adversary a client opens anything only after t of its closed neighbourhood, itself included, signed the same
+  set of survivors. It signs one set only, and only one that names it.
+
+For each order that is drawn, security fails with probability at most 2^-sigma, half of that for each of two conditions;
+correctness fails with probability at most 2^-eta. The probabilities of rounds and attempts add up: sigma = 40 is 30 over 1,000
+orders.
+
+**Security.** Let an honest client have c corrupt neighbours. Then c is hypergeometric: k are drawn of the n - 1 others, of whom C
+are corrupt. A union bound runs over the n - C honest clients.
 
 * `curious` (the server keeps to the protocol): c < t, so that corrupt clients alone open nothing.
-* `active` (the server lies): 2t > k + 1 + c. To open the seed of its own mask takes t signatures from the closed neighbourhood
-  on a set that names the client, to open its root takes shares from neighbours that signed a set that does not; each takes at
-  least t - c honest clients, and these are different ones among k + 1 - c.
-* One sum only. What the server learns is the sum over each connected part of the graph of honest survivors. To part a ring takes
-  two separate gaps, each at least k/2 positions long, without an honest survivor; there are fewer than n^2/2 pairs of places.
-  - `curious`: all of two such runs are corrupt or dropped, k positions in all. Who drops out does not depend on the order.
-  - `active`: the server decides who counts as dropped, and may do so after it has seen the order. But consider the k/2
-    positions at a gap's edge, x of them corrupt. If an honest one was declared dropped and its root opened, the k/2 - 1 others
-    lie within its neighbourhood and of these only the corrupt help, so t <= k/2 + 1 + x. If not (none of them took part, or
-    so the survivors were told), the survivor beside the gap has its t signatures from k/2 clients on its other side, itself,
-    and the corrupt: t <= k/2 + 1 + x again. So both runs hold x >= t - k/2 - 1 corrupt clients. One does with a hypergeometric
-    tail; then at most C - x are left for the n - k/2 other positions, and the second with another. The number of drop-outs
-    does not enter.
+* `active` (the server lies): 2t > k + 1 + c. To open the seed of a client's mask takes t signatures from its closed neighbourhood
+  on a set that names it. To open its root takes shares from neighbours that signed a set that does not name it. Each of the two
+  takes at least t - c honest clients, and no honest client helps with both; there are k + 1 - c of them.
+* One sum only. The server learns the sum over each connected part of the graph of honest survivors. To part a ring takes two
+  separate gaps, each at least k/2 positions long, without an honest survivor. There are fewer than n^2/2 pairs of places.
+  - `curious`: everyone in the two gaps is corrupt or dropped, k positions in all. Who drops out does not depend on the order.
+  - `active`: the server decides who counts as dropped, and may do so after it has seen the order. Consider the k/2 positions at
+    a gap's edge, x of them corrupt. Suppose an honest one was declared dropped and its root opened. The k/2 - 1 others lie within
+    its neighbourhood, and of these only the corrupt help, so t <= k/2 + 1 + x. Otherwise none of them took part, or so the
+    survivors were told. Then the survivor beside the gap has its t signatures from k/2 clients on its other side, itself, and the
+    corrupt: t <= k/2 + 1 + x again. So both gaps hold x >= t - k/2 - 1 corrupt clients. The first does with the probability of a
+    hypergeometric tail; then at most C - x are left for the n - k/2 other positions, and the second does with that of another
+    tail. The number of drop-outs does not enter.
 
 In the complete graph, k = n - 1, c is C with certainty and nothing can be parted: 2t > n + C, or t > C.
 
-**Correctness.** Each of the D clients that dropped out (or answered all but the last trip) has t answering neighbours, and each
-of the n - D others t answering clients in its closed neighbourhood. In the complete graph that is n - D >= t with certainty.
+**Correctness.** Each of the D clients that dropped out (or answered all but the last trip) needs t neighbours that answer. Each
+of the n - D others needs t clients that answer in its closed neighbourhood. In the complete graph that is n - D >= t, with
+certainty.
 
-**Sources.** Bonawitz et al., CCS 2017, for the complete graph; Bell et al., CCS 2020 (SecAgg+), for the sparse one; the parameter
-finder of Google's federated-compute, of which this keeps the search (the smallest even k, then the smallest t) and the halves of
-sigma. It differs in four places. (1) A client holds its own seed: 2t > k + 1 + c, where Google's finder asks for 2t > k + c;
-this raises t by one where k + c is odd. (2) A lying server chooses who drops out, where Google's finder takes drop-outs as random
-too: at n = 10,000 with a tenth corrupt and a tenth dropped, the bound above is 2^-28 for its (k, t) at eta = 30. (3) An honest
-client is none of the corrupt ones that it may meet, nor a drop-out of those that it needs: tails are over n - 1, not n. (4) Its
-eta is 20.
+**Sources.** Bonawitz et al., CCS 2017, for the complete graph; Bell et al., CCS 2020 (SecAgg+), for the sparse one; and the
+parameter finder of Google's federated-compute. The search (the smallest even k, then the smallest t) and the halves of sigma are
+Google's. Four things differ:
+
+1. A client holds its own seed. So 2t > k + 1 + c, where Google's finder asks for 2t > k + c; t rises by one where k + c is odd.
+2. A lying server chooses who drops out, where Google's finder takes drop-outs as random too. At n = 10,000 with a tenth corrupt
+   and a tenth dropped, the bound above is 2^-28 for Google's (k, t) at eta = 30.
+3. An honest client is none of the corrupt clients that it may meet, and none of the drop-outs among those that it needs. So tails
+   are over n - 1, not n.
+4. Google's eta is 20.
 """
 
 from __future__ import annotations
@@ -53,12 +62,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.summation.secagg.graph import is_graph
 
 Adversary = Literal["curious", "active"]
 
-ALWAYS_COMPLETE = 200  # below so many clients a sparse graph saves little, and rests on a handful of corrupt clients exactly
+ALWAYS_COMPLETE = 200  # with fewer clients a sparse graph saves little, and its bound rests on a handful of corrupt clients
 LARGEST = 1_000_000  # clients; up to here the tails are exact to 1e-7 of themselves
 _FEWEST = 3  # with two clients the sum tells each the other's vector
 
@@ -91,7 +101,7 @@ class _Case:
 
 
 def whole(clients: int, fraction: float) -> int:
-    """floor(fraction x clients), where what lies within 1e-9 below a whole number counts as that: 0.29 of 100 is 29."""
+    """floor(fraction x clients). A product within 1e-9 below a whole number counts as that number: 0.29 of 100 is 29."""
     return math.floor(fraction * clients + 1e-9)
 
 
@@ -110,14 +120,16 @@ def find(
 
     Args:
         clients: n, from 3 to 1,000,000.
-        corrupt: fraction of them in [0, 1) that may collude with the server.
-        dropped: fraction of them in [0, 1) that may not answer to the end.
+        corrupt: fraction of the clients in [0, 1) that may collude with the server.
+        dropped: fraction of the clients in [0, 1) that may not answer to the end.
         adversary: "active", a server that lies, or "curious", one that keeps to the protocol and looks.
-        sigma: bits of statistical security, a round.
-        eta: a round fails for want of answers with probability at most 2^-eta.
-        complete: True or False to insist; None takes the complete graph below 200 clients, and where no sparser one will do.
+        sigma: bits of statistical security in each round, above 0 and at most 256.
+        eta: a round fails for want of answers with probability at most 2^-eta; above 0 and at most 256.
+        complete: True or False to insist. None takes the complete graph below 200 clients, and where no sparser graph will do.
 
-    Raises Refused, with the reason and the cure, where nothing fits; InvalidInput for an argument out of range.
+    Raises:
+        Refused: where nothing fits, with the reason and the cure.
+        InvalidInput: for an argument out of range.
     """
     case = _case(clients, corrupt, dropped, adversary, sigma)
     _check_bits("eta", eta)
@@ -136,18 +148,20 @@ def find(
 def check(
     clients: int, degree: int, threshold: int, corrupt: float, dropped: float, adversary: Adversary, sigma: float = 40
 ) -> None:
-    """What a client asks of the degree and threshold that a server proposes: that they are secure. A few milliseconds at most.
+    """A client checks that the degree and threshold that a server proposes are secure. It takes a few milliseconds at most.
 
-    A threshold above the smallest is as secure, and may only lose the round. `dropped` matters to security under the curious
-    adversary alone; under the active one no number of drop-outs harms.
+    A threshold above the smallest is as secure; it may only lose the round. `dropped` matters to security under the curious
+    adversary alone: under the active one no number of drop-outs harms.
 
-    Raises Refused, naming the condition that fails; InvalidInput where the client's own assumptions are out of range.
+    Raises:
+        Refused: naming the condition that fails.
+        InvalidInput: where the client's own assumptions are out of range.
     """
     case = _case(clients, corrupt, dropped, adversary, sigma)
     proposal = f"The server proposes degree {degree} and threshold {threshold} for {case}"
-    if not is_graph(clients, degree):
+    if not _is_degree(clients, degree):
         raise Refused(f"{proposal}, but the degree must be even or {clients - 1}. Take no part; ask for parameters that fit.")
-    if not 2 <= threshold <= degree:
+    if not _is_threshold(threshold, degree):
         raise Refused(f"{proposal}, but the threshold must be from 2 to the degree. Take no part; ask for parameters that fit.")
     for condition, minimum in _conditions(case, degree):
         if threshold < minimum:
@@ -161,12 +175,13 @@ def check(
 def most_dropped(clients: int, degree: int, threshold: int, eta: float = 30) -> int:
     """How many clients may drop out, whoever they are, so that a round fails with probability at most 2^-eta.
 
-    In the complete graph that is n - t, with certainty. In any graph degree - threshold + 1 never fail a round.
+    In the complete graph that is n - t, with certainty. In every graph a round bears degree - threshold + 1 drop-outs.
 
     Raises InvalidInput for a degree or threshold that cannot be.
     """
     _check_bits("eta", eta)
-    if not (_FEWEST <= clients <= LARGEST and is_graph(clients, degree) and 2 <= threshold <= degree):
+    counted = validate.is_count(clients, _FEWEST) and clients <= LARGEST
+    if not (counted and _is_degree(clients, degree) and _is_threshold(threshold, degree)):
         raise InvalidInput(
             f"Expected an even degree below {clients - 1}, or {clients - 1}, and a threshold from 2 to the degree, for "
             f"{_FEWEST} to {LARGEST} clients; found {degree} and {threshold} for {clients}. Use a Choice that find returns."
@@ -181,28 +196,34 @@ def most_dropped(clients: int, degree: int, threshold: int, eta: float = 30) -> 
     return low
 
 
+def _is_degree(clients: int, degree: int) -> bool:
+    return validate.is_count(degree, 2) and is_graph(clients, degree)
+
+
+def _is_threshold(threshold: int, degree: int) -> bool:
+    return validate.is_count(threshold, 2) and threshold <= degree
+
+
 def _case(clients: int, corrupt: float, dropped: float, adversary: Adversary, sigma: float) -> _Case:
-    if not (isinstance(clients, int) and _FEWEST <= clients <= LARGEST):
+    if not (validate.is_count(clients, _FEWEST) and clients <= LARGEST):
         raise InvalidInput(
             f"Secure aggregation expects {_FEWEST} to {LARGEST:,} clients, found {clients!r}. "
             "With fewer, the sum itself tells one client's vector to another; with more, sum in groups."
         )
-    for name, fraction in (("corrupt", corrupt), ("dropped", dropped)):
-        if not 0 <= fraction < 1:
-            raise InvalidInput(f"Expected {name} as a fraction in [0, 1), found {fraction!r}. Give 0.1 for one client in ten.")
-    if adversary not in ("curious", "active"):
-        raise InvalidInput(f"Expected the adversary 'curious' or 'active', found {adversary!r}. Use 'active' where in doubt.")
+    for name, share in (("corrupt", corrupt), ("dropped", dropped)):
+        validate.fraction("Secure aggregation", name, share, ", such as 0.1 for one client in ten", one=False)
+    validate.one_of("Secure aggregation", "adversary", adversary, ("curious", "active"))
     _check_bits("sigma", sigma)
     return _Case(clients, whole(clients, corrupt), whole(clients, dropped), adversary, sigma)
 
 
 def _check_bits(name: str, bits: float) -> None:
-    if not 0 < bits <= 256:
+    if not (validate.is_number(bits) and 0 < bits <= 256):
         raise InvalidInput(f"Expected {name} as a number of bits, above 0 and at most 256, found {bits!r}. Usual are 30 and 40.")
 
 
 def _complete(case: _Case) -> Choice:
-    """The complete graph's choice. Raises Refused where it has none: then no graph has."""
+    """The choice for the complete graph. Raises Refused where there is none: then no graph has one."""
     n, k = case.clients, case.clients - 1
     minimum = max(minimum for _, minimum in _conditions(case, k))
     most = min(n - case.dropped, k)
@@ -226,13 +247,13 @@ def _sparse(case: _Case, eta: float) -> Choice | None:
         most = _answering(n, case.dropped, k, eta)
         if minimum <= most:
             return Choice(k, minimum)
-        # Two more neighbours bring at most two more answers, and no condition on t ever falls: so many are needed at least.
+        # Two more neighbours bring at most two more answers, and no condition on t ever falls. So at least so many are needed.
         k += 2 if minimum > k else 2 * math.ceil((minimum - most) / 2)
     return None
 
 
 def _conditions(case: _Case, k: int) -> Iterator[tuple[str, int]]:
-    """Each condition of security, in words, and the least threshold that fulfils it (k + 1 where none does)."""
+    """Each condition of security in words, and the smallest threshold that meets it (k + 1 where none does)."""
     n, each = case.clients, 2.0 ** -(case.sigma + 1)
     c = _quantile((n - case.corrupt) * _tails(n - 1, case.corrupt, k), each)
     if case.adversary == "active":
@@ -251,7 +272,7 @@ def _conditions(case: _Case, k: int) -> Iterator[tuple[str, int]]:
 
 
 def _two_runs(clients: int, corrupt: int, run: int, bound: float) -> int:
-    """The least x such that two given runs of positions both hold x or more corrupt clients with at most this probability."""
+    """The smallest x for which two given runs of positions both hold x or more corrupt clients with at most this probability."""
     one = _tails(clients, corrupt, run)
     x = _quantile(one**2, bound) + 1
     while x > 0:
@@ -263,8 +284,8 @@ def _two_runs(clients: int, corrupt: int, run: int, bound: float) -> int:
 
 
 def _answering(clients: int, dropped: int, k: int, eta: float) -> int:
-    """The largest threshold at which every secret that is needed can be opened, except with probability 2^-eta."""
-    failing = np.zeros(k + 1)  # by how many fewer than k the threshold is
+    """The largest threshold with which every secret that is needed can be opened, except with probability 2^-eta."""
+    failing = np.zeros(k + 1)  # indexed by how much smaller than k the threshold is
     if dropped:
         failing += dropped * _tails(clients - 1, dropped - 1, k)[1 : k + 2]
     if dropped < clients:
@@ -280,7 +301,7 @@ def _quantile(tails: NDArray[np.float64], bound: float) -> int:
 def _tails(total: int, marked: int, drawn: int) -> NDArray[np.float64]:
     """float64[drawn + 3]: the chance that of `drawn` out of `total` at least 0, 1, ..., drawn + 2 are among the `marked`.
 
-    Sums of positive terms from the small end, so that a tail of 2^-60 is as exact, relative to itself, as one of 1/2.
+    Positive terms are summed from the small end, so a tail of 2^-60 has the same relative accuracy as one of 1/2.
     """
     low, high = max(0, drawn + marked - total), min(drawn, marked)
     x = np.arange(low, high + 1)

@@ -9,8 +9,8 @@ import numpy as np
 from manent.core.errors import ProtocolAbort
 from manent.core.vectors import Array
 
-_RUN = 1 << 15  # groups of eight numbers that are taken at a time, and stay in the processor's cache meanwhile
-_BEYOND = 9  # bytes that a view of a number takes in, at most
+_RUN = 1 << 15  # groups of eight numbers that are added at a time, few enough to stay in the processor's cache
+_BEYOND = 9  # bytes that a view of one number covers, at most
 
 
 def lane(bits: int) -> np.dtype[np.unsignedinteger]:
@@ -21,7 +21,7 @@ def lane(bits: int) -> np.dtype[np.unsignedinteger]:
 def bits_for(clients: int, largest: float) -> int:
     """The fewest bits b with which the sum of `clients` whole numbers of size up to `largest` cannot wrap."""
     most = clients * max(math.ceil(largest), 1)
-    return 1 + most.bit_length()  # a logarithm in floating point is one short for some sums above 2**50
+    return 1 + most.bit_length()  # for some sums above 2**50 a floating-point logarithm is one too small
 
 
 def lift(values: Array, bits: int) -> Array:
@@ -39,7 +39,7 @@ def centre(total: Array, bits: int) -> Array:
 
 
 def packed_size(size: int, bits: int) -> int:
-    """Bytes of `size` numbers of `bits` bits."""
+    """How many bytes `size` numbers of `bits` bits take."""
     return -(-size * bits // 8)
 
 
@@ -73,11 +73,11 @@ def check_packed(data: bytes | memoryview, size: int, bits: int) -> None:
 
 
 class PackedSum:
-    """The sum of packed vectors, added as they come: one array of lanes, and a small one.
+    """The sum of packed vectors, added as they come. It holds one array of lanes, and a small one.
 
-    Eight numbers of b bits are b bytes. So every eighth number begins at the same bit of its byte, b bytes after the one before:
-    one strided view, one shift. Number 8 i + j is kept at [j, i]. What a view reads above a number lies above bit b of the sum,
-    and is dropped at last.
+    Eight numbers of b bits take b bytes. So every eighth number begins at the same bit of its byte, b bytes after the one before,
+    and one strided view and one shift read them all. Number 8 i + j is kept at [j, i]. The bits that a view reads above a number
+    land above bit b of the sum, and are dropped in the end.
     """
 
     def __init__(self, size: int, bits: int) -> None:
@@ -86,7 +86,7 @@ class PackedSum:
         self._aligned = np.empty(min(_RUN, self._lanes.shape[1]), np.uint64)
 
     def add(self, data: bytes | memoryview) -> None:
-        """Raises ProtocolAbort where `check_packed` does."""
+        """Add a packed vector. Raises ProtocolAbort where `check_packed` does."""
         check_packed(data, self._size, self._bits)
         groups = self._lanes.shape[1]
         safe = max(0, (len(data) - _BEYOND) // self._bits)
@@ -95,14 +95,14 @@ class PackedSum:
         self._add(bytes(data[safe * self._bits :]) + bytes(_BEYOND + self._bits), safe, groups - safe)
 
     def _add(self, data: bytes | memoryview, first: int, count: int) -> None:
-        """Add groups of eight numbers, from data that goes on for _BEYOND bytes after the last."""
+        """Add groups of eight numbers from data that has at least _BEYOND bytes after the last group."""
         for start in range(0, count, _RUN):
             run = min(_RUN, count - start)
             for j, row in enumerate(self._lanes[:, first + start : first + start + run]):
                 offset, shift = divmod(j * self._bits, 8)
                 offset += start * self._bits
                 view = lane(min(shift + self._bits, 64)).newbyteorder("<")
-                window = self._aligned.view(view)[:run]  # ufuncs are slow on what is not aligned, and fresh memory is too
+                window = self._aligned.view(view)[:run]  # ufuncs are slow on unaligned data; fresh memory is slow too
                 np.copyto(window, np.ndarray((run,), view, data, offset, (self._bits,)))
                 window >>= view.type(shift)
                 row += window.astype(row.dtype, copy=False)

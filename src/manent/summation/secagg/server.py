@@ -1,7 +1,7 @@
-"""The server's part in one attempt at one sum, as a sans-I/O party.
+"""The server's part in one attempt at one masked sum, as a sans-I/O party.
 
-It is the fold of its log: accepted messages and deadlines, in order. Uploads are added as they arrive, so it holds one vector
-whatever the size of the cohort; the log holds the uploads until the sum is released.
+It is the fold of its log: the messages and deadlines that it took in, in order. It adds uploads as they arrive, so it holds one
+vector whatever the size of the cohort. The log holds the uploads until the sum is released.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _DEADLINE = 2**32 - 1
 
 @final
 class SecAggServer:
-    """The server in one attempt.
+    """The server in one attempt; see `ServerParty`.
 
     Args:
         call: what the clients are called to.
         roster: the identities that the call names.
         records: its log, where it is rebuilt.
-        threads: how many unmask side by side.
+        threads: how many take masks off side by side.
 
-    When `phase` is "done", `total` is the sum of the survivors' vectors and `survivors` their identities; when it is "aborted",
-    `reason` says why, and there is no sum. `notes` has what it did not take in.
+    When `phase` is "done", `total` is the sum of the survivors' vectors and `survivors` their identities. When it is "aborted",
+    there is no sum, and `reason` says why. `notes` says what it did not take in.
     """
 
     name = SERVER
@@ -75,6 +75,7 @@ class SecAggServer:
 
     @property
     def finished(self) -> bool:
+        """Whether there is a sum, or there will be none."""
         return self.phase in ("done", "aborted")
 
     @property
@@ -96,7 +97,7 @@ class SecAggServer:
 
     @property
     def uploads(self) -> int:
-        """How many have uploaded."""
+        """How many clients have uploaded."""
         return len(self._uploaded)
 
     def catch_up(self, records: Sequence[bytes]) -> None:
@@ -147,7 +148,7 @@ class SecAggServer:
         return self.receive(Envelope(name, SERVER, examined))
 
     def deadline(self) -> Step:
-        """Close the present phase with those who answered. Where all are dead or done, nothing happens."""
+        """Close the present phase with those who answered. Nothing happens where the attempt is over."""
         if self.finished:
             return Step()
         record = u32(_DEADLINE) + u8(list(_AWAITED).index(self.phase))
@@ -155,7 +156,7 @@ class SecAggServer:
         return Step((record,), self._news())
 
     def _leaves(self, position: int, message: bytes, reason: str) -> Step:
-        """A client gives up, before it has uploaded or after."""
+        """A client gives up, before or after its upload."""
         self.notes.append(f"Position {position} leaves: {reason}")
         if position in self._lost or self.finished:
             return Step()
@@ -163,13 +164,13 @@ class SecAggServer:
         self._load(record)
         return Step((record,), self._news() if self.phase != was else ())
 
-    # What is awaited, and from whom.
+    # Which message is awaited, and from whom.
 
     def _await(self, phase: Phase, whom: frozenset[int]) -> None:
-        """Begin a phase in which these answer."""
+        """Begin a phase in which these positions are to answer."""
         self.phase, self._asked, self._pending = phase, whom, set(whom)
 
-    # Messages to clients follow from the state, so one that was lost is made again, the same.
+    # Messages to clients follow from the state, so a lost message is made again with the same bytes.
 
     def _message(self, position: int) -> bytes | None:
         """What the client at a position needs to go on, or None."""
@@ -199,14 +200,14 @@ class SecAggServer:
         return None
 
     def _news(self) -> tuple[Envelope, ...]:
-        """The present phase's message to each whom it concerns."""
+        """The present phase's message to each client that it concerns."""
         whom = range(len(self.cohort)) if self.finished else sorted(self._pending)
         return tuple(self._to(p, message) for p in whom if (message := self._message(p)) is not None)
 
     def _again(self, position: int, kind: Kind) -> Step:
         """Answer a repeated message, or one that came too late, with what its sender needs now.
 
-        Whoever has answered in the present phase needs nothing: to send it something would only make it answer again.
+        A client that has answered in the present phase needs nothing: any message would only make it answer again.
         """
         message = self._message(position) if self.finished or position in self._pending else None
         self.notes.append(f"{kind.name} of position {position} is not awaited while the attempt is at {self.phase!r}.")
@@ -217,11 +218,11 @@ class SecAggServer:
     def _to(self, position: int, message: bytes) -> Envelope:
         return Envelope(self.name, self.cohort[position].hex(), message)
 
-    # Messages from clients: checked first, then taken in.
+    # A message from a client is checked first, then taken in.
 
     def _checked(self, position: int, kind: Kind, message: bytes) -> Callable[[], object]:
-        """What takes a message in. Raises ProtocolAbort for one that cannot be."""
-        body = b"" if kind is Kind.UPLOAD else message[wire.HEAD :]  # that one is not copied
+        """A function that takes the message in. Raises ProtocolAbort for a message that does not fit."""
+        body = b"" if kind is Kind.UPLOAD else message[wire.HEAD :]  # an upload is not copied
         reader, terms = Reader(body), self.call.terms
         match kind:
             case Kind.ABORT:
@@ -277,7 +278,7 @@ class SecAggServer:
         self._taken_in(position, kind)
 
     def _taken_in(self, position: int, kind: Kind) -> None:
-        """Close the phase where no answer is to come."""
+        """Close the phase where no further answer can come."""
         if kind is not Kind.ABORT:
             self._pending.discard(position)
         if not self.finished and self._pending <= self._lost:
@@ -326,7 +327,7 @@ class SecAggServer:
         return Known(self.call, self._adverts, self._shared, self._alive, seeds, self._opened, self._parcel)
 
     def _forget(self) -> None:
-        """What is no longer needed, and no longer to be had."""
+        """Drop what is no longer needed, so that nobody can have it."""
         self._shares.clear()
         self._reveals.clear()
         self._running = ring.PackedSum(0, self.call.terms.bits)

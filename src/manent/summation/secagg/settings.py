@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from manent.core import validate
-from manent.core.errors import InvalidInput, Refused
+from manent.core.errors import Refused
 from manent.core.layers import Form
 from manent.core.protocols import Accumulator, Hiding, Occasion, View
 from manent.crypto.random import SystemRandom
@@ -25,21 +25,31 @@ Graph = Literal["auto", "complete", "harary"]
 @final
 @dataclass(frozen=True)
 class SecAgg:
-    """The server learns the sum of the cohort's vectors and nothing about one of them, although clients vanish.
+    """The server learns the sum of the cohort's vectors and nothing else about any of them, although clients vanish.
 
-    Bell et al. 2020 (SecAgg+); with the complete graph, Bonawitz et al. 2017. See `docs/secagg.md`.
+    Source: Bell et al. 2020 (SecAgg+); with the complete graph, Bonawitz et al. 2017. `docs/secagg.md` specifies the protocol.
+
+    | | |
+    |---|---|
+    | what the server sees | the sum of the survivors' vectors, modulo 2^b |
+    | what it takes | whole numbers within a declared bound; anything else is Refused |
+    | who may collude with the server | a share `corrupt` of the cohort |
+    | how it fails | it aborts without a sum; it never forms a wrong one |
+    | not covered | what the sum itself gives away; what a client that lies puts into it |
 
     Attributes:
-        graph: with whom a client shares its secrets: "complete", everyone; "harary", some neighbours, for large cohorts; "auto"
-            chooses by the size of the cohort.
+        graph: with whom a client shares its secrets. "complete": everyone; "harary": some neighbours, for large cohorts; "auto":
+            chosen by the size of the cohort.
         adversary: "active", a server that lies; "curious", one that follows the protocol and looks.
-        corrupt: the share of the cohort that may collude with the server.
-        dropped: the share that may vanish; with more than the threshold allows, no sum is formed.
-        minimum_cohort: the fewest vectors in a sum that a client lets be opened.
-        post_quantum: ML-KEM-768 beside X25519, so that what is recorded today stays secret.
-        beacon: what the cohort and the graph are drawn from: "public" randomness that appears after the roster was signed, which
-            the deployment has to supply; or "server", its own choice.
+        corrupt: the share of the cohort, in [0, 1), that may collude with the server.
+        dropped: the share, in [0, 1), that may vanish. Where more vanish than the threshold allows, no sum is formed.
+        minimum_cohort: the fewest vectors in a sum that a client lets be opened, at least 3.
+        post_quantum: use ML-KEM-768 beside X25519, so that what is recorded today stays secret.
+        beacon: what the cohort and the graph are drawn from. "public": randomness that appears after the roster was signed, which
+            the deployment has to supply; "server": the server's own choice.
         modelled: in a simulation, form the same sum without the cryptography.
+
+    Raises InvalidInput for a setting out of range.
     """
 
     graph: Graph = "auto"
@@ -57,17 +67,16 @@ class SecAgg:
         validate.one_of("SecAgg", "beacon", self.beacon, BEACONS)
         validate.fraction("SecAgg", "corrupt", self.corrupt, one=False)
         validate.fraction("SecAgg", "dropped", self.dropped, one=False)
-        validate.count("SecAgg", "minimum_cohort", self.minimum_cohort)
-        if self.minimum_cohort < 3:
-            raise InvalidInput(f"A sum of {self.minimum_cohort} hides nobody; SecAgg expects minimum_cohort >= 3.")
+        validate.count("SecAgg", "minimum_cohort", self.minimum_cohort, ": a sum of fewer hides nobody", minimum=3)
 
     @property
     def view(self) -> View:
+        """What the server sees of the clients' vectors."""
         return "the sum alone"
 
     @property
     def together(self) -> bool:
-        """Whether a simulation may add clients' vectors on their way."""
+        """Whether a simulation may add several clients' vectors on their way: only where nothing is masked."""
         return self.modelled
 
     @property
@@ -86,7 +95,7 @@ class SecAgg:
         return parameters.find(count, self.corrupt, self.dropped, self.adversary, complete=complete)
 
     def minimum(self, most: int) -> int:
-        """The fewest answers with which a sum is formed, of at most so many that are asked. Raises Refused for too few."""
+        """The fewest answers with which a sum is formed, where at most `most` clients are asked. Raises Refused for too few."""
         if most < self.minimum_cohort:
             raise Refused(
                 f"A cohort of {most} is below SecAgg's minimum of {self.minimum_cohort}: few can be told apart in a sum, and "
@@ -95,7 +104,11 @@ class SecAgg:
         return max(self.minimum_cohort, self.choice(most).threshold)
 
     def terms(self, form: Form, count: int, minimum: int) -> Terms:
-        """The terms of a sum of `count` vectors of this form. Raises Refused for vectors that no ring holds."""
+        """The terms of a sum of `count` vectors of this form. Raises Refused for vectors that no ring holds.
+
+        Args:
+            minimum: the fewest answers with which the study releases the sum.
+        """
         choice, bits = self.choice(count), ring_bits(form, count)
         return Terms(
             clients=count,
@@ -111,18 +124,18 @@ class SecAgg:
         )
 
     def init(self, occasion: Occasion) -> Accumulator:
-        """See `Summation`."""
+        """An empty sum. Raises Refused for vectors that no ring holds."""
         terms = self.terms(occasion.form, occasion.count, occasion.minimum)
         if self.modelled:
             return ModelledSum(terms, occasion)
         return ProtocolSum(terms, occasion, self.beacon, SystemRandom(), os.cpu_count() or 1)
 
     def bits(self, form: Form, most: int) -> int:
-        """Of one number of an upload."""
+        """How many bits one number of an upload takes. Raises Refused for vectors that no ring holds."""
         return ring_bits(form, most)
 
     def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
-        """See `Summation`."""
+        """Lines for the statement: who can expose whom, and by what. Raises Refused for vectors that no ring holds."""
         terms = self.terms(form, most, minimum)
         lying = "a server that lies" if self.adversary == "active" else "a server that follows the protocol, and looks"
         graph = "everyone" if terms.degree == most - 1 else f"{terms.degree} neighbours"
@@ -145,7 +158,7 @@ class SecAgg:
 
 
 def ring_bits(form: Form, count: int) -> int:
-    """b, so that the sum of `count` vectors of this form cannot wrap, or wraps only as its layer brings back.
+    """b, with which the sum of `count` vectors of this form cannot wrap, or wraps so that its layer can undo it.
 
     Raises Refused for real numbers, and for whole numbers that no ring holds.
     """

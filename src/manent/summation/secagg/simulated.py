@@ -1,4 +1,4 @@
-"""Secure aggregation inside a simulation: the real protocol between parties in one process, or a model of it."""
+"""Secure aggregation in a simulation: the real protocol between parties in one process, or a model of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ from manent.summation.secagg.terms import Call, Expected, Terms
 
 @final
 class ProtocolSum:
-    """A sum by the protocol: every client's keys, shares, masks and signatures, and the server's, one process holding all.
+    """A sum by the real protocol. One process holds every client's keys, shares, masks and signatures, and the server.
 
-    A beacon is drawn here, and the identities are fresh: in a deployment both come from outside. Clients that vanish do so at
-    the stage that the occasion says.
+    The beacon is drawn here and the identities are new; in a deployment both come from outside. Clients vanish at the stage that
+    the occasion says.
+
+    Args:
+        beacon: of which kind the beacon is said to be.
+        random: for every secret.
+        threads: how many take masks off side by side.
     """
 
     def __init__(self, terms: Terms, occasion: Occasion, beacon: Beacon, random: PrivateRandom, threads: int) -> None:
@@ -48,17 +53,17 @@ class ProtocolSum:
             self._run(self._server.deadline())
 
     def add(self, position: int, vector: Array) -> None:
-        """A client's int64[d] vector: it is copied, masked, sent, and added."""
+        """Copy, mask, send and add a client's int64[d] vector."""
         self._take(position)
         self._added.add(self._clients[position].identity.public)
         self._run(self._clients[position].contribute(vector))
 
     def skip(self, position: int) -> None:
-        """A client that has vanished."""
+        """Record that a client has vanished."""
         self._take(position)
 
     def merge(self, part: Partial) -> None:
-        """One client's vector. Raises InvalidInput for a sum of several: it is not a client's to give."""
+        """Add one client's vector. Raises InvalidInput for a sum of several, which no client could have sent."""
         if part.level:
             raise InvalidInput("The vectors of several clients were added before they were masked.")
         if part.total is None:
@@ -67,7 +72,7 @@ class ProtocolSum:
             self.add(part.index, part.total)
 
     def finish(self) -> Total:
-        """int64[d], the sum of those that were added. Raises ProtocolAbort where too many have vanished."""
+        """int64[d], the sum of the vectors that were added. Raises ProtocolAbort where too many clients have vanished."""
         if len(self._taken) != len(self._clients):
             raise ProtocolAbort(
                 f"Only {len(self._taken)} of {len(self._clients)} positions were added or skipped; no sum is formed."
@@ -100,7 +105,7 @@ class ProtocolSum:
                 queue.extend(self._by_name[envelope.recipient][0].receive(envelope).send)
 
     def _is_there(self, envelope: Envelope) -> bool:
-        """Whether a client has not vanished by the time of a message to it."""
+        """Whether a client is still there when a message comes to it."""
         client, vanishes = self._by_name[envelope.recipient]
         if vanishes == "before_training":
             return False
@@ -109,19 +114,22 @@ class ProtocolSum:
 
 @final
 class ModelledSum:
-    """The sum that the protocol would form, and where it would abort, without its cryptography."""
+    """The sum that the protocol would form, without the cryptography. It aborts where the protocol would."""
 
     def __init__(self, terms: Terms, occasion: Occasion) -> None:
         self._terms, self._occasion = terms, occasion
         self._sum = TreeSum(terms.size, occasion.count, np.int64)
 
     def add(self, position: int, vector: Array) -> None:
+        """Add a client's int64[d] vector."""
         self._sum.add(position, vector)
 
     def skip(self, position: int) -> None:
+        """Record that a client has vanished."""
         self._sum.skip(position)
 
     def merge(self, part: Partial) -> None:
+        """Take the sum over an aligned run of positions."""
         self._sum.merge(part)
 
     def finish(self) -> Total:
@@ -134,13 +142,17 @@ class ModelledSum:
 
 
 def check_recoverable(terms: Terms, vanish: Sequence[Vanishes | None]) -> None:
-    """Raises ProtocolAbort where the clients left cannot open what the sum needs, by the protocol's own rules.
+    """Raises ProtocolAbort where, by the protocol's rules, the clients that are left cannot open what the sum needs.
 
-    Positions stand on the graph in the order of the cohort, which is as random as the beacon's where clients vanish at random.
+    Positions stand on the graph in the order of the cohort. Where clients vanish at random, that is as random as an order drawn
+    from a beacon.
+
+    Args:
+        vanish: by position, when a client drops out; None where it does not.
     """
     shared = {p for p, fate in enumerate(vanish) if fate != "before_training"}
     masked = shared
-    for _ in ("Directory", "Deliveries"):  # who finds too few neighbours there leaves
+    for _ in ("Directory", "Deliveries"):  # a client that finds too few neighbours there leaves
         shared, masked = masked, {p for p in masked if 1 + _near(terms, p, masked) >= terms.threshold}
     given = {p for p, fate in enumerate(vanish) if fate in (None, "after_upload")}
     if not given <= masked:
@@ -158,5 +170,5 @@ def check_recoverable(terms: Terms, vanish: Sequence[Vanishes | None]) -> None:
 
 
 def _near(terms: Terms, position: int, of: Set[int]) -> int:
-    """How many of these are neighbours of a position."""
+    """How many of these positions are neighbours of a position."""
     return sum(v in of for v in graph.neighbours(position, terms.clients, terms.degree))

@@ -26,16 +26,18 @@ _PIECE = 1 << 20  # bytes of a stored message that are read at a time
 
 @dataclass(frozen=True)
 class Terms:
-    """How one sum is protected. Every client derives them from the study by itself.
+    """How one sum is protected. Every client derives the terms from the study by itself.
 
     Attributes:
-        clients: n, the cohort.
-        degree: k, each client's neighbours, itself not counted.
+        clients: n, the size of the cohort.
+        degree: k, how many neighbours a client has, itself not counted.
         threshold: t, how many shares rebuild a secret.
-        minimum: fewest survivors with which a client opens its seed.
+        minimum: the fewest survivors with which a client opens its seed.
         size: d, the length of the vectors.
         bits: b; the sum is formed modulo 2**b.
         corrupt, dropped: the share of the cohort that may collude with the server, and that may vanish, in millionths.
+        suite: which ciphers: `CLASSICAL`, `CHACHA` or `HYBRID`.
+        adversary: "active", a server that lies; "curious", one that follows the protocol and looks.
     """
 
     clients: int
@@ -51,11 +53,11 @@ class Terms:
 
     @property
     def hybrid(self) -> bool:
-        """Whether recorded traffic stays secret from who can break X25519 later."""
+        """Whether recorded traffic stays secret from someone who can break X25519 later."""
         return self.suite == HYBRID
 
     def check(self) -> None:
-        """Raises Refused (or InvalidInput) for terms that do not keep what they declare."""
+        """Raises Refused, or InvalidInput, for terms that do not give the protection that they declare."""
         if self.suite not in SUITES or self.adversary not in ADVERSARIES:
             raise InvalidInput(f"Expected a suite of {sorted(SUITES)} and an adversary of {ADVERSARIES}; found {self}.")
         if not 1 <= self.bits <= 63:

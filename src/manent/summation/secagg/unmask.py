@@ -1,4 +1,4 @@
-"""Taking the masks off a sum, in parallel: every thread has one vector of its own, whatever the size of the cohort."""
+"""Taking the masks off a sum, in parallel. Every thread has one vector of its own, whatever the size of the cohort."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from manent.summation.secagg import keys
 from manent.summation.secagg.bodies import Advert, Parcel
 from manent.summation.secagg.terms import CHACHA, Call
 
-_AT_ONCE = 32  # pairs: so many share what it costs to make a key from a root
+_AT_ONCE = 32  # pairs in a task: they share the cost of making keys from a root
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the server has learned when the survivors have opened their shares.
+    """What the server knows once the survivors have opened their shares.
 
     Attributes:
-        shared: the positions whose shares were delivered: whoever uploaded has masked with them.
+        adverts: by position.
+        shared: the positions whose shares were delivered. Everyone who uploaded has masked with its neighbours among them.
         alive: the positions whose uploads are in the sum.
-        seeds: by position, the own seed of who answered to the end.
-        opened: the share that the first of these positions opened of the second.
-        parcel: the record of Shares from one position to another.
+        seeds: by position, the own seed of each client that answered to the end.
+        opened: the share that the first position opened of the second one's secret.
+        parcel: the record of Shares from the first position to the second.
     """
 
     call: Call
@@ -44,11 +45,12 @@ class Known:
 
     @property
     def context(self) -> bytes:
+        """Of the attempt, 32 bytes."""
         return self.call.context
 
 
 def unmask(running: Array, known: Known, threads: int) -> Array:
-    """The sum of the survivors' vectors, lanes [d], in place of the sum of their uploads.
+    """The sum of the survivors' vectors. It takes the place of the sum of their uploads, lanes [d].
 
     Raises ProtocolAbort where a secret cannot be rebuilt, or does not fit what its owner committed itself to.
     """
@@ -106,7 +108,7 @@ class _Pairs:
 
 
 def _tasks(known: Known) -> deque[_Task]:
-    """Every mask that is left, by who can take it off."""
+    """Every mask that is left, in tasks that do not depend on each other."""
     tasks: deque[_Task] = deque()
     for gone in sorted(known.shared - known.alive):
         near = tuple(v for v in known.call.neighbours(gone) if v in known.alive)
@@ -118,7 +120,7 @@ def _tasks(known: Known) -> deque[_Task]:
 
 
 def _seed(known: Known, position: int) -> bytes:
-    """A survivor's own seed: by itself, or from the shares where it vanished, or opened another than it committed itself to."""
+    """A survivor's own seed: the one it opened, or the one rebuilt from shares where it opened none, or not the committed one."""
     committed = known.adverts[position].commitment
 
     def right(seed: bytes) -> bool:
@@ -130,6 +132,7 @@ def _seed(known: Known, position: int) -> bytes:
 
 
 def _root(known: Known, position: int) -> bytes:
+    """The root of a client that vanished, rebuilt from shares and checked against its adverts' mask keys."""
     advertised = known.adverts[position]
 
     def right(root: bytes) -> bool:
@@ -142,6 +145,7 @@ def _root(known: Known, position: int) -> bytes:
 
 
 def _rebuilt(known: Known, position: int, right: Callable[[bytes], bool]) -> bytes:
+    """The secret that is right, from the shares that the neighbours opened. Raises ProtocolAbort for too few, or wrong ones."""
     threshold = known.call.terms.threshold
     shares = {1 + v: known.opened(v, position) for v in known.call.neighbours(position) if v in known.seeds}
     if len(shares) < threshold:
