@@ -19,7 +19,8 @@ from manent.core.training.dpsgd import PrivateDraws
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
 View = Literal["every client's vector", "the sum alone"]
-Vanishes = Literal["before_training", "before_upload", "after_upload"]
+Dropout = Literal["before_training", "before_upload", "after_upload"]
+"""When a simulated client vanishes. A vector that was uploaded counts."""
 
 __all__ = [
     "Accumulator",
@@ -28,6 +29,7 @@ __all__ = [
     "Assignment",
     "ClientContext",
     "Contribution",
+    "Dropout",
     "Form",
     "Gathering",
     "Layer",
@@ -40,7 +42,6 @@ __all__ = [
     "Stage",
     "SumSpec",
     "Summation",
-    "Vanishes",
     "View",
     "traits",
 ]
@@ -209,7 +210,7 @@ class Occasion:
     form: Form
     count: int
     minimum: int
-    vanish: tuple[Vanishes | None, ...]
+    vanish: tuple[Dropout | None, ...]
 
     @property
     def dtype(self) -> Number:
@@ -318,12 +319,14 @@ class AlgorithmTraits:
         local: what each client does with its rows in a round, or None where that is no training.
         together: how many clients it takes in one call of `answer`.
         parted: whether it takes the total part by part, where nothing stands between the sum and it.
+        bins: into how many bins it counts, or None for what counts nothing.
     """
 
     model: Model | None = None
     local: LocalSGD | None = None
     together: int = 1
     parted: bool = False
+    bins: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.metrics import METRICS
-from manent.engines.run import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +29,8 @@ BANDS = 4
 ORDER = ("accuracy", "auc", "rmse", "f1", "loss")
 LOWER = ("loss", "rmse")
 
+Row = Mapping[str, Any]
+"""A row of a run's history or probe; see `Run`."""
 Source = Literal["test", "clients", "history"]
 Runs = Mapping[str, tuple[Sequence[Row], Sequence[Row]]]
 Numbers = NDArray[np.float64]

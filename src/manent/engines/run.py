@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manent.core.errors import InvalidInput
+from manent.core.protocols import AlgorithmTraits, traits
 from manent.core.study import Study
 from manent.core.vectors import Array, Arrays
+from manent.engines.plots import Row, plot_runs
 from manent.privacy.statement import Statement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from manent.models.files import FittedModel
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Run:
         """The trained model. Raises InvalidInput for a study that trains none."""
         from manent.models.files import FittedModel
 
-        model = getattr(self.study.algorithm, "model", None)
+        model = traits(self.study.algorithm, AlgorithmTraits).model
         if model is None:
             raise InvalidInput(f"{type(self.study.algorithm).__name__} trains no model; see run.result.")
         return FittedModel(model, np.asarray(self.state["model"], np.float32))
@@ -81,6 +81,4 @@ class Run:
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Metrics by round, bytes and seconds; written to `path` where one is given."""
-        from manent.engines.plots import plot_runs
-
         return plot_runs({self.study.name or type(self.study.algorithm).__name__: (self.history, self.probe)}, path)

@@ -15,59 +15,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from manent.accounting import Budget
-from manent.algorithms import (
-    SCAFFOLD,
-    Evaluation,
-    FedAdagrad,
-    FedAdam,
-    FedAvg,
-    FedAvgM,
-    FedDyn,
-    FedNova,
-    FedProx,
-    FedYogi,
-)
-from manent.analytics import Histogram, Mean
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, Refused
-from manent.core.examples import Column, Examples, Public, Schema
+from manent.core.examples import Examples, Public, Schema
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
-from manent.core.protocols import Algorithm, Layer, Model, PrivacyBudget, Summation
-from manent.core.study import Cohort, Study
-from manent.core.training import Constant, CosineDecay, ExponentialDecay, LocalSGD, LocalTraining, Trained, WarmUp
-from manent.core.training.dpsgd import DPSGD
-from manent.core.vectors import Array, Block, Entry, Layout, Vector
+from manent.core.protocols import AlgorithmTraits, Model, traits
+from manent.core.study import Study
+from manent.core.training import LocalTraining, Trained
+from manent.core.vectors import Array, Layout, Vector
 from manent.data.checks import check_schema, first_repeated
-from manent.layers import (
-    AdaptiveClip,
-    CentralNoise,
-    Clip,
-    CorrelatedNoise,
-    Discretize,
-    DistributedNoise,
-    FixedPoint,
-    LocalNoise,
-)
-from manent.models import LinearModel, LogisticModel, SoftmaxModel
 from manent.rounds.strict import check_depth, options, read, shown
-from manent.summation import Plain, SecAgg
-
-BUILT_IN: Mapping[object, tuple[type[Any], ...]] = {
-    Algorithm: (FedAvg, FedProx, SCAFFOLD, FedNova, FedDyn, FedAvgM, FedAdagrad, FedAdam, FedYogi, Mean, Histogram),
-    Layer: (Clip, AdaptiveClip, Discretize, FixedPoint, CentralNoise, LocalNoise, DistributedNoise, CorrelatedNoise),
-    Summation: (Plain, SecAgg),
-    PrivacyBudget: (Budget,),
-    Model: (LinearModel, LogisticModel, SoftmaxModel),
-} | {
-    part: (part,)
-    for part in (
-        Study, Cohort, LocalSGD, DPSGD, Constant, ExponentialDecay, CosineDecay, WarmUp, Evaluation,
-        Schema, Column, Layout, Block, Entry,
-    )
-}  # fmt: skip
-"""What may stand in a field, by the field's annotation. Nothing else is ever made from plain data."""
+from manent.rounds.wire_types import BUILT_IN
 
 MOST_ROUNDS = 100_000
 MOST_STEPS = 1_000_000
@@ -158,16 +117,16 @@ def rebuild(document: object) -> Study:
     """
     check_depth(document, "The study")
     study: Study = _read(Study, document, "study")
-    local = getattr(study.algorithm, "local", None)
-    counts = (
-        ("study.rounds", study.rounds, MOST_ROUNDS),
-        ("study.algorithm.local.steps", getattr(local, "steps", None), MOST_STEPS),
-        ("study.algorithm.local.epochs", getattr(local, "epochs", None), MOST_STEPS),
-        ("study.algorithm.bins", getattr(study.algorithm, "bins", None), MOST_BINS),
-    )
+    asks = traits(study.algorithm, AlgorithmTraits)
+    counts: list[tuple[str, Any, int]] = [("rounds", study.rounds, MOST_ROUNDS), ("algorithm.bins", asks.bins, MOST_BINS)]
+    if asks.local is not None:
+        counts += [
+            ("algorithm.local.steps", asks.local.steps, MOST_STEPS),
+            ("algorithm.local.epochs", asks.local.epochs, MOST_STEPS),
+        ]
     for where, found, most in counts:
         if found is not None and np.max(found) > most:
-            raise InvalidInput(f"{where} is {shown(found)}; over a network at most {most:,} are taken. Ask for fewer.")
+            raise InvalidInput(f"study.{where} is {shown(found)}; over a network at most {most:,} are taken. Ask for fewer.")
     _check_same(to_plain(study, skip_own=True), document, "study")
     return study
 

@@ -30,15 +30,15 @@ def read(kind: Any, table: Mapping[str, Any], where: str, nested: Nested, *, who
     Raises InvalidInput for an unknown key, a missing one, and a value of another type or that the class refuses.
     """
     fields = [f for f in dataclasses.fields(kind) if f.init]
-    names, hints = [f.name for f in fields], _hints(kind)
+    names, wanted = [f.name for f in fields], hints(kind)
     for name in table:
         if name not in names:
             raise InvalidInput(f"{where} has an unknown key {shown(name)}; {_known(name, names)}")
     for f in fields:
         bare = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if f.name not in table and (whole or bare):
-            raise InvalidInput(f"{where} lacks the key {f.name!r}; add it: {described(hints[f.name])}.")
-    values = {name: fit(value, hints[name], f"{where}.{name}" if where else name, nested) for name, value in table.items()}
+            raise InvalidInput(f"{where} lacks the key {f.name!r}; add it: {described(wanted[f.name])}.")
+    values = {name: fit(value, wanted[name], f"{where}.{name}" if where else name, nested) for name, value in table.items()}
     try:
         return kind(**values)
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -90,7 +90,8 @@ def _elements(annotation: object, length: int) -> Sequence[object] | None:
 
 
 @lru_cache(maxsize=256)
-def _hints(kind: Any) -> dict[str, Any]:
+def hints(kind: Any) -> dict[str, Any]:
+    """The annotation of each field of a class, resolved."""
     return typing.get_type_hints(kind)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step
-from manent.core.protocols import Occasion, Vanishes
+from manent.core.protocols import Dropout, Occasion
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial, Total, TreeSum
 from manent.core.vectors import Array
@@ -131,7 +131,7 @@ class ModelledSum:
         return wrapped
 
 
-def check_recoverable(terms: Terms, vanish: Sequence[Vanishes | None]) -> None:
+def check_recoverable(terms: Terms, vanish: Sequence[Dropout | None]) -> None:
     """Raises ProtocolAbort where the clients left cannot open what the sum needs, by the protocol's own rules.
 
     Positions stand on the graph in the order of the cohort, which is as random as the beacon's where clients vanish at random.
