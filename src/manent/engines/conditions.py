@@ -31,8 +31,10 @@ class Conditions:
     drop_stragglers: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("drop_before_training", "drop_before_upload", "drop_after_upload", "stragglers"):
-            validate.fraction("Conditions", name, getattr(self, name))
+        validate.fraction("Conditions", "drop_before_training", self.drop_before_training)
+        validate.fraction("Conditions", "drop_before_upload", self.drop_before_upload)
+        validate.fraction("Conditions", "drop_after_upload", self.drop_after_upload)
+        validate.fraction("Conditions", "stragglers", self.stragglers)
         drops = self.drop_before_training, self.drop_before_upload, self.drop_after_upload
         if sum(drops) > 1:
             raise InvalidInput(f"Conditions expects drop-outs that add up to at most 1; found {drops}. Lower one of them.")
