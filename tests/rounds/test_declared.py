@@ -17,7 +17,8 @@ from manent import algorithms, analytics, layers, summation
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, ManentError, Refused
 from manent.privacy import resolve
-from manent.rounds.declared import BUILT_IN, DeclaredModel, Sites, rebuild, schema_of
+from manent.rounds.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.rounds.wire_types import BUILT_IN
 from tests.conformance.test_algorithms import ALGORITHMS
 from tests.conformance.test_layers import LAYERS
 from tests.conformance.test_models import ROWS as MODELS
@@ -143,10 +144,10 @@ WRONG = {
     "an unknown key": (changed("round", 3), "unknown key 'round'; did you mean 'rounds'"),
     "an unknown key deep inside": (changed("algorithm.local.privacy.noise", 1.0), "study.algorithm.local.privacy has an unknown"),
     "a missing key": (changed("cohort.minimum", ...), "study.cohort lacks the key 'minimum'"),
-    "a missing type": (changed("algorithm.type", ...), "study.algorithm expects FedAvg"),
+    "a missing type": (changed("algorithm.type", ...), "study.algorithm expects FedAdagrad, FedAdam, FedAvg"),
     "a layer of the study's own": (mn.Study(FEDAVG, layers=[Hollow()]).to_plain(), "of their own manent alone"),
     "an algorithm of the study's own": (changed("algorithm.type", "study_file:FedAvg"), "of their own manent alone"),
-    "an algorithm as a layer": (changed("layers.0", over_the_wire(CLIPPED)["algorithm"], CLIPPED), "layers.0 expects Clip"),
+    "an algorithm as a layer": (changed("layers.0", over_the_wire(CLIPPED)["algorithm"], CLIPPED), "layers.0 expects .*, Clip"),
     "a summation that is none": (changed("summation", {"type": "Clip", "norm": 1.0, "order": 2}), "expects Plain, SecAgg"),
     "a type that is a number": (changed("algorithm.type", 3), "found 3"),
     "a type that is a list": (changed("cohort.type", ["Cohort"]), "found"),

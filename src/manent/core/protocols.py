@@ -20,7 +20,8 @@ from manent.core.training.dpsgd import PrivateDraws
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
 View = Literal["every client's vector", "the sum alone"]
-Vanishes = Literal["before_training", "before_upload", "after_upload"]
+Dropout = Literal["before_training", "before_upload", "after_upload"]
+"""When a simulated client vanishes. A vector that was uploaded counts."""
 
 __all__ = [
     "Accumulator",
@@ -29,6 +30,7 @@ __all__ = [
     "Assignment",
     "ClientContext",
     "Contribution",
+    "Dropout",
     "Form",
     "Gathering",
     "Hiding",
@@ -43,7 +45,6 @@ __all__ = [
     "SumSpec",
     "Summation",
     "SummationTraits",
-    "Vanishes",
     "View",
     "traits",
 ]
@@ -226,7 +227,7 @@ class Occasion:
     form: Form
     count: int
     minimum: int
-    vanish: tuple[Vanishes | None, ...]
+    vanish: tuple[Dropout | None, ...]
 
     @property
     def dtype(self) -> Number:
@@ -362,6 +363,7 @@ class AlgorithmTraits:
         together: how many clients it takes in one call of `answer`.
         parted: whether it takes the total part by part, where nothing stands between the sum and it.
         column: the column of the data that a query asks about, or None.
+        bins: into how many bins it counts, or None for what counts nothing.
     """
 
     model: Model | None = None
@@ -369,6 +371,7 @@ class AlgorithmTraits:
     together: int = 1
     parted: bool = False
     column: str | None = None
+    bins: int | None = None
 
 
 @dataclass(frozen=True)

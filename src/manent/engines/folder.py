@@ -4,10 +4,10 @@ study.json          the study as plain data, its hash, the seed and what the sim
 environment.json    versions, machine, fingerprint of the data
 history.jsonl       one row a sum: what the server learned, and what it cost
 probe.jsonl         one row a round: what only a simulation can know; not private
-checkpoint.safetensors   server state, progress and memory flags after the last sum, replaced in one step
+checkpoint.safetensors   the study's state, progress and memory flags after the last sum, replaced in one step
 memory.bin          what clients keep between rounds
 reservation.json    what was reserved in a ledger, where one was given
-model.safetensors   the final model, or result.json, the answer to a query
+model.safetensors   the final model; for a query result.json, its answer
 statement.txt/.json who sees what
 failures/           inputs of clients that failed
 """
@@ -58,14 +58,14 @@ class Checkpoint:
 
 
 class RunFolder:
-    """A folder that holds one run."""
+    """A folder that holds one run. Files that must be whole are written beside and then renamed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
-        """A new folder, made when the first file is written. Raises InvalidInput where it already holds a run."""
+        """A new folder, which is made when the first file is written. Raises InvalidInput where it already holds a run."""
         folder = cls(Path(path))
         if folder.begun:
             raise InvalidInput(f"{path} already holds a run; resume it, or choose another folder.")
@@ -86,10 +86,12 @@ class RunFolder:
 
     @property
     def memory(self) -> Path:
+        """The file of what clients keep."""
         return self.path / "memory.bin"
 
     @property
     def failures(self) -> Path:
+        """The folder for the inputs of clients that failed."""
         return self.path / "failures"
 
     def write(self, name: str, value: object) -> None:
@@ -102,6 +104,7 @@ class RunFolder:
         return row
 
     def write_text(self, name: str, text: str) -> None:
+        """Write a text file in one step."""
         self._replace(self.path / name, text.encode())
 
     def append(self, log: str, row: Row) -> None:
@@ -110,12 +113,12 @@ class RunFolder:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def rows(self, log: str) -> list[Row]:
-        """All rows of a log."""
+        """All rows of a log; none where there is no such file."""
         path = self.path / log
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint in one step; the logs' present lengths belong to it."""
+        """Replace the checkpoint in one step."""
         facts = {
             "progress": {**asdict(checkpoint.progress), "answered": [], "lost": []},
             "elapsed": checkpoint.elapsed,
@@ -127,7 +130,7 @@ class RunFolder:
         self._replace(self.path / "checkpoint.safetensors", data)
 
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, or None. The logs are cut back to it."""
+        """The last checkpoint, or None. The logs are cut back to what they held when it was made."""
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             for log in ("history.jsonl", "probe.jsonl"):
@@ -145,7 +148,7 @@ class RunFolder:
         return Checkpoint(arrays, progress, current, facts["elapsed"], losses, facts["lengths"], facts.get("released", 0))
 
     def lengths(self) -> dict[str, int]:
-        """Bytes of each log."""
+        """The present size of each log, in bytes."""
         logs = [self.path / log for log in ("history.jsonl", "probe.jsonl")]
         return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
 
@@ -157,7 +160,7 @@ class RunFolder:
 
 
 def environment(fingerprint: str) -> Row:
-    """Versions, machine and data of a run."""
+    """Versions of packages, the machine, and the fingerprint of the data of a run."""
     versions = {}
     for name in PACKAGES:
         try:

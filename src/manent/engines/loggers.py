@@ -1,4 +1,4 @@
-"""Watchers that pass a run's course on to other tools: `simulate(..., watcher=TensorBoardLogger("runs/board"))`."""
+"""Watchers that pass each round on to other tools: `simulate(..., watcher=TensorBoardLogger("runs/board"))`."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class MLflowLogger:
     """Logs each round's numbers to a new run of an MLflow experiment.
 
     Args:
-        experiment: its name; made where there is none.
+        experiment: the name of the experiment, which is made where there is none.
         uri: of the tracking server or store; None takes MLflow's own setting.
         run: name of the run.
 
-    The run is marked as finished by `close`, or at the end of a `with` block, and there as failed where the block raised.
-    MLflow itself reports that it is used, unless MLFLOW_DISABLE_TELEMETRY=true is set. Raises MissingExtra without mlflow.
+    `close` marks the run as finished. So does the end of a `with` block, which marks it as failed where the block raised.
+    MLflow reports its use to its makers, unless MLFLOW_DISABLE_TELEMETRY=true is set. Raises MissingExtra without mlflow.
     """
 
     def __init__(self, experiment: str = "manent", *, uri: str | None = None, run: str | None = None) -> None:

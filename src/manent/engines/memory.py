@@ -1,4 +1,4 @@
-"""What clients keep between rounds, in a file: committed only when the client was in the released sum."""
+"""What clients keep between rounds, in a file. It is committed only when the client was in the released sum."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from manent.core.vectors import Vector
 
 
 class ClientMemory:
-    """float32[m] for each of n clients, first zero, in a sparse file.
+    """float32[m] for each of n clients, zero at first, in a sparse file.
 
-    Each client has two slots. A staged row goes to the slot that is not current; `commit` makes it current. So a row is never
-    half written, and the flags of the last checkpoint name rows untouched since, as a checkpoint is made after every sum.
-    Positioned reads and writes work from forked workers, and keep nothing in memory.
+    Each client has two slots. A staged row goes to the slot that is not current, and `commit` makes that slot current. So no
+    current row is ever half written. A checkpoint is made after every sum, so the rows that its flags call current have not
+    changed since. Reads and writes name their position in the file, so forked workers may share it; nothing is kept in memory.
+
+    Args:
+        size: m.
+        path: the file; None takes a temporary one.
+        current: uint8[n], which slot of each client is current, from a checkpoint; None for a new run.
     """
 
     def __init__(self, clients: int, size: int, path: Path | None = None, current: NDArray[np.uint8] | None = None) -> None:
@@ -49,4 +54,5 @@ class ClientMemory:
         self.current[clients] ^= 1
 
     def close(self) -> None:
+        """Close the file; a temporary one is gone then."""
         self._file.close()

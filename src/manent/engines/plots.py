@@ -1,4 +1,4 @@
-"""Runs drawn: each metric by round, by bytes and by seconds, with the spread over clients where it is known."""
+"""Pictures of runs: each metric by round, by bytes and by seconds, with the spread over clients where it is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from manent.core.errors import InvalidInput, MissingExtra
 from manent.core.metrics import METRICS
-from manent.engines.run import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +25,12 @@ STYLES = ("solid", (0, (5, 2)), (0, (1, 1.2)))
 LABEL = 24
 """Characters in a line of a label."""
 BANDS = 4
-"""More runs than this are drawn without bands, which would hide each other."""
+"""More runs than this are drawn without bands, because the bands would hide each other."""
 ORDER = ("accuracy", "auc", "rmse", "f1", "loss")
 LOWER = ("loss", "rmse")
 
+Row = Mapping[str, Any]
+"""A row of a run's history or probe; see `Run`."""
 Source = Literal["test", "clients", "history"]
 Runs = Mapping[str, tuple[Sequence[Row], Sequence[Row]]]
 Numbers = NDArray[np.float64]
@@ -59,14 +60,14 @@ class Curve:
 
 
 def plot_runs(runs: Runs, path: str | Path | None = None, metrics: Sequence[str] | None = None) -> Figure:
-    """Draw runs beside each other: a row a metric; columns by round, by bytes sent (up and down, all clients) and by seconds.
+    """Draw runs into one figure: one row a metric; columns by round, by bytes sent (up and down, all clients) and by seconds.
 
     Args:
         runs: history rows and probe rows (see `Run`) by the run's name.
-        path: where to save it, as PNG, SVG or PDF by its ending.
+        path: where to save the figure, as PNG, SVG or PDF by its ending.
         metrics: which to draw; None takes the first that fits the task, and the loss.
 
-    Raises InvalidInput where a run has no metric by round, MissingExtra without matplotlib.
+    Raises InvalidInput where the runs have no metric by round in common, and MissingExtra without matplotlib.
     """
     try:
         from matplotlib.figure import Figure
@@ -95,7 +96,7 @@ def plot_runs(runs: Runs, path: str | Path | None = None, metrics: Sequence[str]
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the format follows the ending. Raises InvalidInput for one that cannot be written."""
+    """Write a figure to a file. Its ending names the format; raises InvalidInput for one that cannot be written."""
     known = sorted(figure.canvas.get_supported_filetypes())
     if Path(path).suffix.removeprefix(".") not in known:
         raise InvalidInput(f"Cannot draw to {path}; its ending must be one of {', '.join(known)}, such as .png or .svg.")
@@ -104,7 +105,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def _choose(runs: Runs, metrics: Sequence[str] | None) -> tuple[Source, list[str]]:
-    """Where the numbers come from, the same for all runs, and which metrics to draw."""
+    """Where the numbers of all runs come from, and which metrics to draw."""
     if not runs:
         raise InvalidInput("Nothing to plot: expected at least one run.")
     sources: tuple[Source, ...] = ("test", "clients", "history")
@@ -204,7 +205,7 @@ def _ticks(integer: bool) -> Any:
 
 
 def _limits(axes: Any, curves: Sequence[Curve]) -> None:
-    """Room for what is drawn, bands included, but never beyond what the metric can be."""
+    """Leave room for curves and bands, but not beyond the values that the metric can have."""
     spread = [np.zeros(len(c.y)) if c.sd is None or len(curves) > BANDS else c.sd for c in curves]
     low = min(float((c.y - sd).min()) for c, sd in zip(curves, spread, strict=True))
     high = max(float((c.y + sd).max()) for c, sd in zip(curves, spread, strict=True))
@@ -214,7 +215,7 @@ def _limits(axes: Any, curves: Sequence[Curve]) -> None:
 
 
 def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
-    """Names and last values at the right edge, apart from each other, led to by a dotted line from the curve's end."""
+    """Write names and last values at the right edge, without overlaps, each with a dotted line from the end of its curve."""
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     lines = max(len(wrap(f"{curve.name}  0.000", LABEL)) for curve in curves)
@@ -247,7 +248,7 @@ def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
 
 
 def _apart(values: Sequence[float], step: float, low: float, high: float) -> list[float]:
-    """Places near sorted values, at least `step` from each other, and within the limits where there is room."""
+    """Places near sorted values: at least `step` from each other, and within the limits where there is room."""
     groups: list[list[float]] = []
     for value in values:
         groups.append([value])

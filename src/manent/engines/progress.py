@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; nothing in a pipe."""
+"""Watchers of a run, and the progress bar: shown on a terminal, and not in a pipe."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 class Watcher(Protocol):
-    """Told of a run's course."""
+    """Told of each round of a run as it ends."""
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
-        """A round is over; `clients` answered in it."""
+        """A round is over.
+
+        Args:
+            clients: how many answered in it.
+            metrics: a few numbers by name, from the probe.
+        """
         ...
 
 
@@ -27,12 +32,17 @@ class Several:
     watchers: tuple[Watcher, ...]
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
+        """Tell each watcher."""
         for watcher in self.watchers:
             watcher.advance(round, clients, metrics)
 
 
 class Bar:
-    """Round, metrics, clients a second and time left."""
+    """A bar with the round, metrics, clients a second and the time left.
+
+    Args:
+        done: rounds of a resumed run that are over.
+    """
 
     def __init__(self, rounds: int, done: int = 0, title: str = "training") -> None:
         self._bar = Progress(
@@ -57,6 +67,7 @@ class Bar:
         self._bar.stop()
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
+        """Show the round that is over."""
         self._clients += clients
         speed = self._clients / max(time.monotonic() - self._began, 1e-9)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -1,4 +1,4 @@
-"""Run a failed client again, on the inputs that were kept."""
+"""Run a failed client again, on the inputs that a run kept."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from manent.data.federation import Federation
 
 
 def replay(folder: str | Path, study: Study, data: Federation) -> Contribution:
-    """What the client answers to the inputs in a `failures/...` folder of a run; raises what it raised, unwrapped.
+    """What the client answers to the inputs in a `failures/...` folder of a run. What its code raises is raised as it is.
 
-    Raises InvalidInput where the folder holds no inputs, or the client is not in the data.
+    Raises InvalidInput where the folder holds no inputs, or the data have no such client.
     """
     path = Path(folder)
     if not (path / "failure.json").is_file():

@@ -1,25 +1,25 @@
-"""What a run leaves: its history, its probe, its result."""
+"""What a run leaves behind: its history, its probe and its result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from manent.core.errors import InvalidInput
+from manent.core.protocols import AlgorithmTraits, traits
 from manent.core.study import Study
 from manent.core.vectors import Array, Arrays
+from manent.engines.plots import Row, plot_runs
 from manent.privacy.statement import Statement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from manent.models.files import FittedModel
-
-Row = Mapping[str, Any]
+    from manent.models.files import FittedModel, ScoringModel
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,13 @@ class Run:
     Attributes:
         history: one row a sum: "round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds" (since the start), and
             the accounted numbers of the algorithm. This is what the server of a deployment knows.
-        probe: one row an evaluated round, **not private**: only a simulation can know it. "round", "seconds", "train_loss";
-            "test", the metrics on the central test set; "clients", by metric the mean, sd, min and max over the clients' own
-            test parts; and "client", the metrics by client, for at most 50 clients.
+        probe: one row an evaluated round, **not private**: only a simulation can know it. It holds "round", "seconds" and
+            "train_loss"; "test", the metrics on the central test set; "clients", for each metric the mean, sd, min and max over
+            the clients' own test parts; and "client", the metrics of each client, for at most 50 clients.
         state: the algorithm's last state.
         seconds: wall time, all sessions of a resumed run together.
-        start_up: seconds of them before the first round.
+        folder: where the run is kept, or None.
+        start_up: how many of the seconds passed before the first round.
     """
 
     study: Study
@@ -56,16 +57,18 @@ class Run:
         """The trained model. Raises InvalidInput for a study that trains none."""
         from manent.models.files import FittedModel
 
-        model = getattr(self.study.algorithm, "model", None)
+        model = traits(self.study.algorithm, AlgorithmTraits).model
         if model is None:
             raise InvalidInput(f"{type(self.study.algorithm).__name__} trains no model; see run.result.")
-        return FittedModel(model, np.asarray(self.state["model"], np.float32))
+        return FittedModel(cast("ScoringModel", model), np.asarray(self.state["model"], np.float32))
 
     def series(self, name: str, source: str = "test") -> tuple[Array, Array]:
-        """Rounds and values of one metric.
+        """Rounds [n] and values [n] of one metric.
 
         Args:
-            source: "history"; or from the probe "test" (central test set), "clients" (mean over clients) or "train" ("loss").
+            source: "history"; or of the probe "test" (central test set), "clients" (mean over clients) or "train" (for "loss").
+
+        Raises InvalidInput where the run has no such metric there.
         """
         if source == "history":
             pairs = [(row["round"], row[name]) for row in self.history if name in row]
@@ -80,7 +83,5 @@ class Run:
         return np.array(rounds), np.array(values, np.float64)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Metrics by round, bytes and seconds; written to `path` where one is given."""
-        from manent.engines.plots import plot_runs
-
+        """Draw the metrics by round, by bytes and by seconds, into the file `path` where one is given. Raises as `plot_runs`."""
         return plot_runs({self.study.name or type(self.study.algorithm).__name__: (self.history, self.probe)}, path)

@@ -44,14 +44,15 @@ def simulate(
 
     Args:
         seed: of everything repeatable: cohorts, data order, first weights, drop-outs. The result does not depend on `workers`.
-        workers: processes of one thread; None takes as many as processors, 0 works in this process (for debugging).
+        workers: processes of one thread each; None takes one for each processor, 0 works in this process (for debugging).
         conditions: drop-outs and stragglers.
-        folder: where to keep the run; with `resume`, an interrupted run there goes on, and ends as if uninterrupted.
+        folder: where to keep the run.
+        resume: continue the interrupted run in the folder from its last checkpoint. It ends as if it had never stopped.
         evaluate_every: rounds between two looks at the test parts (for `run.probe`); the last round is always looked at.
         metrics: what to look at; None takes those that fit the model.
         watcher: told of each round, such as a `TensorBoardLogger`, or several of them; None shows a progress bar on a terminal.
-        ledger: where the budget of the data set (by the federation's name) is kept across runs, or the SQLite file of one. All
-            that the study may release is reserved there before anything runs; a crash leaves it spent.
+        ledger: keeps the budget of the data set (by the federation's name) across runs; or the SQLite file of one. All that the
+            study may release is reserved there before anything runs. After a crash it stays spent.
         random: source of noise and rounding; None is the operating system's. Only for tests, with workers=0.
 
     Raises:
@@ -59,8 +60,8 @@ def simulate(
         BudgetSpent: the data set's budget does not cover the study; nothing has run.
         InvalidInput: the study does not fit itself or the data, or the folder does not fit the study.
         ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder. In a sum with noise
-            such a client sends zeros instead and a warning is given, as its failure would tell something of its data; only where
-            the code of every client of a sum raised is this an error too. (A deployment cannot know that, and goes on.)
+            such a client sends zeros instead, with a warning, because its failure would tell something of its data. There it is
+            an error only where the code of every client of the sum raised. (A deployment cannot know that, and continues.)
     """
     began = time.monotonic()
     validate.count("simulate", "evaluate_every", evaluate_every)
@@ -84,7 +85,7 @@ def simulate(
 
 
 def _simulated(plan: Plan, random: PrivateRandom | None) -> Plan:
-    """The plan with the statement of a run on one machine."""
+    """The plan, with the statement of a run on one machine."""
     statement = plan.statement.simulated()
     if plan.privacy is not None and random is not None and not random.secure:
         statement = statement.without_epsilon(f"Noise came from {type(random).__name__}: whoever knows its seed removes it.")

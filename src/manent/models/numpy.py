@@ -24,6 +24,8 @@ from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.checks import check_features, check_single_targets, check_targets
 
+__all__ = ["LinearModel", "LogisticModel", "SoftmaxModel"]
+
 Initial = Literal["zeros", "uniform"]
 Weights = list[tuple[Array, Array | None]]  # (W [inputs, outputs], intercept [outputs] or None), layer by layer; views
 

@@ -1,1 +1,1 @@
-"""Both halves of a round, each written once: engines, servers and sites call these."""
+"""Both halves of a round, each written once. Simulations, servers and sites call the same functions."""

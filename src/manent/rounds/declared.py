@@ -1,7 +1,8 @@
-"""From a study's plain data back to the study, without its code.
+"""From a study's plain data back to the study, without running its code.
 
-Layers, algorithms, summations and budgets become manent's own classes again, by one explicit table. The model becomes itself
-where numpy computes it, else a `DeclaredModel`: what it says of itself, which is all that `privacy.check.resolve` asks of it.
+Algorithms, layers, summations and budgets become manent's own classes again, by the table in `wire_types`. A model that numpy
+computes becomes itself. Every other model becomes a `DeclaredModel`, which knows what the model says of itself: that is all that
+`privacy.check.resolve` asks.
 """
 
 from __future__ import annotations
@@ -15,59 +16,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from manent.accounting import Budget
-from manent.algorithms import (
-    SCAFFOLD,
-    Evaluation,
-    FedAdagrad,
-    FedAdam,
-    FedAvg,
-    FedAvgM,
-    FedDyn,
-    FedNova,
-    FedProx,
-    FedYogi,
-)
-from manent.analytics import Histogram, Mean
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, Refused
-from manent.core.examples import Column, Examples, Public, Schema
+from manent.core.examples import Examples, Public, Schema
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
-from manent.core.protocols import Algorithm, Layer, Model, PrivacyBudget, Summation
-from manent.core.study import Cohort, Study
-from manent.core.training import Constant, CosineDecay, ExponentialDecay, LocalSGD, LocalTraining, Trained, WarmUp
-from manent.core.training.dpsgd import DPSGD
-from manent.core.vectors import Array, Block, Entry, Layout, Vector
+from manent.core.protocols import AlgorithmTraits, Model, traits
+from manent.core.study import Study
+from manent.core.training import LocalTraining, Trained
+from manent.core.vectors import Array, Layout, Vector
 from manent.data.checks import check_schema, first_repeated
-from manent.layers import (
-    AdaptiveClip,
-    CentralNoise,
-    Clip,
-    CorrelatedNoise,
-    Discretize,
-    DistributedNoise,
-    FixedPoint,
-    LocalNoise,
-)
-from manent.models import LinearModel, LogisticModel, SoftmaxModel
 from manent.rounds.strict import check_depth, options, read, shown
-from manent.summation import Plain, SecAgg
-
-BUILT_IN: Mapping[object, tuple[type[Any], ...]] = {
-    Algorithm: (FedAvg, FedProx, SCAFFOLD, FedNova, FedDyn, FedAvgM, FedAdagrad, FedAdam, FedYogi, Mean, Histogram),
-    Layer: (Clip, AdaptiveClip, Discretize, FixedPoint, CentralNoise, LocalNoise, DistributedNoise, CorrelatedNoise),
-    Summation: (Plain, SecAgg),
-    PrivacyBudget: (Budget,),
-    Model: (LinearModel, LogisticModel, SoftmaxModel),
-} | {
-    part: (part,)
-    for part in (
-        Study, Cohort, LocalSGD, DPSGD, Constant, ExponentialDecay, CosineDecay, WarmUp, Evaluation,
-        Schema, Column, Layout, Block, Entry,
-    )
-}  # fmt: skip
-"""What may stand in a field, by the field's annotation. Nothing else is ever made from plain data."""
+from manent.rounds.wire_types import BUILT_IN
 
 MOST_ROUNDS = 100_000
 MOST_STEPS = 1_000_000
@@ -78,11 +38,13 @@ _CODE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 @dataclass(frozen=True, eq=False)
 class DeclaredModel:
-    """A model as its plain data describe it. It trains nothing: the code that does runs elsewhere, and its vectors are checked.
+    """A model as its plain data describe it. It computes nothing: its code runs elsewhere, and what comes from there is checked.
 
     Attributes:
-        document: the plain data, which `to_plain` gives back: the study's hash is the model's own.
-        layout, kind, classes: as `core.protocols.Model`, read from there.
+        document: the plain data. `to_plain` gives them back, so the study keeps its hash.
+        layout, kind, classes: as in `core.protocols.Model`, read from the plain data.
+
+    `train`, `gradient`, `evaluate`, `clipped_gradient_sum` and `check` raise InvalidInput.
     """
 
     document: Mapping[str, Any]
@@ -91,11 +53,11 @@ class DeclaredModel:
     classes: int
 
     def init(self, rng: np.random.Generator) -> Vector:
-        """Zeros, read-only and without memory: the first weights are the code's to draw."""
+        """Zeros [d], read-only and in next to no memory; only the model's own code can draw its first weights."""
         return np.broadcast_to(np.zeros((), np.float32), (self.layout.size,))
 
     def check_private(self) -> None:
-        """Raises Refused where the model keeps statistics of its batches. Of the rest, the code's own check is trusted."""
+        """Raises Refused for a model that keeps statistics of its batches. Other faults are left to its own code to find."""
         if "statistics" in self.layout:
             raise Refused(
                 f"The model {shown(self.document['type'])} keeps statistics of its batches, which mixes their examples: no "
@@ -103,22 +65,27 @@ class DeclaredModel:
             )
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
+        """Raises InvalidInput: there is no code."""
         self._without_code()
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
+        """Raises InvalidInput: there is no code."""
         self._without_code()
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
+        """Raises InvalidInput: there is no code."""
         self._without_code()
 
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
+        """Raises InvalidInput: there is no code."""
         self._without_code()
 
     def check(self, data: Examples, where: str) -> None:
+        """Raises InvalidInput: there is no code."""
         self._without_code()
 
     def to_plain(self) -> dict[str, Any]:
-        """The plain data that it was read from, its type among them."""
+        """The plain data that it was read from, with its type."""
         return dict(self.document)
 
     def _without_code(self) -> NoReturn:
@@ -129,7 +96,7 @@ class DeclaredModel:
 class Sites:
     """A `Population` of sites: the names on a roster, and the schema that a study declares.
 
-    Raises InvalidInput for no site, equal names, and a schema that contradicts itself.
+    Raises InvalidInput where there is no site, where two have the same name, and for a schema that contradicts itself.
     """
 
     names: tuple[str, ...]
@@ -150,31 +117,34 @@ class Sites:
 
 
 def rebuild(document: object) -> Study:
-    """The study of its plain data; `rebuild(study.to_plain()).hash == study.hash`, for every study of built-in parts.
+    """The study that plain data describe. `rebuild(study.to_plain()).hash == study.hash` for every study of built-in parts.
 
     Raises:
-        InvalidInput: for an unknown type, field or value, and for data that are not, to the byte, what the study says of itself.
+        InvalidInput: for an unknown type, field or value, for counts that are too large, and where the study does not say of
+            itself, to the byte, what the data say.
         Refused: where a part refuses its settings.
     """
     check_depth(document, "The study")
     study: Study = _read(Study, document, "study")
-    local = getattr(study.algorithm, "local", None)
-    counts = (
-        ("study.rounds", study.rounds, MOST_ROUNDS),
-        ("study.algorithm.local.steps", getattr(local, "steps", None), MOST_STEPS),
-        ("study.algorithm.local.epochs", getattr(local, "epochs", None), MOST_STEPS),
-        ("study.algorithm.bins", getattr(study.algorithm, "bins", None), MOST_BINS),
-    )
+    asks = traits(study.algorithm, AlgorithmTraits)
+    counts: list[tuple[str, Any, int]] = [("rounds", study.rounds, MOST_ROUNDS), ("algorithm.bins", asks.bins, MOST_BINS)]
+    if asks.local is not None:
+        counts += [
+            ("algorithm.local.steps", asks.local.steps, MOST_STEPS),
+            ("algorithm.local.epochs", asks.local.epochs, MOST_STEPS),
+        ]
     for where, found, most in counts:
         if found is not None and np.max(found) > most:
-            raise InvalidInput(f"{where} is {shown(found)}; over a network at most {most:,} are taken. Ask for fewer.")
+            raise InvalidInput(f"study.{where} is {shown(found)}; over a network at most {most:,} are taken. Ask for fewer.")
     _check_same(to_plain(study, skip_own=True), document, "study")
     return study
 
 
 def schema_of(document: object) -> Schema:
-    """The schema of its plain data, `to_plain(schema)`. Raises InvalidInput as `rebuild`, and for one that contradicts
-    itself."""
+    """The schema that plain data, `to_plain(schema)`, describe.
+
+    Raises InvalidInput as `rebuild` does, and for a schema that contradicts itself.
+    """
     check_depth(document, "The schema")
     schema: Schema = _read(Schema, document, "schema")
     check_schema(schema)
@@ -189,7 +159,7 @@ def _read(kind: Any, document: object, where: str) -> Any:
 
 
 def _table(annotation: object, table: Mapping[str, Any], where: str) -> Any:
-    """The declaration in a table, of one of the classes that may stand there."""
+    """The object that a table describes, of one of the classes that may stand in a field of this annotation."""
     if typing.get_origin(annotation) is abc.Mapping:
         return _codes(table, where)
     name, rest = table.get("type"), {key: value for key, value in table.items() if key != "type"}
@@ -209,7 +179,7 @@ def _table(annotation: object, table: Mapping[str, Any], where: str) -> Any:
 
 
 def _codes(table: Mapping[str, Any], where: str) -> dict[int, str]:
-    """The meaning of each code of a column."""
+    """The codes of a column, each with its meaning."""
     for code, meaning in table.items():
         if not _CODE.fullmatch(code) or not isinstance(meaning, str):
             raise InvalidInput(f"{where} expects whole numbers and their meaning; found {shown(code)}: {shown(meaning)}.")
@@ -217,7 +187,7 @@ def _codes(table: Mapping[str, Any], where: str) -> dict[int, str]:
 
 
 def _model(name: object, table: Mapping[str, Any], own: type[Any] | None, where: str) -> Model:
-    """A model of numpy as itself; another one by what its plain data say."""
+    """A model that numpy computes, as itself; any other by what its plain data say."""
     if own is not None:
         own_fields = {f.name: table[f.name] for f in fields(own) if f.name in table}
         made: Model = read(own, own_fields, where, _table, whole=True)
@@ -238,7 +208,7 @@ def _model(name: object, table: Mapping[str, Any], own: type[Any] | None, where:
 
 @dataclass(frozen=True)
 class _Said:
-    """What every model's plain data must say."""
+    """What the plain data of every model must say."""
 
     kind: Kind
     classes: int
@@ -257,7 +227,7 @@ def _check_layout(layout: Layout, where: str) -> None:
 
 
 def _check_same(found: Any, document: Any, where: str) -> None:
-    """Raises InvalidInput, saying where, unless what was read says of itself what it was read from."""
+    """Raises InvalidInput, saying where, unless what was read describes itself exactly as the document does."""
     if isinstance(found, Mapping) and isinstance(document, Mapping):
         for key in sorted({*found, *document}):
             if key not in found or key not in document:

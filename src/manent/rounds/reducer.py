@@ -1,7 +1,7 @@
 """The round as a pure reducer: (progress, event) -> (progress', effects).
 
-It holds no arrays and does nothing itself. An engine supplies events, carries out the effects, and stores a step with its effects
-in one transaction, so a process can die between any two steps.
+It holds no arrays and does nothing itself. An engine supplies the events, carries out the effects, and stores each step with its
+effects in one transaction. So a process can die between any two steps, and resume from what was stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ Phase = Literal["ready", "collecting", "releasing", "finished"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the reducer needs of a study: how many rounds, and the fewest answers with which a sum is released."""
+    """What the reducer needs of a study.
+
+    Attributes:
+        rounds: how many rounds it has.
+        minimum: the fewest answers with which a sum is released.
+    """
 
     rounds: int
     minimum: int = 1
@@ -27,8 +32,9 @@ class Progress:
     Attributes:
         round: counted from 1.
         index: which sum of the round, from 0.
+        phase: "ready" before a sum, "collecting" its answers, "releasing" it once enough are in, or "finished".
         cohort: how many positions the current sum has.
-        answered, lost: positions that answered, and that will not.
+        answered, lost: positions that have answered, and positions that will not.
     """
 
     round: int = 1
@@ -40,6 +46,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
+        """Whether the study is done."""
         return self.phase == "finished"
 
 
@@ -66,12 +73,12 @@ class Lost:
 
 @dataclass(frozen=True)
 class Deadline:
-    """Whoever has not answered is lost."""
+    """The time is over: whoever has not answered is lost."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """The released total has changed the state; `more` says whether the round needs another sum."""
+    """The released total has changed the state. `more` says whether the round needs another sum."""
 
     more: bool
 
@@ -93,21 +100,21 @@ class Publish:
 
 @dataclass(frozen=True)
 class Release:
-    """Form the total over exactly these positions, pass it on, and commit their memory with it."""
+    """Form the total over exactly these positions, apply it, and commit their memory together with it."""
 
     positions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Abandon:
-    """Discard every answer; the state stays as it was and no memory is committed."""
+    """Discard every answer. The state stays as it was, and no memory is committed."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Ignore:
-    """An event that comes too late or twice, and changes nothing."""
+    """An event that changes nothing, because it comes too late or for the second time."""
 
     reason: str
 
@@ -121,7 +128,7 @@ Effect = Publish | Release | Abandon | Ignore | Finish
 
 
 def step(progress: Progress, event: Event, rules: Rules) -> tuple[Progress, tuple[Effect, ...]]:
-    """The next progress, and what is to be done. An event that does not fit the phase is ignored, with a reason."""
+    """The next progress, and what to do. An event that does not fit the phase is ignored, with a reason; nothing is raised."""
     match progress.phase, event:
         case "ready", Opened(cohort):
             opened = replace(progress, phase="collecting", cohort=cohort, answered=frozenset(), lost=frozenset())

@@ -1,4 +1,4 @@
-"""Plain data read into typed fields: every key known, every type right, and an error that names what is not."""
+"""Plain data read into typed fields: every key must be known and every type right; errors name the field that is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from manent.core.errors import InvalidInput
 
 Nested = Callable[[object, Mapping[str, Any], str], Any]
-"""Reads a table for a field of an annotation: (annotation, table, where)."""
+"""Reads the table that stands in a field: (annotation of the field, table, where it stands)."""
 
 LARGEST = 2**63
 DEEPEST = 64
@@ -22,23 +22,25 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 
 def read(kind: Any, table: Mapping[str, Any], where: str, nested: Nested, *, whole: bool = False) -> Any:
-    """An instance of a dataclass from a table of its fields.
+    """An instance of a dataclass, made from a table of its fields.
 
     Args:
-        whole: whether every field must be there, those with a default too.
+        where: for messages, where the table stands.
+        nested: reads the tables within the table.
+        whole: whether every field must be there, even one with a default.
 
-    Raises InvalidInput for an unknown key, a missing one, and a value of another type or that the class refuses.
+    Raises InvalidInput for an unknown or missing key, and for a value of the wrong type or that the class refuses.
     """
     fields = [f for f in dataclasses.fields(kind) if f.init]
-    names, hints = [f.name for f in fields], _hints(kind)
+    names, wanted = [f.name for f in fields], hints(kind)
     for name in table:
         if name not in names:
             raise InvalidInput(f"{where} has an unknown key {shown(name)}; {_known(name, names)}")
     for f in fields:
         bare = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if f.name not in table and (whole or bare):
-            raise InvalidInput(f"{where} lacks the key {f.name!r}; add it: {described(hints[f.name])}.")
-    values = {name: fit(value, hints[name], f"{where}.{name}" if where else name, nested) for name, value in table.items()}
+            raise InvalidInput(f"{where} lacks the key {f.name!r}; add it: {described(wanted[f.name])}.")
+    values = {name: fit(value, wanted[name], f"{where}.{name}" if where else name, nested) for name, value in table.items()}
     try:
         return kind(**values)
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -46,7 +48,7 @@ def read(kind: Any, table: Mapping[str, Any], where: str, nested: Nested, *, who
 
 
 def fit(value: object, annotation: object, where: str, nested: Nested) -> Any:
-    """The value, lists as tuples, where it is of the annotated type. Raises InvalidInput for any other."""
+    """The value, lists as tuples. Raises InvalidInput where it is not of the annotated type."""
     if isinstance(value, Mapping):
         return nested(annotation, value, where)
     if isinstance(value, list):
@@ -61,7 +63,7 @@ def fit(value: object, annotation: object, where: str, nested: Nested) -> Any:
 
 
 def options(annotation: object) -> tuple[Any, ...]:
-    """What a union holds; anything else by itself."""
+    """The types that a union holds; any other annotation alone."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return tuple(inner for option in typing.get_args(annotation) for inner in options(option))
     return (type(None),) if annotation is None else (annotation,)
@@ -78,7 +80,7 @@ def _fits(value: object, option: Any) -> bool:
 
 
 def _elements(annotation: object, length: int) -> Sequence[object] | None:
-    """The annotation of each of so many elements of a list; None where no list of that length fits."""
+    """The annotation of each element of a list of this length; None where no list of that length fits."""
     for option in options(annotation):
         if typing.get_origin(option) is tuple:
             args = typing.get_args(option)
@@ -90,7 +92,8 @@ def _elements(annotation: object, length: int) -> Sequence[object] | None:
 
 
 @lru_cache(maxsize=256)
-def _hints(kind: Any) -> dict[str, Any]:
+def hints(kind: Any) -> dict[str, Any]:
+    """The annotation of each field of a class, resolved."""
     return typing.get_type_hints(kind)
 
 
@@ -114,7 +117,7 @@ def described(annotation: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value in a message: short, and without characters that change a terminal."""
+    """A value for a message: short, and without characters that could control a terminal."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
@@ -125,7 +128,7 @@ def _known(name: str, names: Sequence[str]) -> str:
 
 
 def check_depth(value: object, where: str, left: int = DEEPEST) -> None:
-    """Raises InvalidInput for plain data nested deeper than anything that is declared."""
+    """Raises InvalidInput for plain data that are nested deeper than any study."""
     if left == 0:
         raise InvalidInput(f"{where} is nested deeper than {DEEPEST} levels; no study is.")
     if isinstance(value, Mapping):

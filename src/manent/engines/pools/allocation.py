@@ -1,4 +1,4 @@
-"""Freed memory that is kept for the next client, who needs as much."""
+"""Memory that is freed is kept for the next client, who needs as much."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _LARGEST = 32 << 20  # bytes; the most that glibc takes for the second
 
 
 def keep_freed() -> None:
-    """Have this process keep memory that it frees, up to 64 MB, and arrays up to 32 MB in what it keeps.
+    """Let this process keep up to 64 MB of memory that it has freed, in which arrays of up to 32 MB are made again.
 
-    By default glibc gives arrays of a model's size back to the system as soon as they are freed, and every client's first writes
-    would fetch them again, page by page. Other allocators, and other systems, are left as they are.
+    By default glibc gives an array of a model's size back to the system as soon as it is freed, and the next client's first
+    writes would fetch it again, page by page. Other allocators and other systems are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""A site's own account: what a study costs is set aside before data are touched, and stays spent whatever crashes."""
+"""A site's own account: what a study costs is reserved before data are touched, and stays spent whatever crashes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Account:
                 self.ledger.open(name, rule.budget)
 
     def reserve(self, known: Known, plan: Plan) -> Known:
-        """Set aside what a study may release, once. Nothing is set aside without privacy, or for data without a budget.
+        """Reserve all that a study may release, once. Nothing is reserved without privacy, or for data without a budget.
 
-        Raises BudgetSpent where the budget does not cover it, ProtocolAbort where what was set aside is settled already.
+        Raises BudgetSpent where the budget does not cover it, ProtocolAbort where the study's reservation is settled already.
         """
         if known.reservation and not self.ledger.running(self.ledger.find(known.reservation)[0]):
             raise ProtocolAbort("The study was over, and what it had set aside is settled; nothing more is sent for it.")

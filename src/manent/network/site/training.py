@@ -29,9 +29,9 @@ log = logging.getLogger("manent.site")
 
 
 def taking_part(client: Client, schema: Schema) -> Client:
-    """What of a site's data takes part in a study of this schema: its columns alone, without the rows that it lets drop.
+    """The part of a site's data that takes part in a study: the columns of its schema, without the rows that it lets drop.
 
-    Raises InvalidInput for what the schema does not allow, as in a simulation.
+    Raises InvalidInput for data that the schema does not allow, as a simulation does.
     """
     declared = {column.name for column in schema.columns}
 
@@ -46,27 +46,31 @@ class Trainer(Protocol):
     """Computes a client's contribution, wherever that is done."""
 
     def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
-        """Raises ClientFailed, or another error, where the code does."""
+        """The client's contribution to a sum. Raises ClientFailed, or whatever the code raises."""
         ...
 
 
 class OwnProcess:
-    """A study of built-in parts, in the site's own process."""
+    """Computes a study of built-in parts, in the site's own process.
+
+    Raises InvalidInput for data that do not fit the study.
+    """
 
     def __init__(self, plan: Plan, client: Client) -> None:
         plan.study.algorithm.check(client)
         self._plan, self._client = plan, client
 
     def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
+        """The client's contribution to a sum. Raises whatever the algorithm raises."""
         (found,) = self._plan.study.algorithm.answer(assignment, [self._client], [memory], [context])
         return found
 
 
 class Children:
-    """Studies with code of their own, each in a process, within a site's policy.
+    """The processes of studies with code of their own, one each, within a site's policy.
 
     Args:
-        folder: the site's, which that code must not see.
+        folder: the site's own, which that code must not see.
     """
 
     def __init__(self, policy: Policy, folder: Path) -> None:
@@ -77,7 +81,7 @@ class Children:
 
     @property
     def isolated(self) -> bool:
-        """Whether this system can isolate code, as was tried once."""
+        """Whether this system can isolate code. It is tried once."""
         if self._isolated is None:
             try:
                 found = isolation_here((self._folder,))
@@ -88,9 +92,10 @@ class Children:
         return self._isolated
 
     def trainer(self, bundle: Bundle, plan: Plan, client: Client) -> Trainer:
-        """The process of a bundle's code, started, which reads a copy of the client's data; for a built-in model, this process.
+        """What computes a bundle's contributions: its own process, started, with a copy of the client's data. Built-in models
+        run in this process.
 
-        Raises as `Child.start`, and InvalidInput for data that do not fit the model.
+        Raises as `Child.start` does, and InvalidInput for data that do not fit the model.
         """
         if not isinstance(traits(plan.study.algorithm, AlgorithmTraits).model, DeclaredModel):
             return OwnProcess(plan, client)

@@ -11,7 +11,7 @@ import numpy as np
 
 from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.parties import SERVER, Envelope, Step, SumRef
-from manent.core.protocols import Occasion, Vanishes
+from manent.core.protocols import Dropout, Occasion
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Partial, Total, TreeSum
 from manent.core.vectors import Array
@@ -141,7 +141,7 @@ class ModelledSum:
         return wrapped
 
 
-def check_recoverable(terms: Terms, vanish: Sequence[Vanishes | None]) -> None:
+def check_recoverable(terms: Terms, vanish: Sequence[Dropout | None]) -> None:
     """Raises ProtocolAbort where, by the protocol's rules, the clients that are left cannot open what the sum needs.
 
     Positions stand on the graph in the order of the cohort. Where clients vanish at random, that is as random as an order drawn
