@@ -36,7 +36,7 @@ class FloatNoise:
     """Noise of one's own, in floating point."""
 
     noise_multiplier: float = 1.0
-    place: ClassVar[int] = 3
+    place: ClassVar[str] = "noise"
 
     def enter(self, form, gathering):
         return Stage(replace(form, noise="FloatNoise"))

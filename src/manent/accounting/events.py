@@ -378,6 +378,17 @@ def training(noise_multiplier: float, rounds: int, sampling_probability: float |
     return Repeated(release if sampling_probability is None else Sampled(release, Poisson(sampling_probability)), rounds)
 
 
+def released(event: Event, count: int, by: Sampling | None) -> Event:
+    """So many releases of an event. Each is on a fresh sample, where one is drawn (`by`) and is known to amplify the event.
+
+    A MatrixFactorisation is all rounds already, and stays as it is. A sample of fixed size amplifies a RoundedGaussian only.
+    """
+    if isinstance(event, MatrixFactorisation):
+        return event
+    amplified = by is not None and (isinstance(event, RoundedGaussian) or not isinstance(by, FixedSize))
+    return Repeated(Sampled(event, by) if amplified and by is not None else event, count)
+
+
 def check_relation(relation: object) -> None:
     """Raises InvalidInput for anything that is not a neighbouring relation."""
     if relation not in get_args(NeighboringRelation):

@@ -18,9 +18,8 @@ import numpy as np
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.metrics import check_metrics, default_metrics, finish, metric_blocks, statistics
-from manent.core.protocols import Assignment, ClientContext, Contribution, Model, Released, Report, SumSpec
+from manent.core.protocols import Assignment, ClientContext, Contribution, Model, Released, Report, SumSpec, check_private
 from manent.core.training import LocalSGD, LocalTraining, Trained
-from manent.core.training.dpsgd import check_model
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector, scalar
 
 Weighting = Literal["examples", "equal"]
@@ -193,7 +192,7 @@ class GradientAlgorithm(ABC):
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
         if self.local.privacy is not None:
-            check_model(self.model)
+            check_private(self.model)
         divisor = "weight" if "weight" in self.train_layout else None
         train = SumSpec("train", self.train_layout, "model updates (new - old)", scalable=self.scalable, divisor=divisor)
         if self.evaluation is None:

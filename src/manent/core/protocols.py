@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from manent.core.errors import Refused
 from manent.core.examples import Client, Examples, Public
-from manent.core.layers import Form, Gathering, Layer, Stage
+from manent.core.layers import Form, Gathering, Layer, LayerTraits, Stage
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
 from manent.core.randomness import repeatable
@@ -31,9 +32,11 @@ __all__ = [
     "Form",
     "Gathering",
     "Layer",
+    "LayerTraits",
     "Model",
     "ModelTraits",
     "Occasion",
+    "PopulationTraits",
     "PrivacyBudget",
     "Released",
     "Report",
@@ -42,10 +45,11 @@ __all__ = [
     "Summation",
     "Vanishes",
     "View",
+    "check_private",
     "traits",
 ]
 
-Traits = TypeVar("Traits", bound="AlgorithmTraits | ModelTraits")
+Traits = TypeVar("Traits", bound="AlgorithmTraits | LayerTraits | ModelTraits | PopulationTraits")
 
 
 @dataclass(frozen=True)
@@ -295,9 +299,6 @@ class Model(Protocol):
         """float32[p], the gradient of the mean loss over all rows."""
         ...
 
-    # For training that is private for single examples, a model also has `check_private()`, which raises Refused where it cannot
-    # (BatchNorm mixes the examples), and `clipped_gradient_sum(vector, data, clip_norm)`; see `core.dpsgd`.
-
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores and mean loss in evaluation mode."""
         ...
@@ -333,12 +334,38 @@ class ModelTraits:
     Attributes:
         threadsafe: whether several threads may call it at a time; then a simulation forks no process.
         together: how many clients it trains in one call of `train`.
+        check_private: raises Refused where the model cannot give the gradient of a single example (BatchNorm mixes examples).
+            None where it never can. A model that can also has `clipped_gradient_sum(vector, data, clip_norm)`; see
+            `core.training.dpsgd.ClippedSum`.
     """
 
     threadsafe: bool = False
     together: int = 1
+    check_private: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class PopulationTraits:
+    """What a `Population` may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+
+    Attributes:
+        clients: those whose data are here, as in a simulation; empty where data stay with sites.
+    """
+
+    clients: Sequence[Client] = ()
 
 
 def traits(part: object, kind: type[Traits]) -> Traits:
     """What a part declares of these traits; the default for each that it does not have."""
     return kind(**{field.name: getattr(part, field.name) for field in fields(kind) if hasattr(part, field.name)})
+
+
+def check_private(model: Model) -> None:
+    """Raises Refused where a model does not give the gradients of single examples, as its own `check_private` says."""
+    check = traits(model, ModelTraits).check_private
+    if check is None:
+        raise Refused(
+            f"{type(model).__name__} does not give the gradients of single examples, which DPSGD clips. "
+            f"Use a TorchModel, a JaxModel, a SklearnModel or a model of manent.models.numpy."
+        )
+    check()

@@ -123,7 +123,7 @@ class _Setting:
     @cached_property
     def hash(self) -> str:
         """The study's, taken once: to read a model's code again takes milliseconds."""
-        return self.plan.study.hash
+        return self.plan.hash
 
     @property
     def model(self) -> Model | None:
@@ -147,7 +147,7 @@ class _Setting:
         """What a resumed run must agree in."""
         return {
             "hash": self.hash,
-            "study": self.plan.study.to_plain(),
+            "study": self.plan.declared.to_plain(),
             "seed": self.seed,
             "conditions": to_plain(self.conditions),
             "evaluate_every": self.evaluate_every,
@@ -441,7 +441,7 @@ class _Simulation:
         plan = self.setting.plan
         self.spending.finish()
         path = self.folder.path if self.folder else None
-        run = Run(plan.study, plan.statement, self.state, self.history, self.probe, self.elapsed, path, start_up=self.start_up)
+        run = Run(plan.declared, plan.statement, self.state, self.history, self.probe, self.elapsed, path, start_up=self.start_up)
         if self.folder and self.setting.model is not None:
             run.model.save(self.folder.path / "model.safetensors")
         elif self.folder:

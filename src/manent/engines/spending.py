@@ -64,7 +64,7 @@ class Spending:
             event,
             privacy_unit=plan.privacy.unit,
             neighboring_relation=plan.privacy.relation,
-            study=plan.study.hash,
+            study=plan.hash,
             random=random,
         )
         spending = cls(plan, released, ledger, reservation)

@@ -179,14 +179,3 @@ def needed(draws: PrivateDraws | None) -> PrivateDraws:
     if draws is None:
         raise Refused("Private training draws its batches and its noise from a private source; this engine gave it none.")
     return draws
-
-
-def check_model(model: object) -> None:
-    """Raises Refused where a model has no gradients of single examples, as its own `check_private` says."""
-    check = getattr(model, "check_private", None)
-    if check is None:
-        raise Refused(
-            f"{type(model).__name__} does not give the gradients of single examples, which DPSGD clips. "
-            f"Use a TorchModel, a JaxModel, a SklearnModel or a model of manent.models.numpy."
-        )
-    check()
