@@ -40,7 +40,7 @@ class Discretize:
     | guarantee | none by itself: no client's whole numbers exceed the norm bound of the form, however they were rounded |
     | no clip before it | Refused |
     | a vector that is too long all the same | it is scaled down until its whole numbers are within the bound |
-    | NaN or infinity in a vector | the client sends zeros |
+    | NaN or infinity in a vector | does not come here: the clip before it sends zeros |
     | `bits`, but no grid on which the sum fits | Refused, with the cure |
     | a sum beyond 2**bits, by rare noise | it wraps around: accuracy suffers, privacy does not |
 
