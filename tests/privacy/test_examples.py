@@ -82,7 +82,19 @@ def test_one_study_has_one_hash_though_its_noise_is_derived(monkeypatch, tmp_pat
     # The multiplier that was derived stands beside it.
     assert plan.declared.algorithm.local.privacy.noise_multiplier is None
     assert plan.noise_multiplier == plan.study.algorithm.local.privacy.noise_multiplier
-    assert run.statement.protection.noise_multiplier == plan.noise_multiplier
+    assert run.statement.protection.noise_multiplier == plan.noise_multiplier == kept["study"]["noise_multiplier"]
+
+
+def test_a_run_is_not_resumed_with_other_noise(tmp_path):
+    """Another version may derive another multiplier from the same budget: its statement would not hold for the rounds before."""
+    declared = study(budget=EXAMPLE)
+    mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run")
+    mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
+    path = tmp_path / "run" / "study.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "noise_multiplier": facts["noise_multiplier"] * 1.01}))
+    with pytest.raises(mn.InvalidInput, match="begun with another noise_multiplier"):
+        mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
 
 
 def test_what_does_not_fit_is_refused():

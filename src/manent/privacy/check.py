@@ -59,7 +59,7 @@ class Plan:
     @property
     def noise_multiplier(self) -> float | None:
         """The noise that is used, declared or derived from the budget; None for a study without privacy."""
-        return None if self.privacy is None else self.privacy.noise_multiplier
+        return None if self.privacy is None else float(self.privacy.noise_multiplier)
 
     @property
     def own(self) -> int:
