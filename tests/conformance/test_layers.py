@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 import manent as mn
 from manent.core.canonical import canonical
+from manent.core.layers import PLACES, LayerTraits
+from manent.core.protocols import traits
 from manent.crypto import SystemRandom
 from tests.privacy.studies import FEDAVG, stack, vectors
 
@@ -43,6 +45,52 @@ LAYERS = {
 @pytest.fixture(params=LAYERS, ids=list(LAYERS))
 def layers(request):
     return LAYERS[request.param]
+
+
+BAD = (True, None, "1", math.nan, math.inf, -1, 0)
+NUMBERS = {
+    mn.Clip: ("norm",),
+    mn.AdaptiveClip: ("quantile", "lr", "initial", "count_stddev"),
+    mn.Discretize: ("grid", "bits"),
+    mn.FixedPoint: ("step", "limit"),
+    mn.CentralNoise: ("noise_multiplier",),
+    mn.LocalNoise: ("noise_multiplier",),
+    mn.DistributedNoise: ("noise_multiplier", "dropout", "colluders"),
+    mn.CorrelatedNoise: ("noise_multiplier", "bands", "buffers"),
+}
+MAY_BE = {"dropout": (0,), "colluders": (0,)}
+OPTIONAL = {"count_stddev", "grid", "bits", "noise_multiplier", "bands"}
+
+
+@pytest.mark.parametrize("kind", NUMBERS, ids=[kind.__name__ for kind in NUMBERS])
+def test_numbers_of_a_wrong_type_or_size_are_refused(kind):
+    needed = {"norm": 1.0} if kind is mn.Clip else {}
+    for name in NUMBERS[kind]:
+        for bad in BAD:
+            if (bad in MAY_BE.get(name, ()) and bad is not True) or (bad is None and name in OPTIONAL):
+                continue
+            with pytest.raises(mn.InvalidInput, match=f"{kind.__name__} expects .*{name}"):
+                kind(**{**needed, name: bad})
+
+
+def test_every_layer_declares_its_place_and_little_else():
+    for layers in LAYERS.values():
+        found = [traits(layer, LayerTraits) for layer in layers]
+        places = [one.place for one in found]
+        assert places == sorted(places, key=PLACES.index)
+        for layer, one in zip(layers, found, strict=True):
+            assert one.noise_multiplier == getattr(layer, "noise_multiplier", None)
+            assert one.correlates_rounds == isinstance(layer, mn.CorrelatedNoise)
+            assert one.needs_independent_rounds == isinstance(layer, mn.AdaptiveClip)
+            assert one.minimum(10) == (10 if isinstance(layer, mn.DistributedNoise) else 0)
+            one.check_cohort(1, False)
+            one.check_sum("train", 1)
+
+
+def test_the_stage_with_noise_has_a_cost_and_no_other(layers):
+    costs = [stage.cost for stage in stack(layers, 11, 20).stages]
+    assert [cost is not None for cost in costs[:-1]] == [False] * (len(costs) - 1)
+    assert (costs[-1] is not None) == ("Noise" in type(layers[-1]).__name__)
 
 
 def test_forms_and_vectors_agree_in_every_stage(layers):

@@ -89,7 +89,7 @@ def test_the_bit_and_the_update_share_the_noise_as_in_the_paper():
     assert update_multiplier(1.0, 100 / 20) == pytest.approx(1.00504, abs=1e-5)
     made = stack([mn.AdaptiveClip(count_stddev=5.0), mn.CentralNoise(1.0)], 3, 100)
     # Noise of the isotropic release, in units of C for the update and of one client for the count.
-    assert made.noise.stddev == pytest.approx(1.00504, abs=1e-5)
+    assert made.noise.cost.stddev == pytest.approx(1.00504, abs=1e-5)
     totals = np.array([made.server(np.zeros(4, np.int64), made.init(), RANDOM)[0] for _ in range(1500)])
     assert totals.std() == pytest.approx(1.00504 * 0.1, rel=0.05)
 

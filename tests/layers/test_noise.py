@@ -37,13 +37,13 @@ def noise(layers, random=RANDOM, size=SIZE):
 @pytest.mark.parametrize("layers", KINDS.values(), ids=list(KINDS))
 def test_the_total_carries_the_noise_that_is_stated(layers):
     made, found = noise(layers)
-    per_total = made.noise.stddev * (math.sqrt(CLIENTS) if made.noise.where == "each client" else 1)
+    per_total = made.noise.cost.stddev * (math.sqrt(CLIENTS) if made.noise.cost.where == "each client" else 1)
     expected = per_total * (math.sqrt(2) if "laplace" in str(layers) else 1)
     # The deviation of 40,000 draws is within 2.5% with overwhelming odds (a Laplace variable's less so).
     assert found.std() == pytest.approx(expected, rel=0.04)
     assert abs(found.mean()) < 6 * expected / math.sqrt(SIZE)
     if made.stages[1].form.layout.size == SIZE and not made.stages[1].stochastic:
-        assert made.noise.stddev == pytest.approx(1.5 * 2.0, rel=1e-6)
+        assert made.noise.cost.stddev == pytest.approx(1.5 * 2.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("layers", KINDS.values(), ids=list(KINDS))
@@ -71,15 +71,15 @@ def test_noise_is_fresh_in_every_release_and_follows_a_test_source():
 
 
 def test_the_event_tells_the_noise():
-    assert isinstance(stack(KINDS["central"]).noise.event, RoundedGaussian)
-    assert stack(KINDS["central"]).noise.event.noise_multiplier == 1.5
-    laplace = stack(KINDS["local, laplace"]).noise.event
+    assert isinstance(stack(KINDS["central"]).noise.cost.event, RoundedGaussian)
+    assert stack(KINDS["central"]).noise.cost.event.noise_multiplier == 1.5
+    laplace = stack(KINDS["local, laplace"]).noise.cost.event
     assert laplace == DiscreteLaplace(1.5 * 2**24, 2**24)
     shared = stack(KINDS["distributed"], 10, CLIENTS).noise
-    assert isinstance(shared.event, DistributedDiscreteGaussian)
-    assert shared.event.local_stddev * math.sqrt(shared.event.parties) == pytest.approx(1.5 * 2**24)
-    assert shared.seen.parties == 1
-    assert stack(KINDS["skellam"], 10, CLIENTS).noise.event == Skellam((1.5 * 2**24) ** 2, 2**24, 2**24 * math.sqrt(10))
+    assert isinstance(shared.cost.event, DistributedDiscreteGaussian)
+    assert shared.cost.event.local_stddev * math.sqrt(shared.cost.event.parties) == pytest.approx(1.5 * 2**24)
+    assert shared.cost.seen.parties == 1
+    assert stack(KINDS["skellam"], 10, CLIENTS).noise.cost.event == Skellam((1.5 * 2**24) ** 2, 2**24, 2**24 * math.sqrt(10))
 
 
 def test_shares_are_sized_for_those_who_are_certain_to_answer():

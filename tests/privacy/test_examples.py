@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import manent as mn
 from manent.accounting import Ledger, epsilon, training
 from manent.accounting.events import counted
+from manent.core.canonical import canonical
 from manent.core.training.dpsgd import ASSUMPTION, DPSGD
+from manent.network.wire.bundle import Bundle
+from manent.network.wire.sums import make_call
 from manent.privacy import resolve
+from manent.rounds.declared import Sites, rebuild
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, MODEL, budget
 
@@ -41,6 +49,52 @@ def test_the_noise_is_found_from_the_budget_and_used():
     run = mn.simulate(declared, DATA, workers=0)
     assert np.isfinite(run.state["model"]).all()
     assert len(run.history) == 5
+
+
+def test_one_study_has_one_hash_though_its_noise_is_derived(monkeypatch, tmp_path):
+    """The declared study's: in the run's folder, the ledger, the summation, the statement and over the network."""
+    declared, told = study(budget=EXAMPLE), {}
+    reserve, init = Ledger.reserve, mn.Plain.init
+
+    def reserving(self, *args, **kwargs):
+        told["ledger"] = kwargs["study"]
+        return reserve(self, *args, **kwargs)
+
+    def forming(self, occasion):
+        told["summation"] = occasion.study.hex()
+        return init(self, occasion)
+
+    monkeypatch.setattr(Ledger, "reserve", reserving)
+    monkeypatch.setattr(mn.Plain, "init", forming)
+    ledger = Ledger(MemoryStore())
+    ledger.open("softmax", budget(20.0, privacy_unit="example"))
+    run = mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", ledger=ledger)
+    kept = {name: json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("study", "statement")}
+    told["study.json"], told["statement.json"] = kept["study"]["hash"], kept["statement"]["study"]
+    told["the study in study.json"] = hashlib.sha256(canonical(kept["study"]["study"])).hexdigest()
+    told["run"], told["its statement"] = run.study.hash, run.statement.study
+
+    bundle = Bundle.of(declared, DATA.schema, "softmax")
+    plan = resolve(rebuild(bundle.study), Sites(tuple(DATA.names), DATA.schema))
+    call = make_call(plan, "train", 0, 1, 0, 20, SimpleNamespace(number=1, root=bytes(32)), bytes(32), bytes(32))
+    told["bundle"], told["plan of a site"], told["call"] = bundle.study_hash, plan.hash, call.study.hex()
+    assert told == dict.fromkeys(told, declared.hash)
+    # The multiplier that was derived stands beside it.
+    assert plan.declared.algorithm.local.privacy.noise_multiplier is None
+    assert plan.noise_multiplier == plan.study.algorithm.local.privacy.noise_multiplier
+    assert run.statement.protection.noise_multiplier == plan.noise_multiplier == kept["study"]["noise_multiplier"]
+
+
+def test_a_run_is_not_resumed_with_other_noise(tmp_path):
+    """Another version may derive another multiplier from the same budget: its statement would not hold for the rounds before."""
+    declared = study(budget=EXAMPLE)
+    mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run")
+    mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
+    path = tmp_path / "run" / "study.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "noise_multiplier": facts["noise_multiplier"] * 1.01}))
+    with pytest.raises(mn.InvalidInput, match="begun with another noise_multiplier"):
+        mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
 
 
 def test_what_does_not_fit_is_refused():

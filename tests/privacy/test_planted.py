@@ -9,7 +9,7 @@ import pytest
 
 import manent as mn
 from manent.layers import adaptive, clip, noise
-from manent.privacy import guarantee, stack
+from manent.privacy import stack
 from tests.engines import test_private
 from tests.layers import test_clip, test_discretize, test_noise
 from tests.privacy import test_refusals
@@ -62,7 +62,7 @@ def shares_lost(monkeypatch):
 
 
 def dropouts_uncounted(monkeypatch):
-    monkeypatch.setattr(guarantee.DistributedNoise, "minimum", lambda self, asked: 1)
+    monkeypatch.setattr(noise.DistributedNoise, "minimum", lambda self, asked: 1)
 
 
 def not_poisson(monkeypatch):
@@ -132,4 +132,4 @@ def test_float_noise_would_be_told_from_its_bytes(monkeypatch):
     for value in (0, round(1.0 / made.form.grid)):
         found, _ = made.server(np.full(20_000, value, np.int64), {}, test_noise.RANDOM)
         assert np.array_equal(found, np.rint(found / made.form.grid) * made.form.grid)
-    assert math.isclose(made.noise.stddev, 1.0)
+    assert math.isclose(made.noise.cost.stddev, 1.0)

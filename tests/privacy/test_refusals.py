@@ -36,7 +36,7 @@ class FloatNoise:
     """Noise of one's own, in floating point."""
 
     noise_multiplier: float = 1.0
-    place: ClassVar[int] = 3
+    place: ClassVar[str] = "noise"
 
     def enter(self, form, gathering):
         return Stage(replace(form, noise="FloatNoise"))
@@ -115,6 +115,18 @@ def test_a_study_without_an_honest_statement_is_refused_with_the_cure(declared, 
         data = DATA
     with pytest.raises(mn.Refused, match=why):
         mn.check(declared, data)
+
+
+@dataclass(frozen=True)
+class Misplaced(Anything):
+    place: ClassVar[int] = 3
+
+
+def test_a_place_that_is_none_is_refused():
+    with pytest.raises(
+        mn.InvalidInput, match="Misplaced expects place as one of 'clip', 'compression', 'grid', 'noise'; found 3"
+    ):
+        mn.check(study([CLIP, Misplaced()]), DATA)
 
 
 def test_a_delta_that_gives_away_clients_is_refused():

@@ -101,3 +101,13 @@ def training(noise_multiplier: float, rounds: int, sampling_probability: float |
     """The common case: so many rounds of a Gaussian release, on Poisson samples, or on everyone where no probability is given."""
     release = Gaussian(noise_multiplier)
     return Repeated(release if sampling_probability is None else Sampled(release, Poisson(sampling_probability)), rounds)
+
+
+def released(event: Event, count: int, by: Sampling | None) -> Event:
+    """So many releases of an event, each on a fresh sample where one is drawn (`by`) and is known to amplify the event.
+
+    An event that covers all rounds already stays as it is.
+    """
+    if event.spans_rounds:
+        return event
+    return Repeated(Sampled(event, by) if by is not None and by.amplifies(event) else event, count)

@@ -19,9 +19,19 @@ from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Client, Public
 from manent.core.metrics import check_metrics, default_metrics, finish, metric_blocks, statistics
-from manent.core.protocols import Assignment, ClientContext, Contribution, Model, ModelTraits, Released, Report, SumSpec, traits
+from manent.core.protocols import (
+    Assignment,
+    ClientContext,
+    Contribution,
+    Model,
+    ModelTraits,
+    Released,
+    Report,
+    SumSpec,
+    check_private,
+    traits,
+)
 from manent.core.training import LocalSGD, LocalTraining, Trained
-from manent.core.training.dpsgd import check_model
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout, Vector, scalar
 
 Weighting = Literal["examples", "equal"]
@@ -196,7 +206,7 @@ class GradientAlgorithm(ABC):
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
         if self.local.privacy is not None:
-            check_model(self.model)
+            check_private(self.model)
         divisor = "weight" if "weight" in self.train_layout else None
         train = SumSpec("train", self.train_layout, "model updates (new - old)", scalable=self.scalable, divisor=divisor)
         if self.evaluation is None:

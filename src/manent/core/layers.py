@@ -1,17 +1,29 @@
-"""What layers are to each other and to engines: declarations that, told what is known of a vector, become stages of two halves.
+"""What layers are to each other, to the stack and to engines.
 
-A stack is built before anything runs. Each layer is told the `Form` of what it gets and the `Gathering` it acts in, refuses what
-does not fit, and answers with a `Stage` whose own form says what it gives. So bounds are proven from the declaration alone.
+A layer is a declaration. Told what is known of a vector, it becomes a stage, which has two halves: one for the client, one for
+the server. A stack is built before anything runs. Each layer is told the `Form` of the vectors that it gets and the `Gathering`
+that it acts in. It refuses what does not fit, or answers with a `Stage`, whose own form says what the client's half gives. So
+bounds are proven from the declaration alone.
+
+A layer needs `enter` and nothing else. What else it may declare is in `LayerTraits`, with what holds where it says nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from manent.core.errors import ManentError
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays, Layout
+
+Place = Literal["clip", "compression", "grid", "noise"]
+PLACES: tuple[Place, ...] = ("clip", "compression", "grid", "noise")
+"""The places of layers, in the one order in which they act. A stack has several layers for "compression", one for each other."""
+
+Where = Literal["server", "each client", "shares"]
+"""Who draws the noise: the server; each client, all that protects it; or each client a share of what protects them all."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +31,13 @@ class Form:
     """What is known of every client's vector between two layers. Norms bound one client's whole vector, or are None.
 
     Attributes:
-        layout: how the vector is cut.
-        grid: None for real numbers; else the vector holds whole numbers (int64), each worth this much.
-        l1, l2, largest: bounds on the sum of sizes, the Euclidean norm and the largest size, in the vector's present unit.
+        layout: how the vector is cut into blocks.
+        grid: None for real numbers; otherwise the vector holds whole numbers (int64), and one of them is worth this much.
+        l1, l2, largest: bounds on the sum of sizes, on the Euclidean norm and on the largest size, in the vector's present unit.
         bits: the sum of whole numbers may be formed modulo 2**bits, as the server's half brings it back; None where it may not.
         spread: the most by which a client's own noise may add to `largest`.
-        noise: the layer that has made the sum private, once there is one.
-        fault: why it cannot run with this much noise, or None.
+        noise: the name of the layer that has made the sum private, once there is one.
+        fault: why the stack cannot run with this much noise, or None.
     """
 
     layout: Layout
@@ -44,12 +56,12 @@ class Gathering:
     """What is public about the cohort of a sum.
 
     Attributes:
-        expected: how many answers are expected; what a private sum is divided by.
+        expected: how many answers are expected. A private sum is divided by this number.
         minimum: with fewer answers nothing is released.
-        most: never more answers than this.
+        most: there are never more answers than this.
         noise_multiplier: the noise that the budget asks for, or None.
         rounds: how often the sum is formed, at most.
-        min_separation: the fewest rounds from one participation of a client to its next, where the cohort holds to one.
+        min_separation: the fewest rounds from one participation of a client to its next; None where the cohort keeps no distance.
         whole: whether the summation adds whole numbers only.
     """
 
@@ -63,21 +75,41 @@ class Gathering:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a stage that adds noise costs in privacy, and how much noise that is.
+
+    Attributes:
+        event: what one release costs against those who see the total: an event of `manent.accounting`, which alone looks into it.
+        seen: what one client's vector costs against those who see it as it left the client; None where nothing protects it.
+        where: who draws the noise.
+        stddev: deviation (for Laplace noise: scale) of the noise in the total, at least, in the unit of the vector before it was
+            made whole.
+    """
+
+    event: Any
+    seen: Any | None
+    where: Where
+    stddev: float
+
+
+@dataclass(frozen=True)
 class Stage:
     """A layer, resolved for one sum. As it stands it changes nothing.
 
     Attributes:
-        form: of what the client's half gives.
+        form: of the vectors that the client's half gives.
+        cost: of the noise that the stage adds; None for a stage without noise that is accounted.
     """
 
     form: Form
+    cost: Cost | None = field(default=None, kw_only=True)
 
     def init(self) -> Arrays:
-        """The server's first state of this stage."""
+        """The server's first state of this stage: arrays by name."""
         return {}
 
     def sends(self, state: Arrays) -> Arrays:
-        """float32 arrays that clients need of the state; they go with the assignment."""
+        """float32 arrays that clients need of the state. They go with the assignment."""
         return {}
 
     def memory(self) -> Layout | None:
@@ -85,24 +117,75 @@ class Stage:
         return None
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
-        """Clients' vectors, [k, d] in the form of the stage before, to [k, d'] in this stage's."""
+        """Clients' vectors, [k, d] in the form of the stage before, to [k, d'] in this stage's form.
+
+        Raises ManentError for a stage with memory: `remember` takes the place of this method there.
+        """
         if self.memory() is not None:
             raise ManentError(f"{type(self).__name__} has memory: `remember` takes the place of `client`.")
         return vectors
 
     def remember(self, vectors: Array, memory: Array, sent: Arrays, random: PrivateRandom) -> tuple[Array, Array]:
-        """`client` for a stage with memory: it also takes what the clients have kept, [k, m], and gives what each is to keep if
-        its vector is in the released sum."""
+        """`client` for a stage with memory. It also takes what the clients have kept, [k, m].
+
+        Returns the vectors [k, d'], and what each client is to keep, [k, m], if its vector is in the released sum.
+        """
         return self.client(vectors, sent, random), memory
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, Arrays]:
         """The total [d'] to a total [d] in the form of the stage before, and the next state."""
         return total, state
 
+    def check_round(self, state: Arrays, round: int) -> None:
+        """Raises Refused where the sum of this round (from 1) would break what the noise is sized for."""
+
+    def not_covered(self) -> tuple[str, ...]:
+        """Lines for the statement: what this stage leaves open."""
+        return ()
+
 
 class Layer(Protocol):
-    """What is done to clients' vectors before the sum, and undone on the total: plain data."""
+    """What is done to clients' vectors before the sum, and undone on the total: plain data. See also `LayerTraits`."""
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
-        """The stage for vectors of this form. Raises Refused, saying the right order, where it has no place there."""
+        """The stage for vectors of this form. Raises Refused, saying the right order, where the layer has no place there."""
         ...
+
+
+def none_needed(most: int) -> int:
+    """The minimum of a layer that needs no answers: 0."""
+    return 0
+
+
+def any_cohort(minimum: int, sampled: bool) -> None:
+    """The check of a layer that refuses no cohort."""
+
+
+def any_sum(name: str, every: int) -> None:
+    """The check of a layer that refuses no sum."""
+
+
+@dataclass(frozen=True)
+class LayerTraits:
+    """What a layer may declare beside its protocol, with what holds where it says nothing; read by `core.protocols.traits`.
+
+    Attributes:
+        place: where it stands in the order, or None: anywhere that the forms allow. A layer at "clip" bounds a client's whole
+            vector and sends zeros in place of one that is not finite. A layer at "noise" makes the sum private, and its stage has
+            a `cost`.
+        noise_multiplier: its noise, relative to the sensitivity, where it is declared; None takes it from the budget.
+        correlates_rounds: whether the noise of one round depends on that of others.
+        needs_independent_rounds: whether it only goes with noise that does not.
+        minimum: of at most so many clients that are asked, how many answers it needs before anything may be released.
+        check_cohort: raises Refused for a cohort that it does not go with. It is told the fewest answers with which the study
+            releases a sum, and whether the cohort is a Poisson sample, which may have any size.
+        check_sum: raises Refused for a sum that it does not go with, told its name and once in how many rounds it is formed.
+    """
+
+    place: Place | None = None
+    noise_multiplier: float | None = None
+    correlates_rounds: bool = False
+    needs_independent_rounds: bool = False
+    minimum: Callable[[int], int] = none_needed
+    check_cohort: Callable[[int, bool], None] = any_cohort
+    check_sum: Callable[[str, int], None] = any_sum

@@ -1,15 +1,19 @@
-"""What the parts of a study are to each other. Engines know algorithms, layers, summations and models only as these."""
+"""What the parts of a study are to each other. Engines know algorithms, layers, summations and models only by these protocols.
+
+What a part may declare beside its protocol is in a class of traits, with what holds where it says nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from manent.core.errors import Refused
 from manent.core.examples import Client, Examples, Public
-from manent.core.layers import Form, Gathering, Layer, Stage
+from manent.core.layers import Form, Gathering, Layer, LayerTraits, Stage
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
 from manent.core.parties import NetworkSum
@@ -35,9 +39,11 @@ __all__ = [
     "Gathering",
     "Hiding",
     "Layer",
+    "LayerTraits",
     "Model",
     "ModelTraits",
     "Occasion",
+    "PopulationTraits",
     "PrivacyBudget",
     "Released",
     "Report",
@@ -46,10 +52,11 @@ __all__ = [
     "Summation",
     "SummationTraits",
     "View",
+    "check_private",
     "traits",
 ]
 
-Traits = TypeVar("Traits", bound="AlgorithmTraits | ModelTraits | SummationTraits")
+Traits = TypeVar("Traits", bound="AlgorithmTraits | LayerTraits | ModelTraits | PopulationTraits | SummationTraits")
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class SumSpec:
         name: "train", "evaluate", ...; unique in the algorithm.
         layout: how a client's vector [d] is cut into blocks.
         purpose: for people, what is summed.
-        every: formed once every so many rounds.
+        every: the sum is formed once in so many rounds.
         scalable: whether a client's vector keeps its meaning when it is scaled down as a whole, as an update does and a count
             does not. Only such a sum can be clipped.
         divisor: the block whose total the server divides by (the sum of the clients' weights), or None.
@@ -76,7 +83,12 @@ class SumSpec:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What clients need for one sum: its name and the vectors they are sent (float32, by name)."""
+    """What clients need for one sum.
+
+    Attributes:
+        sum: its name, as in `SumSpec`.
+        arrays: the vectors that they are sent, float32 by name.
+    """
 
     sum: str
     arrays: Mapping[str, Vector] = field(default_factory=dict)
@@ -87,10 +99,11 @@ class ClientContext:
     """One client's part in one sum.
 
     Attributes:
+        client: its name.
         round: counted from 1.
         seed: of the study's repeatable randomness.
-        work: share of the declared local work that it does, in (0, 1].
-        draws: the batches and the noise of private training.
+        work: the share of the declared local work that it does, in (0, 1].
+        draws: draws the batches and the noise of private training; None where training is not private.
     """
 
     client: str
@@ -111,7 +124,7 @@ class Contribution:
     Attributes:
         vector: float32[d] (float64 where counts need it), its term of the sum.
         memory: float32[m] to keep if the term is in the released sum, or None.
-        probe: numbers that never leave a real client; a simulation may look at them.
+        probe: numbers that never leave a real client. A simulation may look at them.
     """
 
     vector: Array
@@ -125,9 +138,9 @@ class Released:
 
     Attributes:
         total: float64[d].
-        answers: how many clients are in it; under differential privacy how many were expected.
+        answers: how many clients are in the sum; under differential privacy, how many were expected.
         round: counted from 1.
-        divisor: what a mean divides by where that has to be public (under differential privacy), else None.
+        divisor: what a mean divides by where that has to be public, as under differential privacy; otherwise None.
     """
 
     total: Total
@@ -137,17 +150,21 @@ class Released:
 
 
 Report = Mapping[str, float]
+"""Accounted numbers of one sum for the history, by name."""
 
 
 class Algorithm(Protocol):
-    """What is computed. State, memory and vectors are explicit; nothing is kept on the object."""
+    """What is computed. State, memory and vectors are passed in and out; nothing is kept on the object.
+
+    What else it may declare is in `AlgorithmTraits`.
+    """
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
-        """Every kind of sum, with its layout, before anything runs."""
+        """Every kind of sum, with its layout; asked before anything runs. Raises Refused where training cannot be private."""
         ...
 
     def memory(self, public: Public) -> Layout | None:
-        """What a client keeps between rounds (starting at zero), or None."""
+        """What a client keeps between rounds (float32, starting at zero), or None."""
         ...
 
     def check(self, client: Client) -> None:
@@ -155,7 +172,7 @@ class Algorithm(Protocol):
         ...
 
     def init(self, public: Public, rng: np.random.Generator) -> Arrays:
-        """The server's first state."""
+        """The server's first state: arrays by name."""
         ...
 
     def assign(self, state: Arrays, round: int, index: int) -> Assignment | None:
@@ -169,11 +186,16 @@ class Algorithm(Protocol):
         memory: Sequence[Vector | None],
         contexts: Sequence[ClientContext],
     ) -> Sequence[Contribution]:
-        """The clients' halves, one contribution each, in order."""
+        """The clients' halves: one contribution for each client, in order.
+
+        Args:
+            memory: float32[m] of each client, or None where the algorithm keeps nothing.
+            contexts: one for each client.
+        """
         ...
 
     def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
-        """The server's next state, and accounted numbers for the history."""
+        """The server's next state, and numbers for the history, which are made of the released sum alone."""
         ...
 
     def result(self, state: Arrays) -> Arrays:
@@ -292,35 +314,52 @@ class Hiding:
 
 
 class PrivacyBudget(Protocol):
-    """How much privacy loss is allowed, of what, to whom; `manent.accounting.Budget` is one."""
+    """How much privacy loss is allowed, and for what; `manent.accounting.Budget` is one."""
 
     @property
-    def epsilon(self) -> float: ...
+    def epsilon(self) -> float:
+        """The largest epsilon."""
+        ...
 
     @property
-    def delta(self) -> float: ...
+    def delta(self) -> float:
+        """The delta at which epsilon is meant."""
+        ...
 
     @property
-    def privacy_unit(self) -> Literal["client", "example"]: ...
+    def privacy_unit(self) -> Literal["client", "example"]:
+        """Whose data are protected."""
+        ...
 
     @property
-    def neighboring_relation(self) -> Literal["add_or_remove", "replace_one", "zero_out"]: ...
+    def neighboring_relation(self) -> Literal["add_or_remove", "replace_one", "zero_out"]:
+        """The change of the data that is protected."""
+        ...
 
     def check_population(self, units: int) -> None:
         """Raises InvalidInput where delta is too large for so many units."""
         ...
 
-    def to_plain(self) -> dict[str, Any]: ...
+    def to_plain(self) -> dict[str, Any]:
+        """JSON values only; part of the study's hash."""
+        ...
 
 
 class Model(Protocol):
-    """A parametrised function as a flat float32[d] vector: block "parameters" [p] first, then "statistics" where it has any."""
+    """A parametrised function as a flat float32[d] vector.
+
+    Block "parameters" [p] comes first, then "statistics" where the model has any. What else it may declare is in `ModelTraits`.
+    """
 
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> Layout:
+        """How the vector is cut into blocks."""
+        ...
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind:
+        """What it predicts: "binary", "multiclass" or "regression"."""
+        ...
 
     @property
     def classes(self) -> int:
@@ -328,19 +367,16 @@ class Model(Protocol):
         ...
 
     def init(self, rng: np.random.Generator) -> Vector:
-        """First weights."""
+        """First weights, float32[d]."""
         ...
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
-        """Carry out each client's local training."""
+        """Carry out each client's local training; one result for each, in order."""
         ...
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
         """float32[p], the gradient of the mean loss over all rows."""
         ...
-
-    # For training that is private for single examples, a model also has `check_private()`, which raises Refused where it cannot
-    # (BatchNorm mixes the examples), and `clipped_gradient_sum(vector, data, clip_norm)`; see `core.dpsgd`.
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
         """Scores and mean loss in evaluation mode."""
@@ -350,7 +386,9 @@ class Model(Protocol):
         """Raises InvalidInput, saying where, for data whose shape, type or labels do not fit."""
         ...
 
-    def to_plain(self) -> dict[str, Any]: ...
+    def to_plain(self) -> dict[str, Any]:
+        """JSON values only; part of the study's hash."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -361,7 +399,7 @@ class AlgorithmTraits:
         model: what it trains, or None for a query.
         local: what each client does with its rows in a round, or None where that is no training.
         together: how many clients it takes in one call of `answer`.
-        parted: whether it takes the total part by part, where nothing stands between the sum and it.
+        parted: whether it takes the total part by part, where no layer stands between the sum and it.
         column: the column of the data that a query asks about, or None.
         bins: into how many bins it counts, or None for what counts nothing.
     """
@@ -379,12 +417,27 @@ class ModelTraits:
     """What a model may declare beside its protocol, with what holds where it says nothing; read by `traits`.
 
     Attributes:
-        threadsafe: whether several threads may call it at a time; then a simulation forks no process.
+        threadsafe: whether several threads may call it at the same time. A simulation then forks no process.
         together: how many clients it trains in one call of `train`.
+        check_private: raises Refused where the model cannot give the gradient of a single example (BatchNorm mixes examples).
+            None where it never can. A model that can also has `clipped_gradient_sum(vector, data, clip_norm)`; see
+            `core.training.dpsgd.ClippedSum`.
     """
 
     threadsafe: bool = False
     together: int = 1
+    check_private: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class PopulationTraits:
+    """What a `Population` may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+
+    Attributes:
+        clients: those whose data are here, as in a simulation; empty where data stay with sites.
+    """
+
+    clients: Sequence[Client] = ()
 
 
 @dataclass(frozen=True)
@@ -403,5 +456,16 @@ class SummationTraits:
 
 
 def traits(part: object, kind: type[Traits]) -> Traits:
-    """What a part declares of these traits; the default for each that it does not have."""
+    """What a part declares of these traits, with the default for each that it does not have."""
     return kind(**{field.name: getattr(part, field.name) for field in fields(kind) if hasattr(part, field.name)})
+
+
+def check_private(model: Model) -> None:
+    """Raises Refused where a model does not give the gradients of single examples, as its own `check_private` says."""
+    check = traits(model, ModelTraits).check_private
+    if check is None:
+        raise Refused(
+            f"{type(model).__name__} does not give the gradients of single examples, which DPSGD clips. "
+            f"Use a TorchModel, a JaxModel, a SklearnModel or a model of manent.models.numpy."
+        )
+    check()

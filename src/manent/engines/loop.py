@@ -211,7 +211,7 @@ class Loop:
         """Settle what was spent, and return the run; its result is written to the folder, where there is one."""
         plan, record, folder = self.setting.plan, self.record, self.record.folder
         self.spending.finish()
-        about = (plan.study, plan.statement, self.state.arrays, record.history, record.probe, record.elapsed)
+        about = (plan.declared, plan.statement, self.state.arrays, record.history, record.probe, record.elapsed)
         run = Run(*about, folder.path if folder else None, start_up=self.start_up)
         if folder and self.setting.model is not None:
             run.model.save(folder.path / "model.safetensors")

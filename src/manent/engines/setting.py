@@ -37,10 +37,10 @@ class Setting:
     metrics: tuple[str, ...] | None
     random: PrivateRandom | None = None
 
-    @cached_property
+    @property
     def hash(self) -> str:
-        """The study's hash. It is taken once, because reading a model's code takes milliseconds."""
-        return self.plan.study.hash
+        """The declared study's hash."""
+        return self.plan.hash
 
     @cached_property
     def model(self) -> Model | None:
@@ -65,7 +65,8 @@ class Setting:
         """What a resumed run must agree in, as plain data."""
         return {
             "hash": self.hash,
-            "study": self.plan.study.to_plain(),
+            "study": self.plan.declared.to_plain(),
+            "noise_multiplier": self.plan.noise_multiplier,
             "seed": self.seed,
             "conditions": to_plain(self.conditions),
             "evaluate_every": self.evaluate_every,

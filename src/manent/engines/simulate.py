@@ -102,8 +102,8 @@ def _open(folder: str | Path | None, resume: bool, setting: Setting) -> RunFolde
         return RunFolder.create(folder)
     kept, facts = RunFolder.open(folder), setting.to_plain()
     found = kept.read("study.json")
-    for name in ("hash", "seed", "conditions", "evaluate_every", "data"):
-        if found[name] != facts[name]:
+    for name in ("hash", "noise_multiplier", "seed", "conditions", "evaluate_every", "data"):
+        if found.get(name, facts[name]) != facts[name]:
             what = "study" if name == "hash" else name
             raise InvalidInput(
                 f"{folder} was begun with another {what} ({found[name]}, now {facts[name]}); resume with the same, or start anew."

@@ -66,7 +66,7 @@ class Spending:
             kept, _ = ledger.find(folder.read(RESERVATION)["reservation"])
             if (kept.data_set, kept.event) == (name, event):
                 return cls(plan, released, ledger, kept)
-        reservation = reserve(ledger, name, event, plan, plan.study.hash, random)
+        reservation = reserve(ledger, name, event, plan, plan.hash, random)
         spending = cls(plan, released, ledger, reservation)
         if folder is not None:
             try:

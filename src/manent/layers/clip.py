@@ -8,14 +8,15 @@ from typing import ClassVar, Literal, final
 
 import numpy as np
 
-from manent.core.errors import InvalidInput
-from manent.core.layers import Form, Gathering, Stage
+from manent.core import validate
+from manent.core.layers import Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
 from manent.layers.order import refuse_order
 
 Order = Literal[1, 2]
-CHUNK = 1 << 14  # numbers at a time, so that buffers stay in the cache: fresh pages cost more than the arithmetic
+CHUNK = 1 << 14
+"""How many numbers are worked on at a time. Buffers of this size stay in the cache: fresh pages cost more than the arithmetic."""
 
 
 @final
@@ -23,25 +24,33 @@ CHUNK = 1 << 14  # numbers at a time, so that buffers stay in the cache: fresh p
 class Clip:
     """Scale a client's whole vector down to a norm of at most `norm`: one norm over all its blocks together.
 
-    McMahan, Ramage, Talwar, Zhang 2018, "Learning Differentially Private Recurrent Language Models" (flat clipping). A vector
-    that holds NaN or infinity contributes zeros.
+    McMahan, Ramage, Talwar, Zhang 2018, "Learning Differentially Private Recurrent Language Models" (flat clipping).
+
+    | case | what holds |
+    |---|---|
+    | guarantee | none by itself: it is the sensitivity, `norm`, on which noise is sized |
+    | a vector within the norm | is not changed |
+    | NaN or infinity in a vector | the client sends zeros |
+    | squares beyond float64 | the vector is scaled down all the same |
 
     Attributes:
         norm: in the unit of the vector, > 0.
         order: 2 for the Euclidean norm; 1 for the sum of sizes, which Laplace noise needs.
+
+    Raises:
+        InvalidInput: for a value out of range.
     """
 
     norm: float
     order: Order = 2
-    place: ClassVar[int] = 0
+    place: ClassVar[Place] = "clip"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.norm, int | float) and math.isfinite(self.norm) and self.norm > 0):
-            raise InvalidInput(f"Clip expects a finite norm > 0; found {self.norm!r}.")
-        if self.order not in (1, 2):
-            raise InvalidInput(f"Clip expects order 1 or 2; found {self.order!r}.")
+        validate.positive("Clip", "norm", self.norm)
+        validate.one_of("Clip", "order", self.order, (1, 2))
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
+        """The stage, whose form is bounded. Raises Refused for a wrong order."""
         refuse_order("Clip", form)
         bound = float(self.norm)
         return ClipStage(Form(form.layout, l1=bound if self.order == 1 else None, l2=bound, largest=bound), self.order)
@@ -54,6 +63,7 @@ class ClipStage(Stage):
     order: Order
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
+        """[k, d], each within the norm."""
         bound = self.form.l2 or 0.0
         return together([clip(row, bound, self.order) for row in vectors], vectors.shape[1])
 
@@ -67,7 +77,7 @@ def clip(row: Array, bound: float, order: Order = 2) -> Array:
 
 
 def norm(row: Array, order: Order = 2) -> float:
-    """The norm of [d] in float64; not finite where a coordinate is not, or where squares are beyond float64."""
+    """The norm of a vector [d] in float64. It is not finite where a coordinate is not, or where squares are beyond float64."""
     total, buffer = 0.0, np.empty(min(CHUNK, len(row)))
     with np.errstate(all="ignore"):
         for start in range(0, len(row), CHUNK):
@@ -88,7 +98,7 @@ def _beyond(row: Array, bound: float, order: Order) -> Array:
 
 
 def together(rows: list[Array], size: int) -> Array:
-    """[k, d] of k vectors; without a copy for one."""
+    """[k, d] of k vectors of this size. One vector is not copied."""
     if len(rows) == 1:
         return rows[0][None]
     return np.stack(rows) if rows else np.zeros((0, size))

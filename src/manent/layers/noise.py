@@ -1,4 +1,4 @@
-"""Noise on whole numbers: drawn exactly, in one place or by many."""
+"""Noise on whole numbers: drawn exactly, by the server or by the clients."""
 
 from __future__ import annotations
 
@@ -11,58 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manent.accounting.events import DiscreteLaplace, DistributedDiscreteGaussian, Event, RoundedGaussian, Skellam
+from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
-from manent.core.layers import Form, Gathering, Stage
+from manent.core.layers import Cost, Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
 from manent.crypto.samplers.noise import STATISTICAL_DISTANCE, discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
 from manent.layers.order import refuse_order
 
 Mechanism = Literal["gaussian", "laplace"]
-Where = Literal["server", "each client", "shares"]
+Shared = Literal["discrete_gaussian", "skellam"]
 LEAST_LOCAL_STDDEV = 2.0
 """In steps of the grid: from here on, a sum of discrete Gaussians is as good as one (Kairouz, Liu, Steinke 2021, Theorem 1)."""
 _PIECE = 1 << 15
-_REACH = 16.0  # no sampler gives more than so many deviations, but for Laplace and Skellam, where it is taken ten times
-
-
-@dataclass(frozen=True)
-class NoiseStage(Stage):
-    """Noise for one sum.
-
-    Attributes:
-        event: what one release costs against those who see the total.
-        seen: what one vector costs against those who see it as it left its client, or None where nothing protects it.
-        where: who draws the noise.
-        stddev: of the noise in the total, at least, in the unit of the vector before it was made whole.
-    """
-
-    event: Event
-    seen: Event | None
-    where: Where
-    stddev: float
+_REACH = 16.0  # no sampler gives more than so many deviations; for Laplace and Skellam ten times as many are taken
 
 
 @dataclass(frozen=True)
 class _One:
-    """Noise of one law, of a scale relative to one client's norm.
+    """Noise of one law, of a scale relative to the norm bound of one client.
 
     Attributes:
-        noise_multiplier: deviation (for Laplace: scale) over the norm bound of one client; None takes it from the budget.
-        mechanism: "gaussian", rounded; or "laplace", discrete, for pure epsilon: it needs Clip(order=1).
+        noise_multiplier: deviation (for Laplace: scale) over the norm bound of one client, > 0. None takes it from the budget.
+        mechanism: "gaussian", rounded; or "laplace", discrete, for pure epsilon, which needs Clip(order=1).
+
+    Raises:
+        InvalidInput: for a value out of range.
     """
 
     noise_multiplier: float | None = None
     mechanism: Mechanism = "gaussian"
-    place: ClassVar[int] = 3
+    place: ClassVar[Place] = "noise"
 
     def __post_init__(self) -> None:
         check_multiplier(type(self).__name__, self.noise_multiplier)
-        if self.mechanism not in ("gaussian", "laplace"):
-            raise InvalidInput(f"{type(self).__name__} expects mechanism 'gaussian' or 'laplace'; found {self.mechanism!r}.")
+        validate.one_of(type(self).__name__, "mechanism", self.mechanism, ("gaussian", "laplace"))
 
     @abstractmethod
-    def enter(self, form: Form, gathering: Gathering) -> Stage: ...
+    def enter(self, form: Form, gathering: Gathering) -> Stage:
+        """The stage, sized for the norm bound of the form.
+
+        Raises:
+            Refused: for a wrong order, or a form without the bound that the noise needs.
+            InvalidInput: where neither the layer nor a budget says how much noise.
+        """
 
     def _law(self, form: Form, gathering: Gathering) -> tuple[float, Event]:
         """Deviation or scale in steps of the grid, and the event of one release."""
@@ -80,68 +72,135 @@ class _One:
 @final
 @dataclass(frozen=True)
 class CentralNoise(_One):
-    """The server adds noise to the total, once, in the step that releases it. It is trusted to, and sees what it adds it to."""
+    """The server adds noise to the total, once, in the step that releases it.
+
+    The server is trusted to add the noise, and sees what it adds the noise to.
+
+    | observer or case | what holds |
+    |---|---|
+    | other clients, the public | the noise protects; a secret sample amplifies, but one of fixed size does not for "laplace" |
+    | the server | no differential privacy |
+    | Poisson cohort | an empty one is released too, as noise alone; a minimum above 1 is Refused |
+    | no clip, or Clip(order=2) with "laplace" | Refused |
+    | the sampler of "gaussian" is not quite its law | at most d STATISTICAL_DISTANCE off, which joins delta |
+
+    Attributes:
+        noise_multiplier: deviation (for Laplace: scale) over the norm bound of one client, > 0. None takes it from the budget.
+        mechanism: "gaussian", rounded; or "laplace", discrete, for pure epsilon, which needs Clip(order=1).
+
+    Raises:
+        InvalidInput: for a value out of range.
+    """
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
+        """See `_One.enter`: Refused for a wrong order or a missing bound, InvalidInput where nothing says how much noise."""
         scale, event = self._law(form, gathering)
-        given = replace(form, noise=type(self).__name__)
-        return CentralStage(given, event, None, "server", scale * (form.grid or 1.0), scale, self.mechanism)
+        cost = Cost(event, None, "server", scale * (form.grid or 1.0))
+        return CentralStage(replace(form, noise=type(self).__name__), scale, self.mechanism, cost=cost)
 
 
 @final
 @dataclass(frozen=True)
 class LocalNoise(_One):
-    """Each client adds all the noise that protects it to its own vector: it need not trust the server."""
+    """Each client adds all the noise that protects it to its own vector. It need not trust the server.
+
+    | observer or case | what holds |
+    |---|---|
+    | the server | each vector carries its own noise; sampling does not amplify, as the server knows who was asked |
+    | other clients, the public | accounted as if a total had the noise of one vector; samples amplify as for CentralNoise |
+    | noise in a total of n | sqrt(n) times that of one vector; the stated deviation is that of one |
+    | Poisson cohort | an empty one is released too; a minimum above 1 is Refused |
+    | no clip, or Clip(order=2) with "laplace" | Refused |
+
+    Attributes:
+        noise_multiplier: deviation (for Laplace: scale) over the norm bound of one client, > 0. None takes it from the budget.
+        mechanism: "gaussian", rounded; or "laplace", discrete, for pure epsilon, which needs Clip(order=1).
+
+    Raises:
+        InvalidInput: for a value out of range.
+    """
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
+        """See `_One.enter`: Refused for a wrong order or a missing bound, InvalidInput where nothing says how much noise."""
         scale, event = self._law(form, gathering)
         given = replace(form, noise=type(self).__name__, spread=reach(scale, self.mechanism))
-        return LocalStage(given, event, event, "each client", scale * (form.grid or 1.0), scale, self.mechanism)
+        cost = Cost(event, event, "each client", scale * (form.grid or 1.0))
+        return LocalStage(given, scale, self.mechanism, cost=cost)
 
 
 @final
 @dataclass(frozen=True)
 class DistributedNoise:
-    """Each client adds a share of the noise; together the shares of those that are certain to answer make up all of it.
+    """Each client adds a share of the noise. The shares of those that are certain to answer make up all of it.
 
-    Of n that are asked, h = ceil((1 - dropout - colluders) n) are honest and answer; each adds noise of variance sigma^2 / h.
-    With fewer than h + floor(colluders n) answers nothing is released, so no noise is lost.
+    Of n clients that are asked, h = ceil((1 - dropout - colluders) n) are honest and answer. Each adds noise of variance
+    sigma^2 / h. With fewer than h + floor(colluders n) answers nothing is released, so no noise is lost.
 
     "discrete_gaussian": Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with
     Secure Aggregation". "skellam": Agarwal, Kairouz, Liu 2021, "The Skellam Mechanism for Differentially Private Federated
     Learning".
 
+    | observer or case | what holds |
+    |---|---|
+    | the server, with a summation that hides terms | protected by all shares; sampling does not amplify |
+    | the server, with Plain | no differential privacy: each vector carries one share only |
+    | other clients, the public | protected by all shares; sampling does not amplify |
+    | too few answers | nothing is released |
+    | Poisson cohort | Refused: nobody is certain to answer |
+    | a share below 2 steps of the grid | Refused: a sum of discrete Gaussians would not be as good as one |
+    | no clip | Refused |
+
     Attributes:
-        noise_multiplier: sigma over the norm bound of one client; None takes it from the budget.
-        dropout: the largest share of those asked that may not answer.
-        colluders: the largest share that may leave its noise out, or tell it to the observer.
+        mechanism: the law of one client's share.
+        noise_multiplier: sigma over the norm bound of one client, > 0. None takes it from the budget.
+        dropout: the largest share of those asked that may not answer, in [0, 1).
+        colluders: the largest share of those asked that may leave their noise out, or tell it to the observer, in [0, 1). Both
+            shares add up to less than 1.
+
+    Raises:
+        InvalidInput: for a value out of range.
     """
 
-    mechanism: Literal["discrete_gaussian", "skellam"] = "discrete_gaussian"
+    mechanism: Shared = "discrete_gaussian"
     noise_multiplier: float | None = None
     dropout: float = 0.0
     colluders: float = 0.0
-    place: ClassVar[int] = 3
+    place: ClassVar[Place] = "noise"
 
     def __post_init__(self) -> None:
         check_multiplier("DistributedNoise", self.noise_multiplier)
-        if self.mechanism not in ("discrete_gaussian", "skellam"):
-            raise InvalidInput(f"DistributedNoise expects mechanism 'discrete_gaussian' or 'skellam'; found {self.mechanism!r}.")
-        if not (0 <= self.dropout < 1 and 0 <= self.colluders < 1 and self.dropout + self.colluders < 1):
+        validate.one_of("DistributedNoise", "mechanism", self.mechanism, ("discrete_gaussian", "skellam"))
+        validate.fraction("DistributedNoise", "dropout", self.dropout, one=False)
+        validate.fraction("DistributedNoise", "colluders", self.colluders, one=False)
+        if not self.dropout + self.colluders < 1:
             raise InvalidInput(
-                f"DistributedNoise expects shares dropout and colluders in [0, 1) that add up to less than 1; "
-                f"found {self.dropout!r} and {self.colluders!r}."
+                f"DistributedNoise expects shares dropout and colluders that add up to less than 1; "
+                f"found {self.dropout!r} and {self.colluders!r}. Lower one of them."
             )
 
     def honest(self, asked: int) -> int:
-        """h: how many of those asked are certain to add their share."""
+        """h: how many of those asked are certain to add their share; at least 1."""
         return max(1, math.ceil((1 - self.dropout - self.colluders) * asked - 1e-9))
 
     def minimum(self, asked: int) -> int:
         """The fewest answers with which anything is released: h of them are honest, whoever colludes."""
         return min(asked, self.honest(asked) + math.floor(self.colluders * asked + 1e-9))
 
+    def check_cohort(self, minimum: int, sampled: bool) -> None:
+        """Raises Refused for a Poisson cohort, of which nobody is certain to answer."""
+        if sampled:
+            raise Refused(
+                "Shares of noise are sized for the clients that are certain to answer, and a Poisson cohort may be of any size. "
+                "Use Cohort(size=...) or everyone with DistributedNoise."
+            )
+
     def enter(self, form: Form, gathering: Gathering) -> Stage:
+        """The stage, with shares for the largest cohort.
+
+        Raises:
+            Refused: for a wrong order, a form without a bound, or shares that are too small for the grid.
+            InvalidInput: where neither the layer nor a budget says how much noise.
+        """
         refuse_order("DistributedNoise", form, whole=True)
         z = multiplier("DistributedNoise", self.noise_multiplier, gathering)
         norm, parties = bound(form, "DistributedNoise"), self.honest(gathering.most)
@@ -155,7 +214,8 @@ class DistributedNoise:
         l1 = min(norm * math.sqrt(form.layout.size), norm**2, form.l1 or math.inf)
         given = replace(form, noise="DistributedNoise", spread=reach(local, self.mechanism), fault=fault)
         event, alone = (self._event(local, n, norm, l1, form.layout.size) for n in (parties, 1))
-        return SharesStage(given, event, alone, "shares", z * norm * (form.grid or 1.0), local, self.mechanism, parties)
+        cost = Cost(event, alone, "shares", z * norm * (form.grid or 1.0))
+        return SharesStage(given, local, self.mechanism, parties, cost=cost)
 
     def _event(self, local: float, parties: int, l2: float, l1: float, size: int) -> Event:
         if self.mechanism == "skellam":
@@ -164,41 +224,62 @@ class DistributedNoise:
 
 
 @dataclass(frozen=True)
-class CentralStage(NoiseStage):
-    """See `CentralNoise`. `scale` is in steps of the grid."""
+class CentralStage(Stage):
+    """See `CentralNoise`.
+
+    Attributes:
+        scale: deviation (for Laplace: scale) of the noise, in steps of the grid.
+    """
 
     scale: float
     mechanism: Mechanism
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, Arrays]:
+        """int64[d], with fresh noise."""
         return total + draw(self.mechanism, self.scale, total.shape, random), state
 
 
 @dataclass(frozen=True)
-class LocalStage(NoiseStage):
-    """See `LocalNoise`. `scale` is in steps of the grid."""
+class LocalStage(Stage):
+    """See `LocalNoise`.
+
+    Attributes:
+        scale: deviation (for Laplace: scale) of the noise, in steps of the grid.
+    """
 
     scale: float
     mechanism: Mechanism
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
+        """int64[k, d], each with noise of its own. The array that is given is changed."""
         return add_noise(vectors, self.mechanism, self.scale, random)
 
 
 @dataclass(frozen=True)
-class SharesStage(NoiseStage):
-    """See `DistributedNoise`. `local` is the deviation of one share, in steps of the grid; `parties` is h."""
+class SharesStage(Stage):
+    """See `DistributedNoise`.
+
+    Attributes:
+        local: deviation of one client's share, in steps of the grid.
+        parties: h, the number of clients that are certain to add their share.
+    """
 
     local: float
-    mechanism: Literal["discrete_gaussian", "skellam"]
+    mechanism: Shared
     parties: int
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
+        """int64[k, d], each with a share of its own. The array that is given is changed."""
         return add_noise(vectors, self.mechanism, self.local, random)
 
 
 def draw(law: str, scale: float, shape: tuple[int, ...], random: PrivateRandom) -> NDArray[np.int64]:
-    """int64[shape], fresh noise; of this deviation, or for Laplace of this scale, in steps of the grid."""
+    """int64[shape]: fresh noise of this law.
+
+    Args:
+        law: a mechanism of a layer.
+        scale: its deviation, or for Laplace its scale, in steps of the grid.
+    """
     if law == "gaussian":
         return rounded_gaussian(scale, shape, random)
     if law == "laplace":
@@ -207,7 +288,7 @@ def draw(law: str, scale: float, shape: tuple[int, ...], random: PrivateRandom) 
 
 
 def add_noise(vectors: Array, law: str, scale: float, random: PrivateRandom) -> Array:
-    """Whole numbers [k, d], which are changed in place, with fresh noise: a piece at a time, which stays in the cache."""
+    """Whole numbers [k, d] with fresh noise. They are changed in place, a piece at a time, which stays in the cache."""
     flat = vectors.reshape(-1)
     for start in range(0, flat.size, _PIECE):
         part = flat[start : start + _PIECE]
@@ -216,12 +297,12 @@ def add_noise(vectors: Array, law: str, scale: float, random: PrivateRandom) -> 
 
 
 def reach(scale: float, law: str) -> float:
-    """More than any draw of the samplers can be in size."""
+    """More than the size of any draw of the samplers, in steps of the grid; see `draw`."""
     return _REACH * scale * (10 if law in ("laplace", "skellam") else 1) + 100
 
 
 def multiplier(layer: str, own: float | None, gathering: Gathering) -> float:
-    """The layer's own noise multiplier, else the budget's. Raises InvalidInput where there is neither."""
+    """The layer's own noise multiplier, or else the budget's. Raises InvalidInput where there is neither."""
     found = own if own is not None else gathering.noise_multiplier
     if found is None:
         raise InvalidInput(f"{layer} needs noise_multiplier=..., or Study(budget=Budget(...)) to derive it from.")
@@ -229,13 +310,13 @@ def multiplier(layer: str, own: float | None, gathering: Gathering) -> float:
 
 
 def bound(form: Form, layer: str) -> float:
-    """The Euclidean norm bound. Raises Refused where nothing bounds a client's vector."""
+    """The bound on the Euclidean norm of a client's vector, in steps of the grid. Raises Refused where there is none."""
     if form.l2 is None:
         raise Refused(f"Nothing bounds a client's vector before {layer}. Put Clip(norm) or AdaptiveClip() first.")
     return form.l2
 
 
 def check_multiplier(layer: str, value: float | None) -> None:
-    """Raises InvalidInput for a noise multiplier that is none."""
-    if value is not None and (isinstance(value, bool) or not (math.isfinite(value) and value > 0)):
-        raise InvalidInput(f"{layer} expects a finite noise_multiplier > 0, or None; found {value!r}.")
+    """Raises InvalidInput unless a noise multiplier is None or a finite number above zero."""
+    if value is not None:
+        validate.positive(layer, "noise_multiplier", value, ", or None to derive it from the budget")

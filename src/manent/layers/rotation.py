@@ -1,4 +1,4 @@
-"""The blockwise randomised Hadamard rotation: orthonormal, public, and cheap."""
+"""The blockwise randomised Hadamard rotation. It is orthonormal, public and cheap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from manent.core.randomness import repeatable
 from manent.core.vectors import Array
 
 LARGEST = 4096
-"""Coordinates of a block: a power of two. Within a block a vector's energy is spread evenly over the coordinates."""
+"""Most coordinates of a block; a power of two. Within a block a vector's energy is spread evenly over the coordinates."""
 
 
 @lru_cache(maxsize=8)
@@ -28,17 +28,17 @@ def _signs(size: int) -> Array:
 
 
 def block(size: int) -> int:
-    """Size of a block for vectors of this size."""
+    """Size of a block for vectors of this size; a power of two."""
     return min(1 << max(size - 1, 0).bit_length(), LARGEST)
 
 
 def padded(size: int) -> int:
-    """Size of a vector after `rotate`: whole blocks."""
+    """Size of a vector after `rotate`: that of whole blocks."""
     return -(-size // block(size)) * block(size)
 
 
 def rotate(vectors: Array) -> Array:
-    """[k, d] to [k, padded(d)], of equal norms up to rounding: signs, then a Hadamard transform of each block."""
+    """[k, d] to float64[k, padded(d)]: public signs, then a Hadamard transform of each block. Norms stay, up to rounding."""
     size = padded(vectors.shape[1])
     wide = np.zeros((len(vectors), size))
     wide[:, : vectors.shape[1]] = vectors
@@ -46,7 +46,7 @@ def rotate(vectors: Array) -> Array:
 
 
 def unrotate(total: Array, size: int) -> Array:
-    """The [size] vector of which this [padded(size)] is the rotation."""
+    """The vector [size] of which `total`, [padded(size)], is the rotation."""
     back: Array = (_transform(total[None]) * _signs(len(total)))[0, :size]
     return back
 

@@ -1,4 +1,4 @@
-"""What private training (DP-SGD) costs one example: every client draws its own batches, in secret, and noises every step."""
+"""What private training (DP-SGD) costs one example: every client draws its batches in secret, and adds noise to every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from manent.accounting import example_event, example_noise
 from manent.core.errors import Refused
-from manent.core.protocols import SumSpec
+from manent.core.protocols import AlgorithmTraits, SumSpec, traits
 from manent.core.study import Study
 from manent.core.training import LocalSGD
 from manent.core.training.dpsgd import ASSUMPTION, DPSGD
@@ -19,13 +19,13 @@ WHY = "Every step of every client is noised before anything leaves it, and batch
 
 
 def declared(study: Study) -> DPSGD | None:
-    """The study's DPSGD, or None."""
-    found = getattr(getattr(study.algorithm, "local", None), "privacy", None)
-    return found if isinstance(found, DPSGD) else None
+    """What the study declares of private training, or None."""
+    local = traits(study.algorithm, AlgorithmTraits).local
+    return None if local is None else local.privacy
 
 
 def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tuple[Study, Privacy | None]:
-    """The study with its noise, and what it guarantees to one example; None where some of what is released has no noise.
+    """The study with its noise, and what it guarantees to one example. The latter is None where a sum is released without noise.
 
     Raises:
         Refused: under a budget, where the declared noise is too little, or something is released without noise.
@@ -66,7 +66,7 @@ def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tu
 
 
 def examples_each(local: LocalSGD) -> int:
-    """How many examples a client has, or is taken to have: what is declared of it, as the true number is private."""
+    """How many examples a client has, or is taken to have. It is what is declared, as the true number is private."""
     privacy, batch = local.privacy, local.batch_size or 1
     if privacy is None:
         return 1

@@ -7,21 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import Refused
-from manent.core.layers import Form, Gathering, Layer, Stage
-from manent.core.protocols import SumSpec
+from manent.core.layers import PLACES, Form, Gathering, Layer, LayerTraits, Place, Stage
+from manent.core.protocols import SumSpec, traits
 from manent.core.randomness import PrivateRandom
 from manent.core.sums import Number
 from manent.core.vectors import Array, Arrays, Block, Entry, Layout
-from manent.layers.adaptive import AdaptiveClip
-from manent.layers.clip import Clip
-from manent.layers.correlated import CorrelatedNoise, CorrelatedStage
 from manent.layers.discretize import Discretize
 from manent.layers.fixed import FixedPoint
-from manent.layers.noise import NoiseStage
 from manent.layers.order import ORDER
-
-Clips = Clip | AdaptiveClip
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Stack:
 
     Attributes:
         given: the layout of the algorithm's vectors.
-        names: of the layers, in order, with those that were inserted.
+        names: of the layers, in order, those that were inserted among them.
         stages: the layers, resolved.
         clips: whether a client's vector is bounded, so that one that is not finite contributes zeros.
     """
@@ -52,37 +47,50 @@ class Stack:
 
     @property
     def dtype(self) -> Number:
-        """Of the numbers that are summed."""
+        """Type of the numbers that are summed."""
         return np.float64 if self.form.grid is None else np.int64
 
     @property
-    def noise(self) -> NoiseStage | None:
-        """The stage that makes the sum private, or None."""
-        return next((stage for stage in self.stages if isinstance(stage, NoiseStage)), None)
+    def noise(self) -> Stage | None:
+        """The stage that makes the sum private, which has a `cost`; or None."""
+        return next((stage for stage in self.stages if stage.cost is not None), None)
 
     def init(self) -> dict[str, Array]:
-        """The server's first state of all stages."""
+        """The server's first state of all stages, by name."""
         return self._named([stage.init() for stage in self.stages])
 
     def sends(self, state: Arrays) -> dict[str, Array]:
-        """What clients need of it, float32 by name; it goes with the assignment."""
+        """What clients need of the state, float32 by name. It goes with the assignment."""
         parts = zip(self.stages, self._parts(state), strict=True)
         return self._named([stage.sends(part) for stage, part in parts])
 
     def memory(self, head: str = "") -> Layout | None:
-        """What a client keeps of all stages between rounds, its names behind `head`; or None."""
+        """What a client keeps of all stages between rounds, or None.
+
+        Args:
+            head: put before every name of the layout.
+        """
         kept = [(f"{head}layer.{i}.", layout) for i, stage in enumerate(self.stages) if (layout := stage.memory()) is not None]
         return Layout(tuple(_under(block, own) for own, layout in kept for block in layout.blocks)) if kept else None
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
-        """Clients' vectors [k, d] as they are summed; `sent` may hold other arrays too."""
+        """Clients' vectors [k, d] as they are summed, [k, d'].
+
+        Args:
+            sent: what `sends` gave; it may hold other arrays too.
+
+        Raises ManentError where a stage has memory: call `remember` there.
+        """
         for stage, part in zip(self.stages, self._parts(sent), strict=True):
             vectors = stage.client(vectors, part, random)
         return vectors
 
     def remember(self, vectors: Array, memory: Array, sent: Arrays, random: PrivateRandom) -> tuple[Array, Array]:
-        """`client` where a stage has memory: it also takes what the clients have kept, [k, m], and gives what each is to keep if
-        its vector is in the released sum: as before, where that would not be finite."""
+        """`client` where a stage has memory. It also takes what the clients have kept, float32[k, m].
+
+        Returns the vectors as they are summed, and what each client is to keep, float32[k, m], if its vector is in the released
+        sum. A client whose memory would not be finite keeps what it had.
+        """
         kept, at = [], 0
         for stage, part in zip(self.stages, self._parts(sent), strict=True):
             layout = stage.memory()
@@ -92,22 +100,27 @@ class Stack:
             at += size
         with np.errstate(over="ignore"):
             row = np.concatenate(kept, axis=1, dtype=np.float32, casting="same_kind")
-        # One broken vector must not silence a client for ever: what is not finite is not kept.
+        # One broken vector must not silence a client for ever, so what is not finite is not kept.
         return vectors, np.where(np.isfinite(row).all(axis=1, keepdims=True), row, memory)
 
     def server(self, total: Array, state: Arrays, random: PrivateRandom) -> tuple[Array, dict[str, Array]]:
-        """The total as the algorithm knows it, float64[d], and the next state. To be called once for a sum, in the step that
-        releases it: it draws the server's noise."""
+        """The total [d'] as the algorithm knows it, float64[d], and the next state.
+
+        It draws the server's noise: call it once for a sum, in the step that releases it.
+        """
         parts = self._parts(state)
         for index in range(len(self.stages) - 1, -1, -1):
             total, parts[index] = self.stages[index].server(total, parts[index], random)
         return total, self._named(parts)
 
     def check_round(self, state: Arrays, round: int) -> None:
-        """Raises Refused where this round's sum would break what the noise is sized for; see `CorrelatedStage`."""
+        """Raises Refused where the sum of this round (from 1) would break what the noise is sized for."""
         for stage, part in zip(self.stages, self._parts(state), strict=True):
-            if isinstance(stage, CorrelatedStage):
-                stage.check_round(part, round)
+            stage.check_round(part, round)
+
+    def not_covered(self) -> tuple[str, ...]:
+        """Lines for the statement: what the stages leave open."""
+        return tuple(line for stage in self.stages for line in stage.not_covered())
 
     def _named(self, parts: Sequence[Arrays]) -> dict[str, Array]:
         return {f"layer.{i}.{name}": array for i, part in enumerate(parts) for name, array in part.items()}
@@ -118,17 +131,23 @@ class Stack:
 
 
 def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: bool = False) -> Stack:
-    """The stack of one kind of sum; with `trial`, to account for a noise multiplier, whether it can run with that or not.
+    """The stack of one kind of sum.
 
-    Raises Refused for a wrong order (with the right one), a sum that cannot be clipped, and whole numbers that could overflow.
+    Args:
+        trial: to learn what a noise multiplier costs, whether the stack can run with that much noise or not.
+
+    Raises:
+        Refused: for a wrong order (the right one is told), a sum that cannot be clipped, or whole numbers that could overflow.
+        InvalidInput: for a layer of an unknown place, or noise that neither a layer nor a budget sizes.
     """
     ordered = _with_grid(layers, gathering.whole)
+    declared = [declared_by(layer) for layer in ordered]
     _check_order(ordered)
-    clips = any(isinstance(layer, Clips) for layer in ordered)
+    clips = any(own.place == "clip" for own in declared)
     if clips:
         _check_scalable(spec)
-    own = next((z for layer in ordered if (z := getattr(layer, "noise_multiplier", None)) is not None), None)
-    gathering = gathering if own is None else replace(gathering, noise_multiplier=own)
+    z = next((own.noise_multiplier for own in declared if own.noise_multiplier is not None), None)
+    gathering = gathering if z is None else replace(gathering, noise_multiplier=z)
     form, stages = Form(spec.layout), []
     for layer in ordered:
         stages.append(layer.enter(form, gathering))
@@ -142,46 +161,61 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
     return Stack(spec.layout, names, tuple(stages), clips)
 
 
+def declared_by(layer: Layer) -> LayerTraits:
+    """What a layer declares beside `enter`. Raises InvalidInput for a place that is none."""
+    found = traits(layer, LayerTraits)
+    if found.place is not None:
+        validate.one_of(type(layer).__name__, "place", found.place, PLACES)
+    return found
+
+
+def noise_layer(layers: Sequence[Layer]) -> Layer | None:
+    """The layer that makes sums private, or None."""
+    return next((layer for layer in layers if declared_by(layer).place == "noise"), None)
+
+
 def _under(block: Block, head: str) -> Block:
     """The block with a head before every name."""
     entries = tuple(Entry(head + entry.name, entry.shape) for entry in block.entries)
     return replace(block, name=head + block.name, entries=entries)
 
 
-def _place(layer: Layer) -> int | None:
-    place: int | None = getattr(layer, "place", None)
-    return place
-
-
 def _with_grid(layers: Sequence[Layer], whole: bool) -> list[Layer]:
-    """Noise acts on whole numbers, and some summations add nothing else: what is missing for that is put there."""
-    places = [_place(layer) for layer in layers]
-    if 2 in places:
+    """The layers with what makes numbers whole, where that is missing: noise needs it, and so do some summations."""
+    places = [declared_by(layer).place for layer in layers]
+    if "grid" in places:
         return list(layers)
-    if 3 in places:
-        at = places.index(3)
+    if "noise" in places:
+        at = places.index("noise")
         return [*layers[:at], Discretize(), *layers[at:]]
     return [*layers, FixedPoint()] if whole else list(layers)
 
 
 def _check_order(layers: Sequence[Layer]) -> None:
-    known = [(place, type(layer).__name__) for layer in layers if (place := _place(layer)) is not None]
+    """Raises Refused for layers in a wrong order, two for one place, and layers that do not go together."""
+    declared = [(declared_by(layer), type(layer).__name__) for layer in layers]
+    known: list[tuple[Place, str]] = [(own.place, name) for own, name in declared if own.place is not None]
     names = [name for _, name in known]
-    right = [name for _, name in sorted(known, key=lambda item: item[0])]
+    right = [name for _, name in sorted(known, key=lambda item: PLACES.index(item[0]))]
     if names != right:
         raise Refused(f"The layers stand in a wrong order. Expected {', '.join(right)}; found {', '.join(names)}.")
     places = [place for place, _ in known]
-    twice = next((name for place, name in known if places.count(place) > 1 and place in (0, 2, 3)), None)
+    twice = next((name for place, name in known if places.count(place) > 1 and place != "compression"), None)
     if twice is not None:
         raise Refused(f"{twice} is one of two layers for the same place; keep one. The order is: {ORDER}.")
-    if any(isinstance(layer, AdaptiveClip) for layer in layers) and any(isinstance(layer, CorrelatedNoise) for layer in layers):
-        raise Refused("AdaptiveClip shares out the noise of independent rounds, which CorrelatedNoise is not. Use Clip(norm).")
-    if 3 in places and _place(layers[-1]) != 3:
-        raise Refused(f"{type(layers[-1]).__name__} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
+    alone = next((name for own, name in declared if own.needs_independent_rounds), None)
+    correlated = next((name for own, name in declared if own.correlates_rounds), None)
+    if alone is not None and correlated is not None:
+        raise Refused(f"{alone} shares out the noise of independent rounds, which {correlated} is not. Use Clip(norm).")
+    if "noise" in places and declared[-1][0].place != "noise":
+        raise Refused(f"{declared[-1][1]} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
 
 
 def _check_scalable(spec: SumSpec) -> None:
-    """Everything that the server applies must lie inside the one norm, and mean the same when it is scaled down."""
+    """Raises Refused for a sum that cannot be clipped.
+
+    Everything that the server applies must lie inside the one norm, and mean the same when it is scaled down.
+    """
     if spec.divisor is not None:
         raise Refused(
             f"The sum {spec.name!r} is divided by its block {spec.divisor!r}, so weights leave the clients unclipped and the "
@@ -197,7 +231,7 @@ def _check_scalable(spec: SumSpec) -> None:
 
 
 def _check_overflow(form: Form, gathering: Gathering) -> None:
-    """Raises Refused unless n times the largest number a client can send, its noise included, fits into int64 with room."""
+    """Raises Refused unless a sum of the largest numbers that clients can send, their noise included, is well within int64."""
     if form.grid is None or form.largest is None:
         return
     most = gathering.most * (form.largest + form.spread)

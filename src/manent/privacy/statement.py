@@ -8,12 +8,18 @@ from typing import Any
 from manent.core.canonical import to_plain
 
 HIGH = 20.0
-"""From here on an epsilon is a formality: it allows what nobody would call protection."""
+"""An epsilon above this is a formality: nobody would call what it allows protection."""
 
 
 @dataclass(frozen=True)
 class SumLine:
-    """One kind of sum: its name, how often it is formed, and the size of each block of a client's vector."""
+    """One kind of sum.
+
+    Attributes:
+        purpose: for people, what is summed.
+        every: the sum is formed once in so many rounds.
+        blocks: name and size of each block of a client's vector, as it is summed.
+    """
 
     name: str
     purpose: str
@@ -22,6 +28,7 @@ class SumLine:
 
     @property
     def size(self) -> int:
+        """How many numbers a client sends."""
         return sum(size for _, size in self.blocks)
 
 
@@ -30,10 +37,12 @@ class Observer:
     """Someone who looks, what they see, and the differential privacy that holds against them.
 
     Attributes:
+        name: "server", "clients" (each other client) or "public".
+        sees: in words, what they see.
         epsilon, delta: the guarantee, or None where there is none.
-        accountant: who computed it.
-        assumptions: what it takes for granted.
-        why: what it rests on, or why there is none.
+        accountant: who computed the guarantee, with its version.
+        assumptions: what the guarantee takes for granted.
+        why: what the guarantee rests on, or why there is none.
     """
 
     name: str
@@ -50,8 +59,12 @@ class Protection:
     """The differential privacy of a study: whose data it protects, against which change, by how much noise.
 
     Attributes:
+        privacy_unit: whose data: "client" or "example".
+        neighboring_relation: which change of the data.
+        noise_multiplier: the noise, relative to the sensitivity.
+        noise_stddev: by the name of a sum, the noise in its total, at least, in the unit of its vectors (of the clip norm, for
+            AdaptiveClip).
         releases: how many sums are released, at most.
-        noise_stddev: of each sum's total, at least, in the unit of its vectors (of the clip norm, for AdaptiveClip).
         divisor: what the totals are divided by; public.
     """
 
@@ -65,13 +78,22 @@ class Protection:
 
 @dataclass(frozen=True)
 class Statement:
-    """What `check` found out about a study. `str()` is the form for people, `to_plain()` the one for programs.
+    """What `check` found out about a study. `str()` gives the form for people, `to_plain()` the one for programs.
 
     Attributes:
-        summing: what the summation rests on.
-        granted: what is taken for granted beside what observers' guarantees rest on, as of who takes part.
-        epsilon_is: what the epsilons are about: "of the study", or of one that is deployed, where this is a simulation; "none"
-            where no epsilon holds.
+        study: hash of the study as it was declared, in hexadecimal.
+        clients: how many there are.
+        rounds: how many there are.
+        cohort: in words, who takes part in each sum.
+        summation: its name.
+        layers: their names, in order.
+        sums: every kind of sum.
+        observers: who sees what, and which guarantee holds against them.
+        not_covered: what no guarantee covers.
+        protection: the differential privacy, or None where there is none.
+        epsilon_is: what the epsilons are about: "of the study"; "if deployed", for a simulation; or "none", where none holds.
+        summing: what the protection of the summation rests on.
+        granted: what is taken for granted beside the assumptions of the observers' guarantees, such as who takes part.
     """
 
     study: str
@@ -89,18 +111,18 @@ class Statement:
     granted: tuple[str, ...] = ()
 
     def deployed(self, granted: str) -> Statement:
-        """The statement of a study in a federation, with what is taken for granted of who takes part in it."""
+        """The statement of a study in a federation, with what is taken for granted about who takes part."""
         return replace(self, granted=(*self.granted, granted))
 
     def simulated(self) -> Statement:
-        """The statement of a run on one machine: its epsilons would hold if the study were deployed."""
+        """The statement of a run on one machine, whose epsilons would hold if the study were deployed."""
         if self.protection is None:
             return self
         note = "This is a simulation: one machine holds all data, and cohorts follow from a seed, which is no secret."
         return replace(self, epsilon_is="if deployed", not_covered=(*self.not_covered, note))
 
     def without_epsilon(self, reason: str) -> Statement:
-        """The statement where something happened under which no epsilon holds."""
+        """The statement of a run in which no epsilon holds, for a reason that is given in words."""
         observers = tuple(replace(o, epsilon=None, delta=None, accountant="", assumptions=(), why=reason) for o in self.observers)
         return replace(self, observers=observers, epsilon_is="none", not_covered=(reason, *self.not_covered))
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Examples
+from manent.core.protocols import check_private
 from manent.core.training import LocalSGD, LocalTraining, descend_privately
-from manent.core.training.dpsgd import DPSGD, LARGEST_BATCH, check_model, clip_factors, private_gradient
+from manent.core.training.dpsgd import DPSGD, LARGEST_BATCH, clip_factors, private_gradient
 
 PRIVATE = DPSGD(1.0, 1.0, sampling_probability=0.1)
 
@@ -167,4 +168,4 @@ def test_penalty_prox_and_shift_are_added_after_the_noise():
 
 def test_a_model_without_gradients_of_examples_is_refused():
     with pytest.raises(Refused, match="object does not give the gradients of single examples"):
-        check_model(object())
+        check_private(object())

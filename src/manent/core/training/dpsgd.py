@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +176,6 @@ def needed(draws: PrivateDraws | None) -> PrivateDraws:
     return draws
 
 
-@runtime_checkable
 class PrivateModel(Protocol):
     """What a `Model` has besides, for training that keeps single examples private."""
 
@@ -187,13 +186,3 @@ class PrivateModel(Protocol):
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
         """The sum of clipped gradients, and the sum of losses. See `ClippedSum`."""
         ...
-
-
-def check_model(model: object) -> None:
-    """Raises Refused where a model cannot be trained privately: it is no `PrivateModel`, or its own `check_private` refuses."""
-    if not isinstance(model, PrivateModel):
-        raise Refused(
-            f"{type(model).__name__} does not give the gradients of single examples, which DPSGD clips. "
-            f"Use a TorchModel, a JaxModel, a SklearnModel or a model of manent.models.numpy."
-        )
-    model.check_private()
