@@ -38,7 +38,7 @@ def join(
 
     [dim]manent join manent-join-1.AbC... --data load.py:load --name karolinska[/]
     """
-    from manent.network.logs import log_json
+    from manent.app.logs import log_json
     from manent.network.site.agent import Agent
     from manent.network.site.joining import join_patiently, open_site, quick_policy
     from manent.network.site.state import POLICY

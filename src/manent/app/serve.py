@@ -73,7 +73,7 @@ def serve(
     manent serve study.py --consortium 9f86d0...
     manent serve --database postgresql://manent@db/manent --blobs s3://manent-blobs[/]
     """
-    from manent.network.logs import log_json
+    from manent.app.logs import log_json
     from manent.network.server.rounds import Settings
     from manent.network.server.serving import Address, prepare
     from manent.network.server.serving import serve as run

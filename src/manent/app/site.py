@@ -84,7 +84,7 @@ def run(data: Data, folder: Folder = HERE) -> None:
 
     [dim]manent site run --data load.py:load[/]
     """
-    from manent.network.logs import log_json
+    from manent.app.logs import log_json
     from manent.network.site.agent import Agent
     from manent.network.site.state import POLICY
     from manent.network.trust.policy import Policy

@@ -279,8 +279,8 @@ class Federation:
         process = self.processes[number]
         process.lives += 1
         random = self._random("server", number, process.lives)
-        of = (self.store, self.folder / "server", self.identity, (URL,), self.settings)
-        process.service = Service.build(*of, clock=self.clock, random=random)
+        of = (self.store, self.folder / "server", self.identity, (URL,))
+        process.service = Service(*of, settings=self.settings, clock=self.clock, random=random)
         process.transport = httpx.ASGITransport(application(process.service))
         self.stage.loop.create_task(self._serve(number, process.service))
 

@@ -18,14 +18,15 @@ from typing import Any
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, ManentError
 from manent.core.examples import Client
-from manent.core.protocols import Algorithm, Assignment, ClientContext
+from manent.core.protocols import Algorithm, AlgorithmTraits, Assignment, ClientContext, traits
 from manent.core.study import Study
 from manent.core.vectors import Array
 from manent.crypto.random import SystemRandom
 from manent.crypto.samplers.gradients import ExactDraws
 from manent.network.sandbox import handover
 from manent.network.wire import frames
-from manent.rounds.declared import DeclaredModel, rebuild
+from manent.network.wire.models import declared_model
+from manent.rounds.declared import rebuild
 
 MODULE = "study_file"
 """The module name of a study file everywhere, as a study's hash names the classes in it."""
@@ -45,7 +46,7 @@ def serve(commands: int, answers: int, data: int) -> None:
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is told
         frames.write(answers, {"error": _told(error)}, {})
         return
-    frames.write(answers, {"model": type(getattr(algorithm, "model", None)).__name__}, {})
+    frames.write(answers, {"model": type(traits(algorithm, AlgorithmTraits).model).__name__}, {})
     while (frame := frames.read(commands)) is not None:
         try:
             head, arrays = _answer(algorithm, client, frame)
@@ -60,19 +61,19 @@ def _algorithm(document: Mapping[str, Any], folder: Path) -> Algorithm:
     Of the code's own study nothing else counts: rounds, algorithm and training are what the site has read and decided about.
     """
     study = rebuild(document)
-    algorithm: Any = study.algorithm
     own = getattr(handover.execute(folder / ENTRY, MODULE), "study", None)
     if not isinstance(own, Study):
         raise InvalidInput(f"{ENTRY} must define 'study', a Study; found a {type(own).__name__}.")
-    declared = getattr(algorithm, "model", None)
-    if not isinstance(declared, DeclaredModel):
+    declared = declared_model(study)
+    if declared is None:
         return study.algorithm
-    model = getattr(own.algorithm, "model", None)
+    model = traits(own.algorithm, AlgorithmTraits).model
     if canonical(to_plain(model)) != canonical(to_plain(declared)):
         raise InvalidInput(
             f"The model in {ENTRY} is not the one that the study declares: its code, layout or settings differ. "
             f"Send the code that the study was made from, under the same versions."
         )
+    algorithm: Any = study.algorithm
     made: Algorithm = replace(algorithm, model=model)
     return made
 

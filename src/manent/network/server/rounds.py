@@ -26,7 +26,7 @@ from manent.network.server.rosters import Rosters
 from manent.network.server.states import State, assignment_of, first_state, result_of
 from manent.network.server.sweeping import named
 from manent.network.trust.journal import note
-from manent.network.wire.sums import AnyCall, ServerParty, asked, draw_asked, make_call, read_call
+from manent.network.wire.sums import AnyCall, ServerParty, asked, draw_asked, hidden, make_call, read_call
 from manent.privacy.check import Plan
 from manent.storage.arrays import array_pieces, decode_arrays
 from manent.storage.blobs import Blobs, Parts
@@ -194,7 +194,7 @@ class Rounds:
         roster = self.rosters.roster(transaction, record.roster)
         about = (record.name, record.index, record.round, record.attempt, record.count)
         call = make_call(plan, *about, roster, bytes.fromhex(record.assignment), beacon)
-        phase = "advertise" if hasattr(call.terms, "threshold") else "upload"
+        phase = "advertise" if hidden(plan) else "upload"
         put(transaction, replace(record, call=call.body.hex(), phase=phase, closes=self._closes(phase), opened=self.clock()))
 
     def _closes(self, phase: str) -> float:

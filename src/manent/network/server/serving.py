@@ -19,7 +19,6 @@ import uvicorn
 
 from manent.core.errors import InvalidInput
 from manent.core.study import Study
-from manent.network.researcher import first_vector
 from manent.network.server import documents
 from manent.network.server.documents import StudyRecord, history_log
 from manent.network.server.http.app import application
@@ -32,6 +31,7 @@ from manent.network.trust.identity import Identity, create_file
 from manent.network.trust.join import JoinToken
 from manent.network.trust.tls import self_signed
 from manent.network.wire.bundle import Bundle
+from manent.network.wire.models import first_vector
 from manent.storage import open_store
 
 log = logging.getLogger("manent.server")
@@ -87,7 +87,7 @@ def prepare(
     certificate, key, pin = _tls(folder, address, given)
     store = open_store(database or folder / STORE)
     consortium = settle(store, consortium)
-    service = Service.build(store, folder, identity, (address.url,), settings, consortium, bucket=bucket)
+    service = Service(store, folder, identity, (address.url,), settings=settings, consortium=consortium, bucket=bucket)
     token = _token(folder, address.url, pin, consortium)
     service.rosters.invite(token, invited)
     return Prepared(service, token, address, certificate, key)

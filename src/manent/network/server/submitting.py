@@ -13,7 +13,8 @@ from manent.network.server.rounds import Rounds
 from manent.network.server.states import first_state
 from manent.network.trust.journal import note
 from manent.network.wire.bundle import Bundle
-from manent.rounds.declared import DeclaredModel, rebuild
+from manent.network.wire.models import declared_model
+from manent.rounds.declared import rebuild
 from manent.storage.arrays import decode_arrays
 
 log = logging.getLogger("manent.server")
@@ -32,7 +33,7 @@ def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, init
     """
     bundle.verify()
     study, plan = rebuild(bundle.study), plan_of(bundle, needed)
-    if isinstance(getattr(study.algorithm, "model", None), DeclaredModel) and not initial:
+    if declared_model(study) is not None and not initial:
         raise InvalidInput("This model's code does not run on the server; send its first vector with the study.")
     if initial:
         first_state(plan, seed, decode_arrays(initial).get("model"))

@@ -18,7 +18,7 @@ from manent.network.site.machine import Machine
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import Children, Trainer, taking_part
-from manent.network.site.work import SumWork
+from manent.network.site.work import Accepted, SumWork
 from manent.network.trust.identity import replace_file
 from manent.network.trust.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.trust.roster import SignedRoster
@@ -328,18 +328,8 @@ class Agent:
         if known is None:
             raise InvalidInput(f"Sum {id} belongs to no study that this site knows.")
         plan, bundle = self.plan(known), self.state.bundle(known.hash)
-        return SumWork(
-            self.state,
-            self.connection,
-            known,
-            plan,
-            lambda: self._trainer(bundle, plan),
-            self._client(bundle).name,
-            self.roster,
-            self.account,
-            self.machine.random(),
-            self._computing,
-        )
+        study = Accepted(known, plan, lambda: self._trainer(bundle, plan), self._client(bundle).name)
+        return SumWork(self.state, self.connection, study, self.account, self.roster, self.machine.random(), self._computing)
 
     def _decline(self, id: str, known: Known) -> None:
         """Leave a sum of a study in which the site takes no part, so that nobody waits for it."""

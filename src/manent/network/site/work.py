@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -36,12 +36,30 @@ from manent.summation.secagg import Roster
 log = logging.getLogger("manent.site")
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """A study that the site has accepted, and what answers its sums.
+
+    Attributes:
+        known: what the site has noted of the study.
+        plan: the site's own.
+        trainer: gives what computes the contribution; called only when a sum needs a vector.
+        client: the name by which the study's repeatable randomness knows the site's data.
+    """
+
+    known: Known
+    plan: Plan
+    trainer: Callable[[], Trainer]
+    client: str
+
+
 class SumWork:
-    """Takes part in one sum, from its call to its end; what a dead process began is gone on with.
+    """Takes part in one sum of a study, from its call to its end. After a crash it resumes from the site's log.
 
     Args:
-        client: the name by which the study's repeatable randomness knows the site's data.
-        account: where what the study costs is set aside before data are touched, and spent with the release.
+        account: the study's cost is set aside here before data are touched, and spent with the release.
+        roster: the verified roster of a number; raises NotAuthorized for one that is not taken any more.
+        random: source of the client's noise and masks; never seeded outside tests.
         computing: held while a sum is computed, so that the site computes one at a time.
     """
 
@@ -49,18 +67,15 @@ class SumWork:
         self,
         state: SiteState,
         connection: Connection,
-        known: Known,
-        plan: Plan,
-        trainer: Callable[[], Trainer],
-        client: str,
-        roster: Callable[[int], Roster],
+        study: Accepted,
         account: Account,
+        roster: Callable[[int], Roster],
         random: PrivateRandom,
         computing: threading.Lock,
     ) -> None:
-        self.state, self.connection, self.known, self.plan = state, connection, known, plan
-        self.trainer, self.client, self.roster, self.account, self.random = trainer, client, roster, account, random
-        self.computing = computing
+        self.state, self.connection, self.account, self.roster = state, connection, account, roster
+        self.known, self.plan, self.trainer, self.client = study.known, study.plan, study.trainer, study.client
+        self.random, self.computing = random, computing
 
     def run(self, id: str) -> None:
         """Raises Away where the server cannot be reached: to be run again then."""

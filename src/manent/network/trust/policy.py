@@ -22,6 +22,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from manent.accounting import Event, Ledger, without_sampling
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
+from manent.core.protocols import AlgorithmTraits, traits
 from manent.core.study import Cohort, Study
 from manent.network.trust.rules import (
     EXAMPLE,
@@ -35,8 +36,9 @@ from manent.network.trust.rules import (
     check_hash,
 )
 from manent.network.wire.bundle import Bundle
+from manent.network.wire.models import declared_model
 from manent.privacy import Plan, resolve
-from manent.rounds.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.rounds.declared import Sites, rebuild, schema_of
 from manent.rounds.strict import options, read, shown
 from manent.summation import SecAgg
 
@@ -408,7 +410,7 @@ def _size(policy: Policy, study: Study, sites: Sites) -> list[Refusal]:
         found.append(Refusal("privacy.epsilon", f"epsilon of at most {most:g}", size, cure))
     if study.rounds > rule.rounds:
         found.append(Refusal("limits.rounds", f"at most {rule.rounds:,} rounds", f"{study.rounds:,}", "Run fewer rounds."))
-    model = getattr(algorithm, "model", None)
+    model = traits(algorithm, AlgorithmTraits).model
     parameters, memory = 0 if model is None else model.layout.size, algorithm.memory(sites.public)
     if parameters * 4 > rule.model_mb * MEGABYTE:
         size = f"{parameters * 4 / MEGABYTE:,.7g} MB"
@@ -423,8 +425,8 @@ def _size(policy: Policy, study: Study, sites: Sites) -> list[Refusal]:
 
 
 def _with_code(study: Study, bundle: Bundle) -> list[Refusal]:
-    model = getattr(study.algorithm, "model", None)
-    if not isinstance(model, DeclaredModel) or bundle.code:
+    model = declared_model(study)
+    if model is None or bundle.code:
         return []
     kind = shown(model.document["type"])
     return [Refusal("study", f"the code of its model, a {kind}", "no file in the bundle", "Send study.py with it.")]

@@ -61,14 +61,12 @@ class Bundle:
     signature: str = ""
 
     def __post_init__(self) -> None:
-        content = {name: getattr(self, name) for name in _PARTS}
-        check_depth(content, "The bundle")
-        # A copy, so that nothing that is changed later is in what was checked, hashed and signed.
-        for name, value in json.loads(_text(content)).items():
+        check_depth(self._content, "The bundle")
+        # A copy: what the caller changes later must not change what was checked, hashed and signed.
+        for name, value in json.loads(_text(self._content)).items():
             object.__setattr__(self, name, tuple(value) if name == "requirements" else value)
         _check_content(self)
-        for name, length in (("researcher", 64), ("signature", 128)):
-            found = getattr(self, name)
+        for name, found, length in (("researcher", self.researcher, 64), ("signature", self.signature, 128)):
             if found and not re.fullmatch(f"[0-9a-f]{{{length}}}", found):
                 raise InvalidInput(f"A bundle's {name} is {length} hexadecimal digits; found {shown(found)}.")
         if bool(self.researcher) != bool(self.signature):
@@ -142,7 +140,14 @@ class Bundle:
 
     @property
     def _content(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _PARTS}
+        """What is hashed and signed: all but the signature."""
+        return {
+            "study": self.study,
+            "schema": self.schema,
+            "data": self.data,
+            "code": self.code,
+            "requirements": self.requirements,
+        }
 
     @property
     def _signed(self) -> bytes:
@@ -150,9 +155,9 @@ class Bundle:
 
 
 def _check_content(bundle: Bundle) -> None:
-    for name in ("study", "schema", "code"):
-        if not isinstance(getattr(bundle, name), Mapping):
-            raise InvalidInput(f"A bundle's {name} is a table; found {shown(getattr(bundle, name))}.")
+    for name, found in (("study", bundle.study), ("schema", bundle.schema), ("code", bundle.code)):
+        if not isinstance(found, Mapping):
+            raise InvalidInput(f"A bundle's {name} is a table; found {shown(found)}.")
     if not isinstance(bundle.data, str) or not _DATA.fullmatch(bundle.data):
         raise InvalidInput(f"A data set's name is 1 to 200 letters, digits or . _ : @ -; found {shown(bundle.data)}.")
     for pin in bundle.requirements:
@@ -234,7 +239,7 @@ def difference(old: Bundle | None, new: Bundle) -> str:
 
 
 def _changed_settings(part: str, old: Bundle | None, new: Bundle) -> list[str]:
-    before, after = ({} if bundle is None else dict(_settings({part: getattr(bundle, part)})) for bundle in (old, new))
+    before, after = ({} if bundle is None else dict(_settings({part: bundle._content[part]})) for bundle in (old, new))
     lines = []
     for name in sorted({*before, *after}, key=_by_number):
         if before.get(name) != after.get(name):

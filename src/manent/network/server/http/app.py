@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized
 from manent.network.server import documents
-from manent.network.server.admission import THREADS, Admitted, Busy, come_again
 from manent.network.server.http import persons, sites
+from manent.network.server.http.admission import THREADS, Admitted, Busy, come_again
 from manent.network.server.http.description import TEXT, WHOLE, YES, describe, described, table
 from manent.network.server.http.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.http.requests import answer, failure
+from manent.network.server.http.waiting import Pulse
 from manent.network.server.service import Service
 
 
@@ -63,15 +64,15 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, elsewhere)
     app.add_exception_handler(Busy, busy)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    pulse = Pulse()
+    service.watch(pulse)
     app.include_router(persons.routes(service))
     app.include_router(persons.study_routes(service))
     metrics = Metrics(service)
-    app.add_middleware(Admitted, room=service.pulse.room)
+    app.add_middleware(Admitted, room=pulse.room)
     app.add_middleware(Measured, metrics=metrics)
-    app.include_router(sites.routes(service))
-    app.include_router(sites.study_routes(service))
-    app.include_router(sites.sum_routes(service))
-    app.include_router(sites.upload_routes(service))
+    for routes in (sites.routes, sites.study_routes, sites.sum_routes, sites.upload_routes):
+        app.include_router(routes(service, pulse))
 
     @app.get("/health", **described("The process answers", answer=table({"status": TEXT})))
     async def health() -> Response:
@@ -85,9 +86,9 @@ def application(service: Service) -> FastAPI:
             with service.store.snapshot() as view:
                 return documents.pulse(view)
 
-        pulse = await run_in_threadpool(look)
-        fit = not service.failed and not service.pulse.draining
-        return answer({"ready": fit, "pulse": pulse, "reason": service.failed}, 200 if fit else 503)
+        found = await run_in_threadpool(look)
+        fit = not service.failed and not pulse.draining
+        return answer({"ready": fit, "pulse": found, "reason": service.failed}, 200 if fit else 503)
 
     @app.get("/metrics", **described("For Prometheus", kind=CONTENT_TYPE))
     async def prometheus() -> Response:

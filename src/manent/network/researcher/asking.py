@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
-from manent.core.randomness import repeatable
 from manent.core.study import Study
 from manent.crypto import SigningKey
 from manent.network.trust.identity import from_hex
@@ -21,19 +20,10 @@ from manent.network.trust.join import check_url
 from manent.network.trust.tls import pinned_context
 from manent.network.wire import protocol
 from manent.network.wire.bundle import Bundle
-from manent.rounds.declared import DeclaredModel, rebuild
-from manent.storage.arrays import encode_arrays
+from manent.network.wire.models import first_vector
 
 MOST_ANSWER = 64 << 20
 """Bytes of an answer that is held in memory, at most; a result goes to the disk instead."""
-
-
-def first_vector(study: Study, bundle: Bundle, seed: int) -> bytes:
-    """The model's first vector, safetensors with "model", where the server does not run the code that draws it; or nothing."""
-    if not isinstance(getattr(rebuild(bundle.study).algorithm, "model", None), DeclaredModel):
-        return b""
-    model = study.algorithm.model  # type: ignore[attr-defined]
-    return encode_arrays({"model": model.init(repeatable(seed, "init"))})
 
 
 class Researcher:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from manent.network.server.admission import Room, Turn
+from manent.network.server.http.admission import Room, Turn
 
 Found = TypeVar("Found")
 
