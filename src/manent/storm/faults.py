@@ -8,6 +8,19 @@ from typing import Any, Self
 import numpy as np
 
 from manent.core.errors import InvalidInput
+from manent.core.validate import fraction, is_number, not_negative
+
+
+def check_span(owner: str, name: str, span: tuple[float, float], *, zero: bool = True) -> None:
+    """Raises InvalidInput unless the value is a pair (minimum, maximum) of finite seconds in that order.
+
+    Args:
+        zero: whether the minimum may be zero.
+    """
+    sound = isinstance(span, tuple) and len(span) == 2 and all(map(is_number, span)) and 0 <= span[0] <= span[1]
+    if not (sound and (zero or span[0] > 0)):
+        first = "0 <= minimum" if zero else "0 < minimum"
+        raise InvalidInput(f"{owner} expects {name} = (minimum, maximum), {first} <= maximum; found {span!r}.")
 
 
 @dataclass(frozen=True)
@@ -45,16 +58,18 @@ class Faults:
     until: float = 60.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                if len(value) != 2 or not 0 <= value[0] <= value[1] < float("inf"):
-                    raise InvalidInput(f"Faults expects {field.name} = (least, most), 0 <= least <= most; found {value!r}.")
-            elif field.name == "until":
-                if not 0 <= value < float("inf"):
-                    raise InvalidInput(f"Faults expects until >= 0 and finite; found {value!r}.")
-            elif not 0 <= value <= 1:
-                raise InvalidInput(f"Faults expects {field.name} to be a probability; found {value!r}. Give 0 to 1.")
+        fraction("Faults", "drop", self.drop)
+        fraction("Faults", "duplicate", self.duplicate)
+        fraction("Faults", "lost_response", self.lost_response)
+        fraction("Faults", "outage", self.outage)
+        fraction("Faults", "crash", self.crash)
+        fraction("Faults", "crash_for_good", self.crash_for_good)
+        fraction("Faults", "torn", self.torn)
+        fraction("Faults", "unsynced", self.unsynced)
+        check_span("Faults", "delay", self.delay)
+        check_span("Faults", "outage_for", self.outage_for)
+        check_span("Faults", "restart_after", self.restart_after)
+        not_negative("Faults", "until", self.until)
 
     @classmethod
     def none(cls) -> Self:

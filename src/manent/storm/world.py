@@ -17,7 +17,7 @@ from manent.core.parties import Envelope, Party, Step
 from manent.core.randomness import repeatable
 from manent.storm import trace
 from manent.storm.disk import Disk
-from manent.storm.faults import Faults
+from manent.storm.faults import Faults, check_span
 from manent.storm.trace import Event
 
 STRAGGLING = 4  # exponent of the delays' law: half of the envelopes take under a sixteenth of the longest delay
@@ -98,8 +98,7 @@ class World:
         if len(set(names)) < len(names):
             raise InvalidInput(f"A world expects actors of different names; found {', '.join(names)}. Rename some.")
         for actor in actors:
-            if not 0 < actor.wake[0] <= actor.wake[1]:
-                raise InvalidInput(f"Actor {actor.name!r} expects wake = (least, most), 0 < least <= most; found {actor.wake}.")
+            check_span(f"Actor {actor.name!r}", "wake", actor.wake, zero=False)
         self.now = 0.0
         self.trace: list[Event] = []
         self.sent: list[Envelope] = []

@@ -35,6 +35,7 @@ from manent.network.trust.policy import (
     on_mains,
 )
 from manent.network.wire.bundle import Bundle
+from manent.rounds.declared import Sites
 from manent.storage import MemoryStore
 from tests.rounds.test_declared import paths
 
@@ -448,7 +449,7 @@ def test_whatever_the_numbers_are_there_is_an_answer(study, data):
 def test_the_plan_is_the_sites_own():
     decision = TABLE["what the policy asks for"].decide()
     plan = decision.plan
-    assert plan.statement == mn.privacy.resolve(NOISY, mn.network.declared.Sites(tuple(ROSTER), SCHEMA)).statement
+    assert plan.statement == mn.privacy.resolve(NOISY, Sites(tuple(ROSTER), SCHEMA)).statement
     assert plan.statement.study == NOISY.hash
     assert plan.statement.clients == 12
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, NotAuthorized
+from manent.core.validate import is_count
 from manent.crypto import SigningKey
 from manent.crypto import verify as signature_holds
 from manent.crypto.digest import digest
@@ -210,7 +211,7 @@ class RosterBook:
             raise InvalidInput(
                 f"This book is signed with {self.signer}; the key given is {key.public.hex()}. Name the other file."
             )
-        if not 1 <= days <= 3650:
+        if not (is_count(days) and days <= 3650):
             raise InvalidInput(f"A roster is valid for 1 to 3650 days; found {days}.")
         signed = SignedRoster.sign(key, self.number + 1, int(now), int(now) + days * DAY, self.entries)
         # The book first: where this is interrupted, a number is left out rather than used twice.

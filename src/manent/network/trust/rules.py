@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import time
 from typing import Literal
 
 from manent.accounting import Budget
 from manent.core.errors import InvalidInput
+from manent.core.validate import count, fraction, positive
 from manent.rounds.strict import shown
 
 Isolation = Literal["required", "preferred"]
@@ -54,9 +55,12 @@ class CohortRule:
     survivors: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.survivors <= self.minimum:
+        count("A policy", "cohort.minimum", self.minimum)
+        count("A policy", "cohort.survivors", self.survivors)
+        if self.survivors > self.minimum:
             raise InvalidInput(
-                f"A policy expects 1 <= cohort.survivors <= cohort.minimum; found {self.survivors} and {self.minimum}."
+                f"A policy expects cohort.survivors <= cohort.minimum; found {self.survivors} and {self.minimum}. Lower the "
+                f"first, or raise the second."
             )
 
 
@@ -79,8 +83,7 @@ class SummationRule:
     def __post_init__(self) -> None:
         if not self.allowed:
             raise InvalidInput("summation.allowed names no summation, so no study fits. Name 'SecAgg', or 'Plain'.")
-        if not 0 <= self.corrupt < 1:
-            raise InvalidInput(f"A policy expects 0 <= summation.corrupt < 1; found {self.corrupt}.")
+        fraction("A policy", "summation.corrupt", self.corrupt, one=False)
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,15 @@ class PrivacyRule:
     against: tuple[Observed, ...] = ()
 
     def __post_init__(self) -> None:
-        rest = {name: getattr(self, name) for name in ("epsilon", "delta", "unit", "against")}
+        rest = {"epsilon": self.epsilon, "delta": self.delta, "unit": self.unit, "against": self.against}
         for name, value in rest.items():
             if self.required and value in (None, ()):
                 raise InvalidInput(f"A policy with privacy.required = true lacks privacy.{name}; add it.")
             if not self.required and value not in (None, ()):
                 raise InvalidInput(f"privacy.{name} says nothing where privacy.required = false. Set that to true, or remove it.")
-        if self.required and not ((self.epsilon or 0) > 0 and 0 < (self.delta or 0) < 1):
-            raise InvalidInput(
-                f"A policy expects privacy.epsilon > 0 and 0 < privacy.delta < 1; found {self.epsilon} and {self.delta}."
-            )
+        if self.required:
+            positive("A policy", "privacy.epsilon", self.epsilon)
+            fraction("A policy", "privacy.delta", self.delta, zero=False, one=False)
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,10 @@ class LimitRule:
     rounds: int
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if not getattr(self, f.name) > 0:
-                raise InvalidInput(f"A policy expects limits.{f.name} > 0; found {getattr(self, f.name)}.")
+        positive("A policy", "limits.model_mb", self.model_mb)
+        positive("A policy", "limits.memory_mb", self.memory_mb)
+        positive("A policy", "limits.seconds", self.seconds)
+        count("A policy", "limits.rounds", self.rounds)
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,8 @@ class WorkRule:
             raise InvalidInput(f"work.hours names no span, so no study fits. Write [{WHOLE_DAY!r}] for the whole day.")
         for span in self.hours:
             _span(span)
-        if self.load is not None and not self.load > 0:
-            raise InvalidInput(f"A policy expects work.load > 0, or none; found {self.load}.")
+        if self.load is not None:
+            positive("A policy", "work.load", self.load, ", or leave it out")
 
     def now(self, at: time) -> bool:
         """Whether a local time is within the hours."""
