@@ -87,11 +87,11 @@ class Service:
         self._stopping = False
 
     def verifier(self) -> Verifier:
-        """Takes requests that members of the newest roster have signed."""
+        """Verifies requests that members of the newest roster have signed."""
         return Verifier(self._member, self.rounds.together, clock=self.clock)
 
     def newcomers(self) -> Verifier:
-        """Takes requests that are signed by the key that they name: it proves that who joins holds it."""
+        """Verifies requests that are signed by the key they name. That proves that whoever joins holds the key."""
         return Verifier(_named, self.rounds.together, clock=self.clock)
 
     def _member(self, keyid: str) -> bytes | None:
@@ -99,17 +99,19 @@ class Service:
             return bytes.fromhex(keyid) if keyid in self.rosters.members(view) else None
 
     def statement(self, study: StudyRecord) -> Statement:
-        """A study's statement, with what is trusted here about who takes part. Raises InvalidInput while it has none."""
+        """A study's statement, which also says who is trusted here about who takes part. Raises InvalidInput while the study has
+        no plan.
+        """
         signer = self.rosters.signer.hex()
         granted = trusted(signer, signer == self.identity.public_hex)
         return self.rounds.plans.plan(study).statement.deployed(granted)
 
     def look(self) -> None:
-        """Something may have changed: look at it soon."""
+        """Have the ticking thread look for due steps soon, as something may have changed."""
         self._work.set()
 
     def run(self) -> None:
-        """Keep studies moving until `stop`."""
+        """Keep studies moving until `stop`. An error ends neither the thread nor the process: `failed` says what it was."""
         swept, sweeper = -math.inf, Sweeper(self.store, self.blobs, self.rounds.parties)
         while not self._stopping:
             self._work.wait(TICK)
@@ -120,7 +122,7 @@ class Service:
                     swept = time.monotonic()
                     sweeper.sweep(swept)
                 self.failed, self.ticked = "", self.clock()
-            except Exception as error:  # the thread goes on: whatever it is may pass, and health tells of it meanwhile
+            except Exception as error:  # it may pass: the thread goes on, and the health check reports the error
                 self.failed = f"{type(error).__name__}: {error}"
                 log.exception("a step failed")
                 time.sleep(1.0)

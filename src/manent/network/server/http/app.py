@@ -23,27 +23,27 @@ from manent.network.server.service import Service
 
 
 async def unfit(request: Request, error: Exception) -> Response:
-    """A parameter that is not as it is described."""
+    """The answer to a parameter that is not as described."""
     found = error.errors() if isinstance(error, RequestValidationError) else ()
     told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
     return failure(request, InvalidInput(f"This request does not fit: {told}."[:1000]))
 
 
 async def elsewhere(request: Request, error: Exception) -> Response:
-    """A path or method that there is none of."""
+    """The answer to an unknown path or method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     known = dict(getattr(error, "headers", None) or {})
     return answer({"error": f"{status}: {request.method[:20]} has nothing here."}, status, known)
 
 
 async def busy(request: Request, error: Exception) -> Response:
-    """What there is no room for."""
+    """The answer if there is no room for a request."""
     return come_again()
 
 
 @asynccontextmanager
 async def few_threads(app: FastAPI) -> AsyncIterator[None]:
-    """Bounds the threads in which requests wait for the store and the disk."""
+    """Limit the threads in which requests wait for the store and the disk."""
     current_default_thread_limiter().total_tokens = THREADS
     yield
 
@@ -53,9 +53,10 @@ def application(service: Service) -> FastAPI:
     app = FastAPI(title="manent", version="1", docs_url=None, redoc_url=None, lifespan=few_threads)
 
     async def failed(request: Request, error: Exception) -> Response:
+        """The answer to a request that is refused. What is not authorised goes to the audit log."""
         if isinstance(error, NotAuthorized):
             address = "address:" + (request.client.host if request.client else "unknown")
-            actor = getattr(request.state, "actor", address)  # who it is, where that was found before the request was refused
+            actor = getattr(request.state, "actor", address)  # the site or person, if known by then
             await run_in_threadpool(service.refusals.note, actor, f"{request.method} {request.url.path}"[:300], str(error))
         return failure(request, error)
 

@@ -1,4 +1,6 @@
-"""What people ask of the server, by bearer token: to submit studies, and how they stand; each study by who may see it."""
+"""What people ask of the server, with a bearer token: to submit studies, and how they stand. Each study is shown to those who may
+see it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ DECISIONS = {"type": "object", "additionalProperties": said.table({"accepted": Y
 
 
 async def person(request: Request, service: Service) -> Person:
-    """Whose token the request has. Raises NotAuthorized for none, or one that does not hold."""
+    """The person whose token the request has. Raises NotAuthorized without a token, and for one that is unknown, wrong or
+    revoked.
+    """
     protocol.check_version(request.headers.get(protocol.HEADER))
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer":
@@ -55,7 +59,10 @@ async def person(request: Request, service: Service) -> Person:
 
 
 async def study_for(request: Request, service: Service, hash: str, action: Action) -> StudyRecord:
-    """A study that the person may look at in this way. Whoever may not see it is not told whether it exists."""
+    """A study that the person may use in this way.
+
+    Raises NotAuthorized otherwise. Whoever may not see a study is not told whether it exists.
+    """
     who = await person(request, service)
     with service.store.snapshot() as view:
         found = study_of(view, hash)
@@ -67,7 +74,7 @@ async def study_for(request: Request, service: Service, hash: str, action: Actio
 
 
 def routes(service: Service) -> APIRouter:
-    """The routes of people."""
+    """The routes of people that belong to no single study."""
     router = APIRouter(prefix="/v1")
 
     @router.get("/studies", **described("The studies that the person may see", PERSON, STUDIES))
@@ -95,7 +102,7 @@ def routes(service: Service) -> APIRouter:
 
 
 def study_routes(service: Service) -> APIRouter:
-    """The routes of people, of one study."""
+    """The routes of people for one study."""
     router = APIRouter(prefix="/v1")
 
     standing = said.table({**STUDY, "decisions": DECISIONS}, sum=SUM)

@@ -1,4 +1,4 @@
-"""What sites ask of the server. Every request is signed; every id is looked at together with who asks."""
+"""What sites ask of the server. Every request is signed, and every id is checked against who asks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def routes(service: Service, pulse: Pulse) -> APIRouter:
 
     @router.post("/join", **described("Join, with an invitation", SITE, told.table({"member": YES}), joins))
     async def join(request: Request) -> Response:
-        found = await signed(request, newcomers, service.origins, once=False)  # repeating it changes nothing
+        found = await signed(request, newcomers, service.origins, once=False)  # to repeat it changes nothing
         name, secret = texts(found.body, "name", "secret")
         on = await run_in_threadpool(service.rosters.join, secret, name, found.key, service.clock())
         service.look()
@@ -83,7 +83,7 @@ def routes(service: Service, pulse: Pulse) -> APIRouter:
 
 
 def study_routes(service: Service, pulse: Pulse) -> APIRouter:
-    """The routes of one study."""
+    """The routes of sites for one study."""
     router, verifier = APIRouter(prefix="/v1/studies/{hash}"), service.verifier()
 
     async def asked(request: Request, hash: str) -> tuple[Asked, StudyRecord]:
@@ -104,7 +104,7 @@ def study_routes(service: Service, pulse: Pulse) -> APIRouter:
         accepted, reason = values.get("accepted"), values.get("reason", "")
         if not isinstance(accepted, bool) or not isinstance(reason, str):
             raise InvalidInput("A decision has accepted, true or false, and a reason, text.")
-        # It is looked at with the next tick: of thousands, each on its own would be a look at all.
+        # The next tick looks at it: to look at once, for each of thousands, would read all of them each time.
         await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason)
         return answer({})
 
@@ -130,7 +130,12 @@ async def member(request: Request, id: str, service: Service, verifier: Verifier
 async def member_sends(
     request: Request, id: str, service: Service, room: Room, verifier: Verifier, most: int
 ) -> AsyncIterator[tuple[str, Spool]]:
-    """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
+    """Who sends to a sum, and the body on disk. A body is read only if it comes from a member of the cohort.
+
+    Raises:
+        NotAuthorized: for anyone else.
+        Busy: if there is no room for a large body.
+    """
     found = await headed(request, verifier, service.origins)
     await run_in_threadpool(messages.check_member, service, id, found.keyid)
     if told_size(request) > protocol.SMALL:
@@ -140,12 +145,12 @@ async def member_sends(
 
 
 def sum_routes(service: Service, pulse: Pulse) -> APIRouter:
-    """The routes of one sum."""
+    """The routes of sites for one sum."""
     router, verifier, anyone = APIRouter(prefix=SUMS), service.verifier(), service.newcomers()
 
     @router.get("", **described("How a sum stands", SITE, SUM))
     async def about(request: Request, id: SumId) -> Response:
-        # Also a site that has left the roster since hears how a sum ended to which it sent its vector.
+        # A site that has left the roster since still hears how a sum ended to which it sent its vector.
         key = (await member(request, id, service, anyone, once=False)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
@@ -211,7 +216,7 @@ def upload_routes(service: Service, pulse: Pulse) -> APIRouter:
 async def polled(
     service: Service, pulse: Pulse, look: Callable[[], Awaitable[bytes | None]], wait: float, kind: str = protocol.OCTETS
 ) -> Response:
-    """What a look finds within so many seconds; where it was not waited for, when to ask again."""
+    """What a look finds within so many seconds. If the poll could not be held that long, the answer says when to ask again."""
     clock, wait = asyncio.get_running_loop().time, min(wait, protocol.LONGEST_WAIT)
     began = clock()
     found = await pulse.until(look, wait)
@@ -222,26 +227,26 @@ async def polled(
 
 
 def later(seconds: int) -> Response:
-    """Nothing yet, and after how many seconds to ask again; until then the connection is closed, and takes no memory."""
+    """Nothing yet, and in how many seconds to ask again. Until then the connection is closed, and takes no memory."""
     response = octets(None)
     response.headers.update({"Retry-After": str(seconds), "Connection": "close"})
     return response
 
 
 def count_sites(service: Service) -> int:
-    """On the newest roster."""
+    """How many sites are on the newest roster."""
     with service.store.snapshot() as view:
         return len(service.rosters.members(view))
 
 
 def upload_id(service: Service, id: str, key: str) -> str:
-    """Of a site's upload in the present attempt."""
+    """The name of a site's upload in the present attempt."""
     with service.store.snapshot() as view:
         return service.rounds.record(view, id).upload(key)
 
 
 def tasks_of(service: Service, key: str) -> bytes:
-    """Studies that a site should know of, and open sums that ask it."""
+    """The studies that a site should know of, and the open sums that ask it, as canonical JSON."""
     with service.store.snapshot() as view:
         studies = [study for study in documents.studies(view) if study.phase != "gathering"]
         return canonical(
@@ -272,9 +277,9 @@ def _told(view: Snapshot, study: StudyRecord, key: str) -> dict[str, Any]:
 
 
 def sum_of_site(service: Service, id: str, key: str) -> dict[str, Any]:
-    """What a site is told of a sum beside the messages of its party.
+    """What a site is told of a sum, beside the messages of its party.
 
-    How many are in the sum is left out where noise hides it.
+    How many are in the sum is left out if noise hides that number.
     """
     with service.store.snapshot() as view:
         record = service.rounds.record(view, id)
@@ -298,6 +303,7 @@ def sum_of_site(service: Service, id: str, key: str) -> dict[str, Any]:
 
 
 def known_study(service: Service, hash: str) -> StudyRecord:
+    """A study by its hash. Raises InvalidInput for an unknown one."""
     with service.store.snapshot() as view:
         found = study_of(view, hash)
     if found is None:
@@ -318,7 +324,7 @@ def table(body: bytes) -> dict[str, Any]:
 
 
 def texts(body: bytes, *names: str) -> list[str]:
-    """Text members of a JSON object. Raises InvalidInput where one is missing, or no text."""
+    """Text members of a JSON object. Raises InvalidInput if one is missing or is no text."""
     found = table(body)
     for name in names:
         if not isinstance(found.get(name), str):
