@@ -467,7 +467,7 @@ def test_a_bomb_is_not_unpacked(stage):
     stage.lying.packed = True
     stage.lying.lies["GET /v1/tasks"] = lambda body: gzip.compress(bytes(50 << 20))
     stage.submit(small(rounds=1))
-    stage.hears("a site unpacks nothing")
+    stage.hears("a site decompresses nothing")
     stage.lying.packed = False
     stage.lying.lies.clear()
     stage.until(lambda: stage.world.study(stage.hash).over)
