@@ -1,7 +1,7 @@
-"""The inner process of a study's code, after `confine` has shut it in: the study's model trains, and vectors go out.
+"""The inner process of a study's code, after `confine` has confined it: the study's model trains, and vectors go out.
 
-Everything in here may be altered by that code, this module too: nothing that it says is believed by the site but numbers that fit
-the shape which the site's own plan gives them.
+The study's code may alter everything in this process, this module too. So the site believes nothing that it says, except numbers
+that fit the shape in the site's own plan.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ MOST_TOLD = 2000
 
 
 def serve(commands: int, answers: int, data: int) -> None:
-    """Prepare the study that the first frame names, then answer the others, one by one, until there are no more."""
+    """Prepare the study that the first frame names, then answer the frames that follow, until there are no more.
+
+    Args:
+        commands, answers, data: descriptors to read requests from, to write answers to, and to read the client's data from.
+    """
     first = frames.read(commands)
     if first is None:
         return
@@ -43,7 +47,7 @@ def serve(commands: int, answers: int, data: int) -> None:
         client = handover.read(data)
         algorithm = _algorithm(first.head["study"], Path.cwd())
         algorithm.check(client)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is told
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is reported
         frames.write(answers, {"error": _told(error)}, {})
         return
     frames.write(answers, {"model": type(traits(algorithm, AlgorithmTraits).model).__name__}, {})
@@ -56,9 +60,10 @@ def serve(commands: int, answers: int, data: int) -> None:
 
 
 def _algorithm(document: Mapping[str, Any], folder: Path) -> Algorithm:
-    """The study's algorithm with the model of its code, which must be the model that was declared.
+    """The study's algorithm with the model of the study's code, which must be the declared one.
 
-    Of the code's own study nothing else counts: rounds, algorithm and training are what the site has read and decided about.
+    Nothing else of the code's own study counts: rounds, algorithm and training are those that the site has read and decided
+    about.
     """
     study = rebuild(document)
     own = getattr(handover.execute(folder / ENTRY, MODULE), "study", None)
@@ -91,7 +96,7 @@ def _answer(algorithm: Algorithm, client: Client, frame: frames.Frame) -> tuple[
 
 
 def _told(error: BaseException) -> str:
-    """What a person needs to mend it: what was raised, and where in the study's code."""
+    """What a person needs to fix it: what was raised, and where in the study's code."""
     folder = os.getcwd()
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(f"{folder}/")]
     where = f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""

@@ -1,4 +1,4 @@
-"""The sections of a site's policy: what each may say, checked as it is read."""
+"""The sections of a site's policy. Each checks its values as it is read, and raises InvalidInput for one that does not fit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class CodeRule:
     """Which code of a study's own may run here.
 
     Attributes:
-        rule: "none": studies of built-in models alone; "listed": also those whose `Bundle.code_hash` is in `hashes`;
-            "reviewed": each study, with code or without, was approved by hand.
-        isolation: of the process in which it runs: "required", or "preferred" where the system may not be able to.
+        rule: "none": only studies of built-in models; "listed": also those whose `Bundle.code_hash` is in `hashes`; "reviewed":
+            every study, with code or without, must be approved by hand.
+        isolation: of the process in which that code runs: "required"; or "preferred" if the system may not be able to.
+        hashes: of the code that is allowed by "listed"; 64 hexadecimal digits each.
     """
 
     rule: Literal["none", "listed", "reviewed"]
@@ -44,11 +45,11 @@ class CodeRule:
 
 @dataclass(frozen=True)
 class CohortRule:
-    """How many stand beside this site.
+    """How many others must stand beside this site.
 
     Attributes:
-        minimum: the fewest sites that are asked for each sum.
-        survivors: the fewest answers with which a sum may be released.
+        minimum: the fewest sites that are asked for each sum; at least 1.
+        survivors: the fewest answers with which a sum may be released; 1 to `minimum`.
     """
 
     minimum: int
@@ -69,10 +70,10 @@ class SummationRule:
     """How sums may be formed.
 
     Attributes:
-        allowed: "SecAgg", where the server sees totals alone; "Plain", where it sees this site's vector.
-        adversary: of SecAgg, at least: "active", a server that lies; "curious", one that looks.
-        corrupt: the share of the cohort that may collude with the server, at least.
-        post_quantum: whether recorded traffic must stay secret from later computers.
+        allowed: "SecAgg", in which the server sees only totals; "Plain", in which it sees this site's vector.
+        adversary: what SecAgg must withstand: "active", a server that lies; or at least "curious", a server that looks.
+        corrupt: the share of the cohort that may collude with the server, at least; 0 or more, and below 1.
+        post_quantum: whether recorded traffic must stay secret from later quantum computers.
     """
 
     allowed: tuple[Literal["SecAgg", "Plain"], ...]
@@ -91,10 +92,11 @@ class PrivacyRule:
     """The differential privacy that each study must have.
 
     Attributes:
-        required: whether it must; the rest is given if and only if it is.
-        epsilon, delta: at most, of one study.
-        unit: "client" protects all data of a site together; "example" single examples, which "client" does as well.
-        against: observers against whom it must hold.
+        required: whether it must have any. The other fields are given if, and only if, it must.
+        epsilon: the most that one study may have; positive.
+        delta: the most that one study may have; above 0, and below 1.
+        unit: "client" protects all data of a site together; "example" protects single examples, which "client" does as well.
+        against: the observers against whom it must hold.
     """
 
     required: bool
@@ -120,7 +122,7 @@ class DataRule:
     """A data set that studies may name.
 
     Attributes:
-        budget: what all studies on it together may spend; None, without an account, where no privacy is required.
+        budget: what all studies on it together may spend. None if no privacy is required: then there is no account.
     """
 
     budget: Budget | None = None
@@ -128,13 +130,13 @@ class DataRule:
 
 @dataclass(frozen=True)
 class LimitRule:
-    """The largest study.
+    """The largest study that is accepted. All limits are positive.
 
     Attributes:
-        model_mb: of its model, at 4 bytes a parameter; a megabyte is 10^6 bytes.
-        memory_mb: of its code, and of what the site itself must hold for one sum.
-        seconds: for which its code may compute one answer.
-        rounds: how many it may have.
+        model_mb: size of its model, at 4 bytes a parameter; a megabyte is 10^6 bytes.
+        memory_mb: memory for its code, and for what the site itself must hold for one sum.
+        seconds: time in which its code must compute one answer.
+        rounds: how many rounds it may have.
     """
 
     model_mb: float
@@ -155,8 +157,8 @@ class WorkRule:
 
     Attributes:
         hours: spans of local time, such as "20:00-06:00"; "00:00-24:00" is the whole day.
-        mains_power: whether only on mains power.
-        load: largest load average of the last minute, for each processor; None asks for none.
+        mains_power: whether it works only on mains power.
+        load: the highest load average of the last minute, for each processor, at which it works; None for any.
     """
 
     hours: tuple[str, ...]
@@ -178,7 +180,7 @@ class WorkRule:
 
 
 def _span(text: str) -> tuple[int, int]:
-    """First minute of the day, and the one after the last."""
+    """The first minute of a span, and the minute after its last, counted from midnight."""
     found = _HOURS.fullmatch(text)
     if text == WHOLE_DAY:
         return 0, 24 * 60
@@ -193,7 +195,7 @@ def _within(minute: int, first: int, end: int) -> bool:
 
 
 def check_hash(where: str, found: str) -> None:
-    """Raises InvalidInput unless the text is a hash or a public key of 32 bytes."""
+    """Raises InvalidInput unless the text is 64 hexadecimal digits in lower case, as a hash or a public key."""
     if not _HASH.fullmatch(found):
         raise InvalidInput(f"{where} expects 64 hexadecimal digits in small letters; found {shown(found)}.")
 
