@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from manent.crypto import SigningKey, SystemRandom
 from manent.network.site.connection import Away, Connection, pause
 from manent.network.site.spending import Account
 from manent.network.site.state import Known, SiteState
-from manent.network.site.work import SumWork
+from manent.network.site.work import Accepted, SumWork
 from manent.network.trust.identity import Identity
 from manent.network.trust.join import JoinToken
 from manent.network.trust.receipts import Receipts
@@ -167,18 +168,9 @@ class Many:
             return
         size = plan.sums[next(iter(plan.sums))].layout.size
         trainer = Drawn(size, self.first + number)
-        SumWork(
-            state,
-            connection,
-            done,
-            plan,
-            lambda: trainer,
-            state.identity.name,
-            lambda roster: self._roster(connection, roster),
-            Free(),
-            SystemRandom(),
-            self.drawing,
-        ).run(id)
+        study = Accepted(done, plan, lambda: trainer, state.identity.name)
+        roster = partial(self._roster, connection)
+        SumWork(state, connection, study, Free(), roster, SystemRandom(), self.drawing).run(id)
 
     def _plan(self, connection: Connection, told: dict[str, Any]) -> tuple[Known, Plan]:
         with self.lock:

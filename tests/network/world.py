@@ -69,8 +69,8 @@ class World:
         return self.service
 
     def process(self, random: PrivateRandom | None = None) -> Service:
-        where = (self.store, self.folder / "srv", self.server, (URL,), self.settings)
-        return Service.build(*where, clock=lambda: self.now, random=random)
+        where = (self.store, self.folder / "srv", self.server, (URL,))
+        return Service(*where, settings=self.settings, clock=lambda: self.now, random=random)
 
     @property
     def rounds(self):

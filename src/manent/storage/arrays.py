@@ -1,4 +1,4 @@
-"""Named arrays as safetensors, a piece at a time: neither end holds more than the arrays themselves.
+"""Named arrays as safetensors, a piece at a time, so that neither end holds more than the arrays themselves.
 
 The format is that of https://github.com/huggingface/safetensors: `u64 n ‖ JSON of n bytes ‖ data`, least significant byte first,
 data without gaps. What is read may come from anybody.
@@ -35,7 +35,7 @@ _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
 def array_pieces(arrays: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
-    """The bytes of named arrays, in pieces; an array that lies in memory as it is sent is not copied.
+    """The bytes of named arrays, in pieces. An array that lies in memory as it is sent is not copied.
 
     Raises InvalidInput for arrays of anything but numbers and truth values.
     """
@@ -58,7 +58,7 @@ def array_pieces(arrays: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
 
 
 def encode_arrays(arrays: Mapping[str, Array]) -> bytes:
-    """Named arrays at once."""
+    """The bytes of named arrays at once. Raises InvalidInput as `array_pieces`."""
     return b"".join(array_pieces(arrays))
 
 
@@ -118,17 +118,19 @@ def _no_arrays(reason: str) -> InvalidInput:
 
 
 class _Source:
-    """Bytes off chunks."""
+    """Takes bytes from chunks."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks, self._left = iter(chunks), memoryview(b"")
 
     def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
         found = bytearray(count)
         self.fill(memoryview(found))
         return bytes(found)
 
     def fill(self, room: memoryview) -> None:
+        """Fill memory with the next bytes."""
         while room:
             if not self._left:
                 following = next(self._chunks, None)

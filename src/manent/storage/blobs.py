@@ -22,22 +22,22 @@ Chunk = TypeVar("Chunk", bytes, bytes | memoryview)
 
 
 class Place(Protocol):
-    """Where blobs lie. Names were checked by the caller; trouble with the disk or the network raises ProtocolAbort."""
+    """Where blobs lie. The caller has checked names. Errors of the disk or the network raise ProtocolAbort."""
 
     def spool(self) -> AbstractContextManager[BinaryIO]:
-        """A file that nobody sees, and that is gone after the block unless it was published."""
+        """A file that nobody else sees, and that is gone after the block unless it was published."""
         ...
 
     def write(self, spool: BinaryIO, chunk: bytes | memoryview) -> None:
-        """Write to it."""
+        """Write to the end of a spool."""
         ...
 
     def publish(self, spool: BinaryIO, digest: str) -> None:
-        """Make it a blob, whole and durable, in one step."""
+        """Make a spool a blob, whole and durable, in one step."""
         ...
 
     def size(self, digest: str) -> int | None:
-        """Bytes, or None where there is no such blob."""
+        """Bytes of a blob; None if there is none."""
         ...
 
     def read(self, digest: str, start: int, stop: int, chunk: int) -> Iterator[bytes]:
@@ -45,23 +45,23 @@ class Place(Protocol):
         ...
 
     def remove(self, digest: str) -> None:
-        """Remove a blob where there is one."""
+        """Remove a blob if there is one."""
         ...
 
     def names(self) -> Iterator[str]:
-        """What lies here."""
+        """The names of all that lies here."""
         ...
 
     def length(self, upload: str) -> int:
-        """How much of an upload has arrived without a gap."""
+        """How many bytes of an upload have arrived without a gap."""
         ...
 
     def append(self, upload: str, offset: int, chunks: Iterable[bytes]) -> int:
-        """Go on with an upload that stands at the offset; what came before the chunks broke off is kept."""
+        """Continue an upload that stands at the offset. If the chunks break off, what came before is kept."""
         ...
 
     def finish(self, upload: str, digest: str) -> None:
-        """Publish an upload if it has this digest; what has another is discarded."""
+        """Publish an upload if it has this digest; discard it if it has another."""
         ...
 
     def discard(self, upload: str) -> None:
@@ -70,31 +70,31 @@ class Place(Protocol):
 
 
 class Spool:
-    """What may become a blob: hashed while it is written."""
+    """What may become a blob. It is hashed while it is written."""
 
     def __init__(self, place: Place, file: BinaryIO) -> None:
         self._place, self._file, self._hash = place, file, sha256()
         self.size = 0
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Add to its end."""
+        """Write to its end."""
         self._hash.update(chunk)
         self._place.write(self._file, chunk)
         self.size += len(chunk)
 
     @property
     def digest(self) -> str:
-        """Of what was written up to now, in hexadecimal."""
+        """SHA-256 of what was written so far, in hexadecimal."""
         return self._hash.hexdigest()
 
     def read(self, chunk: int = CHUNK) -> Iterator[bytes]:
-        """What was written, in pieces; nothing is written after that."""
+        """What was written, in pieces. Nothing may be written after that."""
         self._file.seek(0)
         while data := self._file.read(chunk):
             yield data
 
     def publish(self) -> str:
-        """Make it a blob, whole and durable, in one step; its digest."""
+        """Make it a blob, whole and durable, in one step. Returns its digest."""
         self._place.publish(self._file, self.digest)
         return self.digest
 
@@ -102,15 +102,15 @@ class Spool:
 class Blobs:
     """Blobs in a folder, or in a bucket of an S3-compatible service.
 
-    A blob has its name once it is whole, was found to have that digest, and is durable: a file and the folder's entry for it are
-    on the disk; a bucket has acknowledged it. A process that dies before leaves nothing that is seen (in a bucket, hidden parts
-    may stay until the service's own rule for incomplete uploads removes them). Equal content is one blob: whoever removes it
-    knows that nobody else needs it. Memory does not grow with the blobs; what goes to a bucket lies in the system's temporary
+    A blob gets its name once it is whole, has the right digest, and is durable: in a folder, the file and the folder's entry for
+    it are on disk; in a bucket, the service has acknowledged it. A process that dies earlier leaves nothing visible (in a bucket,
+    hidden parts may stay until the service's own rule for incomplete uploads removes them). Equal content is one blob: only
+    remove one that nobody else needs. Memory does not grow with the blobs; what goes to a bucket lies in the system's temporary
     folder until it is there.
 
     Args:
-        path_or_url: a folder, made where there is none; "file:///folder"; "s3://bucket/prefix", with the keys and the address of
-            the service in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL); or
+        path_or_url: a folder, which is made if there is none; "file:///folder"; "s3://bucket/prefix", with the keys and the
+            address of the service in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL); or
             "memory://", which is gone with the object.
 
     Raises:
@@ -122,11 +122,11 @@ class Blobs:
         self._place = _place(path_or_url)
 
     def put(self, chunks: Iterable[bytes | memoryview], digest: str | None = None, most: int | None = None) -> str:
-        """Store what the chunks hold; its digest, 64 hexadecimal digits.
+        """Store the content of the chunks. Returns its digest, 64 hexadecimal digits.
 
         Args:
-            digest: what it must be.
-            most: bytes that are taken.
+            digest: the digest that the content must have; None for any.
+            most: bytes that the content may have; None for any number.
 
         Raises:
             InvalidInput: for another digest, or more bytes. Nothing is kept then.
@@ -142,7 +142,7 @@ class Blobs:
 
     @contextmanager
     def spool(self) -> Iterator[Spool]:
-        """To be written to a piece at a time; gone after the block unless it was published."""
+        """A spool to write to a piece at a time. It is gone after the block unless it was published."""
         with self._place.spool() as file:
             yield Spool(self._place, file)
 
@@ -151,14 +151,15 @@ class Blobs:
         return self._place.size(_check(digest)) is not None
 
     def size(self, digest: str) -> int:
-        """Bytes of a blob. Raises InvalidInput where there is none."""
+        """Bytes of a blob. Raises InvalidInput if there is none."""
         found = self._place.size(_check(digest))
         if found is None:
             raise InvalidInput(f"There is no blob {digest}.")
         return found
 
     def read(self, digest: str, start: int = 0, stop: int | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
-        """The bytes from `start` up to `stop` (the end), in pieces of at most `chunk`. They are not compared with the digest.
+        """The bytes from `start` up to `stop` (None: the end), in pieces of at most `chunk`. They are not compared with the
+        digest.
 
         Raises:
             InvalidInput: at once, for an unknown blob or a range that does not lie in it.
@@ -170,7 +171,7 @@ class Blobs:
         return self._place.read(digest, start, stop, chunk)
 
     def verify(self, digest: str) -> None:
-        """Read a blob and compare it with its digest. Raises InvalidInput where there is none, ProtocolAbort where it differs."""
+        """Read a blob and compare it with its digest. Raises InvalidInput if there is none, and ProtocolAbort if it differs."""
         found = sha256()
         for chunk in self.read(digest):
             found.update(chunk)
@@ -178,48 +179,49 @@ class Blobs:
             raise ProtocolAbort(f"Blob {digest} was altered or damaged: it has {found.hexdigest()} now. Store it anew.")
 
     def remove(self, digest: str) -> None:
-        """Remove a blob where there is one."""
+        """Remove a blob if there is one."""
         self._place.remove(_check(digest))
 
     def digests(self) -> Iterator[str]:
-        """Every blob, in no order: what a crash has left unnamed can be found by whoever knows what is needed."""
+        """The digests of all blobs, in no order. From them, blobs that a crash left unnamed can be found."""
         return (name for name in self._place.names() if _DIGEST.fullmatch(name))
 
 
 class Parts:
-    """Uploads under way: appended to where they stand, by any process, over any time; then made blobs.
+    """Uploads under way. Any process may append to them, over any time; at the end they become blobs.
 
-    What has arrived counts for nothing until `finish` has found the whole to have its digest.
+    What has arrived counts for nothing until `finish` has found that the whole has its digest.
 
     Args:
-        blobs: where they lie, and where they go.
+        blobs: where uploads lie, and where they go.
     """
 
     def __init__(self, blobs: Blobs) -> None:
         self._place = blobs._place
 
     def length(self, upload_id: str) -> int:
-        """How many bytes have arrived: where to go on. 0 for an unknown upload."""
+        """How many bytes have arrived, which is where to continue; 0 for an unknown upload."""
         return self._place.length(_name(upload_id))
 
     def append(self, upload_id: str, offset: int, chunks: Iterable[bytes], most: int | None = None) -> int:
-        """Add chunks at the end; the new length, which is durable. What came before the chunks broke off is kept as well.
+        """Add chunks at the end. Returns the new length, which is durable. If the chunks break off, what came before is kept as
+        well.
 
         Args:
-            upload_id: any text; uploads of others cannot be reached by it.
-            offset: where the caller takes the upload to stand.
+            upload_id: any text. It cannot reach uploads of another text.
+            offset: where the caller believes that the upload stands.
             most: bytes that the whole may have.
 
         Raises:
-            InvalidInput: where it stands elsewhere, as after another's append, or for more bytes than `most`.
+            InvalidInput: if it stands elsewhere, such as after another process's append, and for more bytes than `most`.
         """
         return self._place.append(_name(upload_id), offset, _bounded(chunks, offset, most))
 
     def finish(self, upload_id: str, digest: str) -> str:
-        """Make it a blob; the digest.
+        """Make an upload a blob, and return its digest.
 
         Raises:
-            InvalidInput: where nothing has arrived, or what has arrived has another digest: it is discarded then.
+            InvalidInput: if nothing has arrived; and if what has arrived has another digest, in which case it is discarded.
         """
         self._place.finish(_name(upload_id), _check(digest))
         return digest
@@ -245,7 +247,7 @@ def _check(digest: str) -> str:
 
 
 def _name(upload_id: str) -> str:
-    # Whatever the text holds, it names one entry of one folder.
+    # A hash of the text: whatever the text holds, it names one entry of one folder.
     return sha256(upload_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 

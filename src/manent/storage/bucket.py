@@ -13,16 +13,16 @@ from typing import Any, BinaryIO
 from manent.core.errors import InvalidInput, MissingExtra, ProtocolAbort
 from manent.storage.folder import elsewhere, nothing, other
 
-STRETCH = 8 << 20  # bytes of one request: a piece of an upload, a part of a blob
+STRETCH = 8 << 20  # bytes of one request: of a piece of an upload, or a part of a blob
 _REQUESTS = 4  # at once
-_PARTS = 9_000  # of one blob; the services take 10,000
+_PARTS = 9_000  # of one blob; services accept 10,000
 _RETRIES = 5
 
 
 class Bucket:
-    """An object a blob; see `blobs.Place`. An upload lies in pieces, each named by its offset and written once.
+    """One object for each blob; see `blobs.Place`. An upload lies in pieces, each named by its offset and written once.
 
-    The service must know conditional writes (If-None-Match), as AWS, MinIO, R2 and Ceph do.
+    The service must support conditional writes (If-None-Match), as AWS, MinIO, R2 and Ceph do.
     """
 
     def __init__(self, url: str) -> None:
@@ -47,7 +47,7 @@ class Bucket:
 
     @contextmanager
     def spool(self) -> Iterator[BinaryIO]:
-        """See `blobs.Place`. It has no name, so that a process that dies leaves nothing."""
+        """See `blobs.Place`. The file has no name, so a process that dies leaves nothing."""
         with tempfile.TemporaryFile() as file:
             yield file
 
@@ -94,7 +94,7 @@ class Bucket:
         self._remove([digest])
 
     def _remove(self, names: list[str]) -> None:
-        if names:  # those that are not there count as removed
+        if names:  # a name that is not there counts as removed
             with self._explained():
                 self._obstore.delete(self._store, names)
 
@@ -105,7 +105,7 @@ class Bucket:
                 yield from (str(entry["path"]) for entry in page)
 
     def _upload(self, upload: str) -> list[tuple[str, int, int]]:
-        """Name, offset and bytes of each piece, as far as they follow each other."""
+        """Name, offset and size of each piece of an upload, up to the first gap."""
         with self._explained():
             pieces = sorted(
                 (str(e["path"]), int(e["size"])) for e in self._obstore.list(self._store, f"uploads/{upload}/").collect()
@@ -123,12 +123,14 @@ class Bucket:
         return sum(size for _, _, size in self._upload(upload))
 
     def append(self, upload: str, offset: int, chunks: Iterable[bytes]) -> int:
-        """See `blobs.Place`. Of two that go on from the same place, one writes the piece there, and the other is refused."""
+        """See `blobs.Place`. If two processes continue from the same place, one writes the piece there, and the other is
+        refused.
+        """
         stands = self.length(upload)
         if stands != offset:
             raise elsewhere(stands, offset)
         if offset == 0:
-            self.discard(upload)  # pieces without a beginning, which a late request left after the upload was discarded
+            self.discard(upload)  # a late request may have left pieces after the upload was discarded
         for data in _stretches(chunks):
             self._piece(upload, offset, data)
             offset += len(data)
@@ -170,13 +172,13 @@ class Bucket:
 def _options(url: str) -> dict[str, Any]:
     if url.startswith("memory"):
         return {}
-    # A request moves a stretch at most, for which two minutes do on a slow link.
+    # A request moves at most one stretch: two minutes are enough on a slow link.
     client = {"timeout": "120s", "connect_timeout": "10s", "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
     return {"client_options": client, "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=60)}}
 
 
 def _stretches(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in stretches; where the chunks break off, what had come, and then their error."""
+    """The same bytes in pieces of STRETCH. If the chunks break off with an error, what came before is given first."""
     arrived, broken = bytearray(), None
     try:
         for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Rows chained by hash: each names the one before, so that none can be altered, removed or moved without its being seen."""
+"""Rows chained by hash: each names the one before it, so that no row can be altered, removed or moved without being noticed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NOTED = re.compile(r"(\d{1,15}):([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Chain:
-    """A log whose rows are chained. A document beside it, the head, says how many there are and names the last.
+    """A log whose rows are chained. A document beside it, the head, says how many rows there are, and the hash of the last.
 
-    Whoever may write everything can write a whole new chain, or cut off its end and set the head back. A head that was noted
-    elsewhere tells: see `check_noted`.
+    Someone who may write everything can write a whole new chain, or cut off its end and set the head back. To notice that, note
+    the head elsewhere: see `check_noted`.
 
     Attributes:
         log: its name in the store; the head is the document "<log>/head".
-        name: for messages, as "The ledger".
+        name: for messages, such as "The ledger".
         cure: what to do about an altered one, as a sentence.
     """
 
@@ -36,13 +36,14 @@ class Chain:
 
     @property
     def head_key(self) -> str:
+        """The key of the head."""
         return f"{self.log}/head"
 
     def head(self, view: Snapshot) -> tuple[int, str]:
         """How many rows there are, and the hash of the last, as the head says.
 
         Raises:
-            ProtocolAbort: where the log is shorter or longer than that.
+            ProtocolAbort: if the log has another number of rows.
         """
         document = view.get(self.head_key)
         count, last = (0, START) if document is None else self._head_of(document)
@@ -58,10 +59,10 @@ class Chain:
             raise self.altered("its head cannot be read") from None
 
     def add(self, transaction: Transaction, content: Mapping[str, Any], sign: Callable[[bytes], bytes] | None = None) -> int:
-        """Append a row that names the one before it; its number.
+        """Append a row that names the one before it. Returns its number.
 
         Args:
-            sign: makes a signature over the rest of the row, its number and the hash of the one before included.
+            sign: makes a signature over the rest of the row, with its number and the hash of the row before.
         """
         count, last = self.head(transaction)
         values = {**content, "sequence": count, "previous": last}
@@ -73,23 +74,23 @@ class Chain:
         return number
 
     def rows(self, view: Snapshot) -> Iterator[dict[str, Any]]:
-        """Every row in order, once all fit each other and the head.
+        """Every row in order, if all of them fit each other and the head.
 
         Raises:
-            ProtocolAbort: where one does not, with its number.
+            ProtocolAbort: if one does not, with its number.
         """
         _, last = self.head(view)
         return self.checked(view.rows(self.log), last)
 
     def checked(self, rows: Sequence[bytes], last: str | None = None) -> Iterator[dict[str, Any]]:
-        """As `rows`, of rows at hand.
+        """As `rows`, for rows at hand.
 
         Args:
-            last: hash of the last one; None where it is not known.
+            last: hash of the last row; None if it is not known.
         """
         before = [self._before(number, row) for number, row in enumerate(rows)]
         names = "the head" if last is not None else "the last row"
-        # From the end, where what stands behind a row vouches for it: so the row that is named is the one that was altered.
+        # From the end, as each row is vouched for by the one after it: so the error names the row that was altered.
         for number in reversed(range(len(rows))):
             if last is not None and sha256(rows[number]).hexdigest() != last:
                 raise self.altered(f"row {number} is not the one that {names} names")
@@ -99,7 +100,7 @@ class Chain:
         return (json.loads(row) for row in rows)
 
     def _before(self, number: int, row: bytes) -> str:
-        """The hash that a row names. Raises ProtocolAbort for one that is not of this place."""
+        """The hash of the row before, as a row names it. Raises ProtocolAbort for a row that does not belong at this place."""
         try:
             values = json.loads(row)
             sound = isinstance(values, dict) and canonical(values) == row
@@ -112,7 +113,12 @@ class Chain:
         return str(values.get("previous"))
 
     def check_noted(self, view: Snapshot, noted: str) -> None:
-        """Compare with a head that was noted earlier, as "count:hash". Raises ProtocolAbort where that is no longer so."""
+        """Compare with a head that was noted earlier, as "count:hash".
+
+        Raises:
+            InvalidInput: for text that is no head.
+            ProtocolAbort: if the log does not continue that head.
+        """
         found = _NOTED.fullmatch(noted)
         if found is None:
             raise InvalidInput(f"A noted head is a count, a colon, and 64 hexadecimal digits; found {noted!a:.80}.")

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently: how they are opened, how a transaction begins, and what their errors mean."""
+"""The differences between SQLite and PostgreSQL: how they are opened, how a transaction begins, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from manent.core.errors import InvalidInput, ManentError, MissingExtra, Protocol
 from manent.storage.durable import make_folder, sync_folder
 from manent.storage.schema import VERSION_TABLE
 
-_APPLICATION = 0x6D616E65  # "mane", so that another program's file is not taken for a store
-_MIGRATING = 0x6D616E65  # the advisory lock of PostgreSQL under which tables are made
+_APPLICATION = 0x6D616E65  # "mane": marks a file as a store, so that another program's file is refused
+_MIGRATING = 0x6D616E65  # PostgreSQL's advisory lock under which tables are made
 
 
 class Database(Protocol):
@@ -25,7 +25,7 @@ class Database(Protocol):
 
     Attributes:
         name: for errors, without a password.
-        writing, reading, migrating: SQL that begins a transaction of that kind.
+        writing, reading, migrating: the SQL that begins a transaction of that kind.
     """
 
     name: str
@@ -34,7 +34,9 @@ class Database(Protocol):
     migrating: str
 
     def engine(self) -> sa.Engine:
-        """Connections in the driver's autocommit mode: transactions begin and end by statements."""
+        """Connections in the driver's autocommit mode: statements begin and end transactions. Raises InvalidInput or
+        MissingExtra.
+        """
         ...
 
     def check(self, connection: sa.Connection) -> None:
@@ -42,7 +44,7 @@ class Database(Protocol):
         ...
 
     def mark(self, connection: sa.Connection) -> None:
-        """Mark a database as a store's, where it can be marked; inside a transaction."""
+        """Mark a database as a store, if it can be marked; inside a transaction."""
         ...
 
     def meaning(self, error: exc.DBAPIError) -> ManentError:
@@ -51,7 +53,9 @@ class Database(Protocol):
 
 
 class Sqlite:
-    """A file in WAL mode with full synchronisation, readable by its owner only; one that others may read is restricted."""
+    """A file in WAL mode with full synchronisation. Only its owner can read it: the mode of a file that others can read is
+    changed.
+    """
 
     writing = migrating = "BEGIN IMMEDIATE"
     reading = "BEGIN"
@@ -60,18 +64,19 @@ class Sqlite:
         self.path, self.timeout, self.name = path, timeout, str(path)
 
     def engine(self) -> sa.Engine:
+        """See `Database`. Raises InvalidInput for a file that cannot be written."""
         try:
             make_folder(self.path.parent)
             new = not self.path.exists()
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            # The journal files beside it take the mode of the database.
+            # SQLite gives the journal files beside it the same mode.
             os.chmod(self.path, 0o600)
             if new:
                 sync_folder(self.path.parent)
         except OSError as error:
             raise InvalidInput(f"Cannot open the store {self.path}: {error.strerror}. Name a file that can be written.") from None
         url = sa.URL.create("sqlite+pysqlite", database=str(self.path.absolute()))
-        # As many as there are threads are kept: to open one costs more than most transactions.
+        # Keep a connection for each thread: to open one costs more than most transactions.
         engine = sa.create_engine(
             url, isolation_level="AUTOCOMMIT", connect_args={"timeout": self.timeout}, pool_size=0, hide_parameters=True
         )
@@ -80,7 +85,7 @@ class Sqlite:
 
     def _prepare(self, connection: DBAPIConnection, _: object) -> None:
         cursor = connection.cursor()
-        # Changing the journal mode does not wait for other processes as other statements do.
+        # Unlike other statements, a change of the journal mode does not wait for other processes.
         until = time.monotonic() + self.timeout
         while True:
             try:
@@ -93,19 +98,22 @@ class Sqlite:
         if (cursor.fetchone() or [""])[0] != "wal":
             raise InvalidInput(f"{self.name} cannot be kept in WAL mode here; put it on a local disk.")
         cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA cache_size = -256")  # KiB of each connection; the system keeps the file in memory as it is
+        cursor.execute("PRAGMA cache_size = -256")  # KiB of each connection; the system caches the file anyway
         cursor.close()
 
     def check(self, connection: sa.Connection) -> None:
+        """See `Database`."""
         application = connection.exec_driver_sql("PRAGMA application_id").scalar()
         tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
         if tables and application != _APPLICATION:
             raise InvalidInput(f"{self.name} is a database of another program; name another file.")
 
     def mark(self, connection: sa.Connection) -> None:
+        """See `Database`."""
         connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION}")
 
     def meaning(self, error: exc.DBAPIError) -> ManentError:
+        """See `Database`."""
         found: Any = error.orig
         if isinstance(error, exc.DataError):
             return InvalidInput(f"The store {self.name} cannot hold this: {found}. Keep what is so large as a blob.")
@@ -119,9 +127,9 @@ class Sqlite:
 class Postgres:
     """A database of a PostgreSQL server, shared by processes on any number of machines."""
 
-    # The lock is taken before the first statement that would fix what the transaction sees, so that a writer who has waited sees
-    # what the one before it has written, and no two can fail to serialise. It is released with the transaction, also of a
-    # process that was killed. The table locked is one that is never vacuumed, which would take a lock in its way.
+    # The lock is taken before the first statement that fixes what the transaction sees. So a writer who has waited sees what the
+    # one before has written, and no two writers can fail to serialise. The lock ends with the transaction, also if the process is
+    # killed. The locked table is never vacuumed; a vacuum would take a lock that gets in the way.
     writing = f"BEGIN ISOLATION LEVEL SERIALIZABLE; LOCK TABLE {VERSION_TABLE} IN SHARE ROW EXCLUSIVE MODE"
     reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     migrating = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_MIGRATING})"
@@ -131,6 +139,7 @@ class Postgres:
         self.name = shown(url)
 
     def engine(self) -> sa.Engine:
+        """See `Database`. Raises MissingExtra without the driver."""
         try:
             engine = sa.create_engine(
                 self.url, isolation_level="AUTOCOMMIT", max_overflow=10, pool_timeout=self.timeout, hide_parameters=True
@@ -143,7 +152,7 @@ class Postgres:
     def _prepare(self, connection: Any, _: object) -> None:
         connection.autocommit = True
         cursor = connection.cursor()
-        # Keepalives: the locks of a machine that lost its power are released within two minutes.
+        # Keepalives: if a machine loses its power, its locks are released within two minutes.
         cursor.execute(
             f"SET synchronous_commit TO on; SET lock_timeout TO {max(1, round(self.timeout * 1000))}; "
             "SET tcp_keepalives_idle TO 60; SET tcp_keepalives_interval TO 10; SET tcp_keepalives_count TO 5; "
@@ -152,14 +161,16 @@ class Postgres:
         cursor.close()
 
     def check(self, connection: sa.Connection) -> None:
+        """See `Database`."""
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
         if encoding != "UTF8":
             raise InvalidInput(f"{self.name} is encoded in {encoding}; make a database with ENCODING 'UTF8'.")
 
     def mark(self, connection: sa.Connection) -> None:
-        """It has its version table."""
+        """See `Database`. It is known by its version table, so there is nothing to mark."""
 
     def meaning(self, error: exc.DBAPIError) -> ManentError:
+        """See `Database`."""
         state = getattr(error.orig, "sqlstate", None) or ""
         reason = str(error.orig).strip().split("\n")[0]
         if state == "55P03":
@@ -170,10 +181,10 @@ class Postgres:
 
 
 def shown(url: sa.URL) -> str:
-    """A URL for errors: without what may be a password."""
+    """A URL for error messages, without what may be a password."""
     return url.set(query={key: value for key, value in url.query.items() if key == "host"}).render_as_string(hide_password=True)
 
 
 def locked(name: str, timeout: float) -> ProtocolAbort:
-    """The error for a store whose writers have not come to an end."""
+    """The error for a store that other writers have kept locked."""
     return ProtocolAbort(f"The store {name} was locked for more than {timeout:g} s; see which process holds it, and retry.")

@@ -1,4 +1,4 @@
-"""Files and folders that are there after a loss of power."""
+"""Files and folders that survive a loss of power."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in a folder are on the disk."""
+    """Return once the names in a folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -16,7 +16,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, durably."""
+    """Make a folder, and missing ones above it, durably."""
     if folder.is_dir():
         return
     make_folder(folder.parent)

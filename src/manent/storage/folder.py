@@ -17,10 +17,10 @@ from manent.storage.durable import make_folder, sync_folder
 
 
 class Folder:
-    """A file a blob; see `blobs.Place`. Files are readable by their owner only.
+    """One file for each blob; see `blobs.Place`. Only their owner can read the files.
 
-    What is being written has a random name in a folder within, and is locked by its writer: what is there without a lock was left
-    by a process that has died, and is removed when the folder is next opened.
+    A file that is being written has a random name in the folder "unfinished", and is locked by its writer. A file there without a
+    lock was left by a process that has died; it is removed when the folder is next opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +69,7 @@ class Folder:
                     return path, file
             except BlockingIOError:
                 pass
-            file.close()  # taken for one left behind, in the moment before it was locked
+            file.close()  # another process removed it as left behind, in the moment before it was locked
 
     def write(self, spool: BinaryIO, chunk: bytes | memoryview) -> None:
         """See `blobs.Place`."""
@@ -91,7 +91,7 @@ class Folder:
             return None
 
     def read(self, digest: str, start: int, stop: int, chunk: int) -> Iterator[bytes]:
-        """See `blobs.Place`. The file is open when this returns: it is read to its end even if it is removed."""
+        """See `blobs.Place`. The file is open when this returns, so it can be read to its end even if it is removed meanwhile."""
         with self._explained():
             file = (self.path / digest).open("rb", buffering=0)
         return self._pieces(file, start, stop, chunk)
@@ -130,7 +130,7 @@ class Folder:
         if stands != offset:
             raise elsewhere(stands, offset)
         for chunk in chunks:
-            # Held for one chunk: a client whose connection hangs can go on in another, and the old one is refused.
+            # Held for one chunk: if a client's connection hangs, it can continue over another, and the old one is refused.
             with self._held(path, make=offset == 0) as file:
                 stands = 0 if file is None else os.fstat(file.fileno()).st_size
                 if file is None or stands != offset:
@@ -170,7 +170,7 @@ class Folder:
 
     @contextmanager
     def _held(self, path: Path, make: bool) -> Iterator[BinaryIO | None]:
-        """An upload's file while nobody else changes it; None where there is none."""
+        """An upload's file, which nobody else changes in the meantime; None if there is none."""
         while True:
             try:
                 with self._explained_but_missing():
@@ -195,7 +195,7 @@ class Folder:
 
 
 def _opened(path: Path, how: int) -> BinaryIO:
-    # Unbuffered: what was written is in the file, and closing it cannot fail.
+    # Unbuffered: what was written is in the file, and to close it cannot fail.
     return cast(BinaryIO, open(path, "r+b", buffering=0, opener=lambda name, flags: os.open(name, flags | how, 0o600)))
 
 
@@ -206,7 +206,7 @@ def _write(file: BinaryIO, chunk: bytes | memoryview) -> None:
 
 
 def _is(path: Path, file: BinaryIO) -> bool:
-    """Whether a path still is the open file."""
+    """Whether a path still names the open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -214,15 +214,15 @@ def _is(path: Path, file: BinaryIO) -> bool:
 
 
 def elsewhere(stands: int, offset: int) -> InvalidInput:
-    """The error for an append at another place than the end."""
+    """The error for an append that is not at the end."""
     return InvalidInput(f"The upload stands at {stands} bytes, not at {offset}; go on from there.")
 
 
 def nothing() -> InvalidInput:
-    """The error for the end of an upload that has not begun."""
+    """The error for finishing an upload of which nothing has arrived."""
     return InvalidInput("Nothing of this upload has arrived; send it.")
 
 
 def other(found: str, digest: str) -> InvalidInput:
-    """The error for an upload of another content."""
+    """The error for an upload with another content than announced."""
     return InvalidInput(f"What has arrived has the digest {found}, not {digest}, and was discarded; send it again.")

@@ -1,4 +1,4 @@
-"""A store in this process's memory, for tests and simulations. It is gone when the process is."""
+"""A store in this process's memory, for tests and simulations. It is gone when the process ends."""
 
 from __future__ import annotations
 
@@ -61,13 +61,15 @@ class MemoryStore:
                 self._owner = None
 
     def close(self) -> None:
-        """Forget everything."""
+        """Forget everything. Later transactions raise InvalidInput."""
         with self._lock:
             self._closed = True
             self._logs, self._documents = {}, {}
 
 
 class _View:
+    """What a transaction of a MemoryStore sees and changes; see `core.store.Transaction`."""
+
     def __init__(self, logs: dict[str, list[bytes]], documents: dict[str, bytes]) -> None:
         self._logs, self._documents = logs, documents
         self.open = True

@@ -1,4 +1,4 @@
-"""The tables of a store, and bringing a database up to date: Alembic's migrations, run at open under a lock."""
+"""The tables of a store. Alembic's migrations bring a database up to date when it is opened, under a lock."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from manent.core.errors import InvalidInput
 
 VERSION_TABLE = "manent_version"
-HEAD = "0001"  # the newest migration: a database that has it is opened without a look at the others
+HEAD = "0001"  # the newest migration; a database that has it needs none of the others
 
-# Keys are compared by code point everywhere, which is Python's order; PostgreSQL would else use that of a language.
+# Keys are ordered by code point everywhere, as in Python. Else PostgreSQL would use the order of a language.
 Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 METADATA = sa.MetaData()
@@ -31,7 +31,7 @@ DOCUMENTS = sa.Table(
 
 
 def version(connection: sa.Connection) -> str | None:
-    """The migration that a database has come to; None for one without a store in it."""
+    """The migration that a database has; None for a database without a store."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
@@ -39,13 +39,13 @@ def version(connection: sa.Connection) -> str | None:
 
 
 def upgrade(connection: sa.Connection, name: str) -> None:
-    """Run the migrations that a database lacks, in the transaction that the connection is in. The caller holds a lock.
+    """Run the migrations that a database lacks, in the connection's present transaction. The caller holds a lock.
 
     Args:
         name: of the database, for errors.
 
     Raises:
-        InvalidInput: for a database that a newer manent has made, or whose tables are of another program.
+        InvalidInput: for a database that a newer manent has made, or that has another program's tables of these names.
     """
     found = version(connection)
     if found == HEAD:

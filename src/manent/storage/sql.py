@@ -22,7 +22,7 @@ from manent.storage.schema import DOCUMENTS, HEAD, LOGS, upgrade, version
 _NEXT = sa.func.coalesce(sa.func.max(LOGS.c.sequence) + 1, 0)
 _OF_LOG = LOGS.c.log == sa.bindparam("log")
 _COUNT = sa.select(_NEXT).where(_OF_LOG)
-# What was changed by hand may be of another type in SQLite; it is read as bytes all the same.
+# A value that was changed by hand may have another type in SQLite; it is read as bytes nevertheless.
 _ROWS = (
     sa.select(sa.cast(LOGS.c.row, sa.LargeBinary))
     .where(_OF_LOG, LOGS.c.sequence >= sa.bindparam("start"))
@@ -54,11 +54,11 @@ _PUT = {"sqlite": _put(sqlite), "postgresql": _put(postgresql)}
 class SqlStore:
     """Logs and documents in SQL tables, which are made or brought up to date when the store is opened.
 
-    SQLite: a file in WAL mode with full synchronisation, on a local disk (SQLite's locks do not hold on network file systems),
-    readable by its owner only. PostgreSQL: a database in UTF-8, by preference its own; writers on all machines wait for each
-    other through a lock in it.
+    SQLite: a file in WAL mode with full synchronisation, on a local disk (SQLite's locks do not work on network file systems),
+    which only its owner can read. PostgreSQL: a database in UTF-8, preferably its own; a lock in it makes writers on all machines
+    wait for each other.
 
-    After a fork the child uses connections of its own. A connection that was lost while idle, as when PostgreSQL was restarted,
+    After a fork the child uses its own connections. A connection that was lost while idle, such as when PostgreSQL was restarted,
     is replaced when the next transaction begins.
 
     Args:
@@ -66,7 +66,7 @@ class SqlStore:
         timeout: seconds to wait for other writers before ProtocolAbort.
 
     Raises:
-        InvalidInput: for a URL of another kind, a database that cannot be opened, is not a store, or is of a newer version.
+        InvalidInput: for a URL of another kind, and a database that cannot be opened, is not a store, or is of a newer version.
         MissingExtra: for PostgreSQL without its driver.
     """
 
@@ -82,11 +82,11 @@ class SqlStore:
 
     def _renew(self) -> None:
         self._mine = threading.local()
-        # Threads of one process queue here, which is fairer and takes fewer connections than to wait in the database.
+        # Threads of one process queue here: that is fairer, and takes fewer connections, than to wait in the database.
         self._writers = threading.Lock()
 
     def _forked(self) -> None:
-        # The parent's connections are neither used nor closed here: a reference keeps them from being collected.
+        # The parent's connections must be neither used nor closed here. A reference keeps them from being collected.
         self._inherited.append(self._engine.pool)
         self._engine.dispose(close=False)
         self._renew()
@@ -184,7 +184,7 @@ class SqlStore:
                 return connection
             except exc.DBAPIError as error:
                 connection.close()
-                # Lost while it lay idle: nothing was read or written yet, so another is as good.
+                # It was lost while idle. Nothing was read or written yet, so a new one does as well.
                 if last or not error.connection_invalidated:
                     raise
         raise AssertionError
@@ -228,6 +228,8 @@ def _database(url: str | sa.URL, timeout: float) -> Database:
 
 
 class _View:
+    """What a transaction of a SqlStore sees and changes; see `core.store.Transaction`."""
+
     def __init__(self, store: SqlStore, connection: sa.Connection) -> None:
         self._store, self._connection = store, connection
         self.open, self.failed = True, False
@@ -237,7 +239,7 @@ class _View:
             raise InvalidInput("This transaction has ended; begin another.")
         if self.failed:
             raise ProtocolAbort("A step of this transaction failed; end it, and begin another.")
-        # PostgreSQL answers the commit of a transaction in which something failed by undoing it, without an error.
+        # If a step of a transaction has failed, PostgreSQL answers its commit by undoing it, without an error.
         self.failed = True
         with self._store._explained():
             result = self._connection.execute(statement, values)
@@ -273,7 +275,7 @@ class _View:
 
 
 def _among(query: sa.Select[Any], prefix: str) -> sa.Select[Any]:
-    """Of the keys that begin with a prefix."""
+    """The query, only for keys that begin with a prefix."""
     if prefix:
         query = query.where(DOCUMENTS.c.key >= prefix)
         after = _after(prefix)
@@ -282,7 +284,7 @@ def _among(query: sa.Select[Any], prefix: str) -> sa.Select[Any]:
 
 
 def _after(prefix: str) -> str | None:
-    """The least text that comes after all those with a prefix, by code points; None where there is none."""
+    """The least text, by code points, that comes after all texts with a prefix; None if there is none."""
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
         return None

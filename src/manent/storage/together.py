@@ -1,4 +1,4 @@
-"""Steps of many threads, kept by few commits: what a commit waits for, the disk above all, is waited for once."""
+"""Steps of many threads in few commits. A commit waits for the disk, so many steps wait for it once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from manent.core.store import Store, Transaction
 Found = TypeVar("Found")
 Step = Callable[[Transaction, ExitStack], Found]
 MOST = 256
-"""Steps of one transaction."""
+"""Most steps of one transaction."""
 
 
 class _Waiting:
+    """A step that waits to be carried out."""
+
     def __init__(self, step: Step[Any]) -> None:
         self.step = step
         self.event = threading.Event()
@@ -26,10 +28,11 @@ class _Waiting:
 
 
 class Together:
-    """Runs steps as if each had a transaction of its own, one after the other; it is durable when `run` returns.
+    """Runs steps as if each had a transaction of its own, one after the other. A step is durable when `run` returns.
 
-    Whoever comes first opens a transaction for all who have come meanwhile. A step that raises a ManentError must have changed
-    nothing: the others are kept. Any other error undoes all steps of the transaction, and each of them fails.
+    The thread that comes first opens a transaction for all steps that have arrived meanwhile. A step that raises a ManentError
+    must have changed nothing: the other steps are kept. Any other error undoes all steps of the transaction, and each of them
+    fails.
     """
 
     def __init__(self, store: Store) -> None:
@@ -39,11 +42,11 @@ class Together:
         self._led = False
 
     def run(self, step: Step[Found]) -> Found:
-        """What the step returns, once it is kept. Raises what the step raises, or what the store does.
+        """What the step returns, once it is stored. Raises what the step raises, or what the store raises.
 
         Args:
-            step: called with the transaction, in whatever thread, and with a stack: what it enters there is left when the
-                transaction has ended, with the error where it was undone.
+            step: called with the transaction, in any of the threads, and with a stack. What the step enters into the stack is
+                left when the transaction has ended; with the error, if it was undone.
         """
         own = _Waiting(step)
         with self._lock:
@@ -59,7 +62,7 @@ class Together:
         return found
 
     def _lead(self) -> None:
-        """Carry out what waits, this thread's own step among it; whoever has come meanwhile leads next."""
+        """Carry out the steps that wait, this thread's own among them. Then the next that waits leads."""
         with self._lock:
             batch, self._queue = self._queue[:MOST], self._queue[MOST:]
         try:
@@ -82,6 +85,6 @@ class Together:
                         waiting.found = waiting.step(transaction, until)
                     except ManentError as error:
                         waiting.error = error
-        except BaseException as error:  # noqa: BLE001 - each who waits is told
+        except BaseException as error:  # noqa: BLE001 - raised in every thread that waits
             for waiting in batch:
                 waiting.error = error

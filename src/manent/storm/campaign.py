@@ -1,4 +1,4 @@
-"""Many rounds, one a seed: how they ended, and which seeds fail."""
+"""Many rounds, one for each seed: how they ended, and which seeds fail."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Verdict:
     """One round.
 
     Attributes:
+        seed: which determines the round.
         outcome: in the scenario's words.
-        violations: empty where all invariants hold.
+        violations: the invariants that were violated; empty if all hold.
         met: how often each fault came about.
     """
 
@@ -58,7 +59,7 @@ class Outcome:
 def play(
     factory: ScenarioFactory, seed: int, faults: Faults | None = None, limits: Limits | None = None
 ) -> tuple[World, Verdict]:
-    """One round, determined by its seed: that draws the faults too, unless they are given."""
+    """One round, determined by its seed. The seed also draws the faults, unless they are given."""
     scenario = factory()
     faults = Faults.draw(repeatable(seed, "storm: faults")) if faults is None else faults
     world = World(scenario.actors(seed, repeatable(seed, "storm: scenario")), faults, seed, limits)
@@ -78,17 +79,17 @@ def run(
     workers: int = 1,
     told: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Outcome:
-    """A round for each seed.
+    """Play a round for each seed.
 
     Args:
-        factory: makes the scenario, once a round.
-        faults: the same for all rounds, or None: each round's seed draws its own.
+        factory: makes the scenario, once for each round.
+        faults: the same for all rounds; None lets each round's seed draw its own.
         limits: on each round.
-        workers: processes, forked; the outcome does not depend on their number.
-        told: called with every verdict as it comes, in any order.
+        workers: forked processes; the outcome does not depend on their number.
+        told: called with every verdict as it arrives, in any order.
 
     Raises:
-        ManentError: a worker died.
+        ManentError: if a worker died.
     """
     outcomes, met, failures = Counter[str](), Counter[str](), list[Verdict]()
 
@@ -109,7 +110,7 @@ def _ordered(counts: Counter[str]) -> dict[str, int]:
 
 
 def _forked(one: Callable[[int], Verdict], seeds: Sequence[int], workers: int) -> Iterator[Verdict]:
-    """The verdicts, in any order, by processes that each take every n-th seed. JSON crosses the pipes."""
+    """The verdicts, in any order, from processes that each take every n-th seed. They travel as JSON."""
     context = multiprocessing.get_context("fork")
 
     def work(mine: Sequence[int], pipe: Connection) -> None:

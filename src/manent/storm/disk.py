@@ -1,8 +1,8 @@
-"""A party's log on a disk that may lose what was not yet safe, and nothing else.
+"""A party's log on a disk that may lose what was not synced yet, and nothing else.
 
-The file only grows, and a crash may cut it anywhere behind the last `sync`. A batch is framed so that recovery tells a write cut
-short, which nobody relied on, from damage, which it refuses: a record passed over in silence could be answered a second time
-with something else.
+The file only grows, and a crash may cut it anywhere after the last `sync`. Batches are framed so that recovery can tell a write
+that was cut short, which nobody relied on, from damage, which it refuses: if a record were passed over in silence, the party
+could answer a second time with something else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Disk:
     """One append-only log of batches.
 
     A frame is `length, 8 bytes of sha256(chain, length), payload, sha256(chain, payload)`; `chain` is the digest of the frame
-    before, so that a batch missing, moved or repeated shows. The payload is each record behind its length.
+    before, so that a batch that is missing, moved or repeated is noticed. The payload is each record after its length.
     """
 
     def __init__(self) -> None:
@@ -42,18 +42,20 @@ class Disk:
         return len(self.content) - self._safe
 
     def append(self, records: Sequence[bytes]) -> None:
-        """Write one batch: after a crash all of it is there, or nothing. Not safe before `sync`."""
+        """Write one batch. After a crash either all of it is there or nothing. It is not safe before `sync`."""
         payload = b"".join(len(record).to_bytes(_LENGTH, "big") + record for record in records)
         header, chain = _header(self._chain, len(payload)), sha256(self._chain + payload).digest()
         self.content += header + payload + chain
         self._chain = chain
 
     def sync(self) -> None:
-        """From here on a crash takes nothing of what was written before."""
+        """Make everything that was written before safe from crashes."""
         self._safe = len(self.content)
 
     def crash(self, rng: np.random.Generator, torn: float) -> int:
-        """Lose what was not safe, all or none of it, or with probability `torn` from a random byte on; how much is lost."""
+        """Lose what was not safe: all or none of it, or with probability `torn` from a random byte on. Returns how many bytes
+        were lost.
+        """
         lost = 0
         if self.unsafe:
             if rng.random() < torn:
@@ -64,10 +66,10 @@ class Disk:
         return lost
 
     def recover(self) -> list[bytes]:
-        """The records of all full batches; a last one that was cut short is removed.
+        """The records of all complete batches. A last batch that was cut short is removed.
 
         Raises:
-            ProtocolAbort: the log is damaged anywhere else.
+            ProtocolAbort: if the log is damaged anywhere else.
         """
         records: list[bytes] = []
         content, at, chain = bytes(self.content), 0, _START

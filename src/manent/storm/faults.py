@@ -8,27 +8,46 @@ from typing import Any, Self
 import numpy as np
 
 from manent.core.errors import InvalidInput
+from manent.core.validate import fraction, is_number, not_negative
+
+
+def check_span(owner: str, name: str, span: tuple[float, float], *, zero: bool = True) -> None:
+    """Raises InvalidInput unless the value is a pair (minimum, maximum) of finite seconds in that order.
+
+    Args:
+        zero: whether the minimum may be zero.
+    """
+    sound = isinstance(span, tuple) and len(span) == 2 and all(map(is_number, span)) and 0 <= span[0] <= span[1]
+    if not (sound and (zero or span[0] > 0)):
+        first = "0 <= minimum" if zero else "0 < minimum"
+        raise InvalidInput(f"{owner} expects {name} = (minimum, maximum), {first} <= maximum; found {span!r}.")
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Probabilities and ranges, all in virtual seconds. Everything is off unless given.
+    """Probabilities and ranges. All times are in virtual seconds. Everything is off unless given.
 
     Attributes:
-        drop: of each envelope, that it is lost on its way.
-        duplicate: of each envelope, that it arrives once more, at a time of its own; and again, at most three times.
-        delay: least and most that an envelope takes. Most take little of the range and a few nearly all of it, so that
-            envelopes overtake each other, and old ones turn up late.
-        lost_response: of each step that answers an envelope, that all it sends back to that envelope's sender is lost.
-        outage: of each time a party is woken, that its network is gone for `outage_for`; what it sends or is sent is lost.
-        outage_for: least and most that an outage lasts.
-        crash: of each step of a party, that it dies in it: before the step is written, while it is, or between any two sends.
-        restart_after: least and most until it is rebuilt from its log.
-        crash_for_good: of each crash, that the party never comes back; a vital one always does.
-        torn: of each crash with writes not yet safe, that the last is cut at a random byte; else they are there or gone, whole.
-        unsynced: of each step that keeps records and sends nothing, that they are not yet safe from a crash. They are before
-            the party's next send, so that nobody can have seen what is lost.
-        until: when all of this ends but the delays, so that what is not over then ends by itself or never.
+        drop: probability that an envelope is lost on its way.
+        duplicate: probability that an envelope arrives once more, at another time; and again, at most three times.
+        delay: least and most time that an envelope takes. Most take little of the range and a few nearly all of it, so that
+            envelopes overtake each other, and old ones arrive late.
+        lost_response: for each step that answers an envelope, probability that everything it sends back to that envelope's sender
+            is lost.
+        outage: each time a party wakes, probability that its network fails for `outage_for`; whatever it sends or is sent then is
+            lost.
+        outage_for: least and most time that an outage lasts.
+        crash: for each step of a party, probability that it dies in it: before the step is written, while it is, or between any
+            two sends.
+        restart_after: least and most time until the party is rebuilt from its log.
+        crash_for_good: for each crash, probability that the party never comes back; a vital one always does.
+        torn: for each crash with writes not yet safe, probability that the last is cut at a random byte; else they are there or
+            gone, as a whole.
+        unsynced: for each step that keeps records and sends nothing, probability that they are not safe from a crash yet. They
+            are before the party's next send, so that nobody can have seen what is lost.
+        until: when all faults but the delays end. What is not over then ends by itself, or never.
+
+    Raises InvalidInput for a value outside its range.
     """
 
     drop: float = 0.0
@@ -45,16 +64,18 @@ class Faults:
     until: float = 60.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                if len(value) != 2 or not 0 <= value[0] <= value[1] < float("inf"):
-                    raise InvalidInput(f"Faults expects {field.name} = (least, most), 0 <= least <= most; found {value!r}.")
-            elif field.name == "until":
-                if not 0 <= value < float("inf"):
-                    raise InvalidInput(f"Faults expects until >= 0 and finite; found {value!r}.")
-            elif not 0 <= value <= 1:
-                raise InvalidInput(f"Faults expects {field.name} to be a probability; found {value!r}. Give 0 to 1.")
+        fraction("Faults", "drop", self.drop)
+        fraction("Faults", "duplicate", self.duplicate)
+        fraction("Faults", "lost_response", self.lost_response)
+        fraction("Faults", "outage", self.outage)
+        fraction("Faults", "crash", self.crash)
+        fraction("Faults", "crash_for_good", self.crash_for_good)
+        fraction("Faults", "torn", self.torn)
+        fraction("Faults", "unsynced", self.unsynced)
+        check_span("Faults", "delay", self.delay)
+        check_span("Faults", "outage_for", self.outage_for)
+        check_span("Faults", "restart_after", self.restart_after)
+        not_negative("Faults", "until", self.until)
 
     @classmethod
     def none(cls) -> Self:
@@ -63,7 +84,7 @@ class Faults:
 
     @classmethod
     def harsh(cls) -> Self:
-        """Everything at once, often."""
+        """Everything goes wrong, often."""
         return cls(
             drop=0.2,
             duplicate=0.2,
@@ -77,10 +98,10 @@ class Faults:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
-        """A setting at random: each fault is off half the time, else anything from rare to harsh.
+        """Random settings: each fault is off half the time, else anything from rare to harsh.
 
-        Some failures need one fault often and another never: many different settings find more than one that has
-        everything (Groce et al., Swarm Testing, ISSTA 2012).
+        Some failures need one fault often and another never. So many different settings find more than one that has everything
+        (Groce et al., Swarm Testing, ISSTA 2012).
         """
 
         def chance(most: float) -> float:
@@ -103,7 +124,7 @@ class Faults:
         )
 
     def calm(self) -> Self:
-        """These faults when they are over: delays stay."""
+        """These faults after their end: only delays remain."""
         return replace(self, drop=0.0, duplicate=0.0, lost_response=0.0, outage=0.0, crash=0.0, unsynced=0.0)
 
     def __str__(self) -> str:

@@ -1,9 +1,9 @@
 """A whole federation on a virtual clock: the server's and the sites' own code, over a network that fails as told.
 
-Requests are real ones, signed, through the server's ASGI application; its store, its round service, and each site's agent with
-its folder are those of a deployment. Only time, randomness, threads and the wire are the simulation's, all from one seed.
+Requests are real ones: signed, and answered by the server's ASGI application. Its store, its round service, and each site's agent
+with its folder are those of a deployment. Only time, randomness, threads and the wire are the simulation's, all from one seed.
 
-Each site holds one row, with its own number, and studies count them: the released sum is one-hot, so that it says itself who is
+Each site holds one row, with its own number, and studies count these rows. So a released sum is one-hot: it shows which sites are
 in it, and how often.
 """
 
@@ -51,13 +51,14 @@ COLUMN = "number"
 
 @dataclass(frozen=True)
 class Cut:
-    """From one second to another these sites cannot reach the server; all, where none are named."""
+    """From one second to another these sites cannot reach the server; None for all sites."""
 
     start: float
     end: float
     sites: Sequence[int] | None = None
 
     def holds(self, now: float, site: int) -> bool:
+        """Whether this site is cut off now."""
         return self.start <= now < self.end and (self.sites is None or site in self.sites)
 
 
@@ -66,9 +67,10 @@ class Weather:
     """What goes wrong. Everything is off unless given.
 
     Attributes:
-        faults: of each request: `drop`, `lost_response`, `delay` (each way), `outage` of its site, and `crash` of its site's
-            process, all until `until`. The others are of no meaning here: HTTP delivers in order, once, and a store is durable.
-        vanish: of each site in each attempt at a sum, that it disappears before one of its messages, until that is over.
+        faults: for each request: `drop`, `lost_response`, `delay` (each way), `outage` of its site, and `crash` of its site's
+            process, all until `until`. The other faults mean nothing here: HTTP delivers in order, once, and a store is durable.
+        vanish: for each site in each attempt at a sum, probability that it disappears before one of its messages, until that
+            attempt is over.
         slow: seconds that a site takes before each message.
         cuts: partitions.
         server_lives: least and most seconds after which a process of the server is killed; it comes back as a crashed site does.
@@ -92,7 +94,7 @@ class _Process:
 
 
 class _Site:
-    """A site: its folder outlives its processes."""
+    """A site. Its folder outlives its processes."""
 
     def __init__(self, index: int, identity: Identity, folder: Path, rng: np.random.Generator) -> None:
         self.index, self.identity, self.folder, self.rng = index, identity, folder, rng
@@ -103,9 +105,11 @@ class _Site:
         self.plans: dict[tuple[str, int], int] = {}  # by attempt at a sum: how many messages it still sends
 
     def happens(self, probability: float) -> bool:
+        """Whether something of this probability happens."""
         return probability > 0 and self.rng.random() < probability
 
     def between(self, span: tuple[float, float]) -> float:
+        """A random number in a range."""
         return span[0] + (span[1] - span[0]) * float(self.rng.random())
 
 
@@ -116,23 +120,28 @@ class _Wire(httpx.BaseTransport):
         self._federation, self._site = federation, site
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request over the simulated network."""
         request.read()
         found = self._federation.stage.wait(self._federation.exchange(self._site, request))
         return httpx.Response(found.status_code, headers=found.headers.raw, stream=httpx.ByteStream(found.content))
 
 
 class Federation:
-    """A server and its sites; to be used in a `with`.
+    """A server and its sites. Use it in a `with`.
 
     Args:
-        folder: an empty one; where each site has its own.
+        folder: an empty one; each site gets its own in it.
+        sites: how many.
+        weather: what goes wrong.
+        seed: of everything random.
         servers: processes of the server, all on one store.
         settings: of the server.
+        store: the server's; in memory by default.
 
     Attributes:
-        watch: what was found: see `Watch`.
+        watch: what was found; see `Watch`.
         requests: how many the server was sent.
-        killed: processes of sites and of the server.
+        killed: how many processes of sites and of the server were killed.
     """
 
     def __init__(
@@ -198,7 +207,7 @@ class Federation:
     # What a test asks for.
 
     def submit(self, summation: Summation, rounds: int, cohort: Cohort | None = None, name: str = "count", seed: int = 0) -> str:
-        """Queue a study that counts sites, round by round; its hash."""
+        """Queue a study that counts sites, round by round. Returns its hash."""
         study = Study(Histogram(COLUMN), rounds, cohort or Cohort(), summation=summation, name=name)
         bundle = Bundle.of(study, schema_of(len(self.sites)), "data").sign(self.identity.signing_key)
         network = traits(summation, SummationTraits).network
@@ -210,7 +219,7 @@ class Federation:
         self.stage.loop.call_at(seconds, what, *arguments)
 
     def run(self, seconds: float, settle: float = 600.0) -> None:
-        """Until every study is over and every site knows, or so many seconds have passed."""
+        """Run until every study is over and every site knows it, or so many seconds have passed."""
         self.stage.loop.run_until_complete(self._run(seconds, settle))
         for site in self.sites:
             self.watch.finish(site.index, SiteState(site.folder))
@@ -266,7 +275,7 @@ class Federation:
         self.stage.wait(asyncio.sleep(seconds))
 
     def kill(self, index: int) -> None:
-        """kill -9 of a site's process, at what it waits for."""
+        """Kill a site's process (as kill -9 does) at what it waits for."""
         site = self.sites[index]
         if site.troupe is not None and site.state is not None:
             self.killed += 1
@@ -277,8 +286,8 @@ class Federation:
         process = self.processes[number]
         process.lives += 1
         random = self._random("server", number, process.lives)
-        of = (self.store, self.folder / "server", self.identity, (URL,), self.settings)
-        process.service = Service.build(*of, clock=self.clock, random=random)
+        of = (self.store, self.folder / "server", self.identity, (URL,))
+        process.service = Service(*of, settings=self.settings, clock=self.clock, random=random)
         process.transport = httpx.ASGITransport(application(process.service))
         self.stage.loop.create_task(self._serve(number, process.service))
 
@@ -299,7 +308,7 @@ class Federation:
     # The network.
 
     async def exchange(self, site: _Site, request: httpx.Request) -> httpx.Response:
-        """A request and its answer, as httpx has it: raises its errors."""
+        """A request and its answer, with errors as httpx raises them."""
         if request.method in ("POST", "PUT") and "/sums/" in request.url.path and site.index in self.weather.slow:
             await asyncio.sleep(self.weather.slow[site.index])
         self._vanishes(site, request)
@@ -341,7 +350,7 @@ class Federation:
         return not any(left < 0 and self.watch.under_way(*attempt) for attempt, left in site.plans.items())
 
     def _vanishes(self, site: _Site, request: httpx.Request) -> None:
-        """Note that a site sends a message to a sum: it may be the first that it does not get to send."""
+        """Note that a site sends a message to a sum, and decide whether it is one that the site does not get to send."""
         if not self.weather.vanish or "/sums/" not in request.url.path:
             return
         attempt = self.watch.attempt(request.url.path.split("/")[3])
@@ -357,7 +366,7 @@ class Federation:
             self.stage.loop.call_later(site.between(self.weather.faults.restart_after), self.start, site.index)
 
     async def _answered(self, request: httpx.Request) -> httpx.Response:
-        """The answer of some process of the server."""
+        """The answer of one of the server's processes."""
         self.requests += 1
         process = self.processes[int(self.rng.integers(len(self.processes)))]
         if process.transport is None:
@@ -378,7 +387,7 @@ async def _asked(transport: httpx.ASGITransport, request: httpx.Request) -> http
 
 
 def schema_of(sites: int) -> Schema:
-    """Of data in which each row has the number of its site."""
+    """The schema of data in which each row has the number of its site."""
     codes = {number: f"site {number}" for number in range(sites)}
     return Schema(features=(Column("x"),), shape=(1,), columns=(Column(COLUMN, codes=codes),))
 

@@ -13,10 +13,10 @@ from manent.storm.world import Actor, World
 
 
 class Scenario(Protocol):
-    """One round. It is made anew for every seed, so it may keep what `actors` drew to check against."""
+    """One round. It is made anew for every seed, so it may keep what `actors` drew, to check against it."""
 
     def actors(self, seed: int, rng: np.random.Generator) -> Sequence[Actor]:
-        """The parties. Everything random about them comes from `seed` or `rng`, their private randomness too."""
+        """The parties. Everything random about them comes from `seed` or `rng`, also their private randomness."""
         ...
 
     def check(self, world: World) -> list[str]:
@@ -24,21 +24,21 @@ class Scenario(Protocol):
         ...
 
     def outcome(self, world: World) -> str:
-        """How it ended, in few words, that rounds are counted by: "done", "aborted: too few answered"."""
+        """How the round ended, in a few words by which rounds are counted: "done", "aborted: too few answered"."""
         ...
 
 
 ScenarioFactory = Callable[[], Scenario]
 
 SCENARIOS: dict[str, ScenarioFactory] = {}
-"""By name; the package fills it, a line each."""
+"""Factories by name; the package fills it, a line for each."""
 
 
 def scenario(name: str) -> ScenarioFactory:
     """The factory of this name.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: if there is none.
     """
     if name not in SCENARIOS:
         known = ", ".join(sorted(SCENARIOS)) or "none"
@@ -47,14 +47,14 @@ def scenario(name: str) -> ScenarioFactory:
 
 
 def first_byte(envelope: Envelope) -> bytes:
-    """The usual type of a message."""
+    """The first byte of a message, which is usually its type."""
     return envelope.body[:1]
 
 
 def changed_messages(world: World, slot: Callable[[Envelope], bytes] = first_byte) -> list[str]:
-    """The law of retries: from one party to another, at most one message a slot, however often it is sent.
+    """Check the law of retries: from one party to another there is at most one message for each slot, however often it is sent.
 
-    A violation for each pair of parties and slot for which different bytes left the sender.
+    Returns one violation for each pair of parties and slot for which different bytes left the sender.
     """
     seen: dict[tuple[str, str, bytes], bytes] = {}
     found: dict[tuple[str, str, bytes], str] = {}

@@ -1,8 +1,8 @@
 """Threads and coroutines on a virtual clock: time passes only while all of them wait.
 
-Code that blocks, as a site's does, runs in threads; code that awaits, as the server's does, in the loop. What happens at one
-moment happens before the clock goes on, so a day of waiting takes no time, and the course does not depend on how fast the machine
-is.
+Code that blocks, such as a site's, runs in threads; code that awaits, such as the server's, in the loop. Everything that happens
+at one moment happens before the clock moves on. So a day of waiting takes no time, and the course does not depend on how fast the
+machine is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Found = TypeVar("Found")
 
 
 class Killed(BaseException):
-    """What ends a thread that is killed."""
+    """Ends a thread that is killed."""
 
 
 class _Clock(selectors.BaseSelector):
@@ -31,41 +31,49 @@ class _Clock(selectors.BaseSelector):
         self._busy, self._real = busy, selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for what runs; if nothing runs, move the clock to the next timer. Raises ManentError if there is none."""
         while timeout is None or timeout > 0:
             if self._busy():
-                return self._real.select(None)  # whoever comes to rest wakes the loop
+                return self._real.select(None)  # a thread that comes to rest wakes the loop
             if found := self._real.select(0):
                 return found
             if timeout is None:
-                raise ManentError("Everything waits, and for nothing that is to come.")
+                raise ManentError("Every thread and coroutine waits, and nothing is left to happen.")
             self.now += timeout
             return []
         return self._real.select(0)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """See `selectors`."""
         return self._real.register(fileobj, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """See `selectors`."""
         return self._real.unregister(fileobj)
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """See `selectors`."""
         return self._real.get_map()
 
     def close(self) -> None:
+        """See `selectors`."""
         self._real.close()
 
 
 class _Loop(asyncio.SelectorEventLoop):
+    """An event loop on the virtual clock."""
+
     def __init__(self, clock: _Clock) -> None:
         super().__init__(clock)
         self._virtual = clock
 
     def time(self) -> float:
+        """Virtual seconds."""
         return self._virtual.now
 
 
 class Troupe:
-    """Threads that are killed together, as those of a process."""
+    """Threads that are killed together, like those of a process."""
 
     def __init__(self) -> None:
         self.alive = True
@@ -73,7 +81,7 @@ class Troupe:
 
 
 class Stage:
-    """Where threads and coroutines meet; to be used from one thread, in a `with`.
+    """Where threads and coroutines meet. Use it from one thread, in a `with`.
 
     Attributes:
         loop: the event loop of everything that awaits.
@@ -100,7 +108,7 @@ class Stage:
     async def _begin(self) -> None:
         import anyio.to_thread
 
-        # The threads in which an ASGI application does what blocks.
+        # The threads in which an ASGI application does work that blocks.
         self._limiter = anyio.to_thread.current_default_thread_limiter()
 
     def __exit__(self, *error: object) -> None:
@@ -109,7 +117,7 @@ class Stage:
 
     async def _emptied(self) -> None:
         while any(thread.is_alive() for thread in self._threads):
-            for troupe in self._troupes:  # also those that a timer has started meanwhile
+            for troupe in self._troupes:  # also those that a timer has started since
                 self.kill(troupe)
             await asyncio.sleep(1.0)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -126,7 +134,7 @@ class Stage:
             self.loop.call_soon_threadsafe(lambda: None)
 
     def start(self, troupe: Troupe, work: Callable[[], None], name: str = "") -> None:
-        """Begin a thread."""
+        """Start a thread of a troupe."""
 
         def body() -> None:
             self._mine.troupe = troupe
@@ -144,7 +152,7 @@ class Stage:
         thread.start()
 
     def wait(self, coroutine: Coroutine[Any, Any, Found]) -> Found:
-        """From a thread of the stage: what a coroutine returns. Raises Killed where the thread's troupe was killed."""
+        """In a thread of the stage: what a coroutine returns. Raises Killed if the thread's troupe was killed."""
         troupe, heard = self._mine.troupe, Future[Found]()
         if not troupe.alive:
             coroutine.close()
@@ -158,7 +166,7 @@ class Stage:
                     coroutine.close()
                     raise Killed
                 found = await coroutine
-            except BaseException as error:  # noqa: BLE001 - it is the thread's that waits
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
                 self._count(1)
                 heard.set_exception(Killed() if isinstance(error, asyncio.CancelledError) or not troupe.alive else error)
             else:
@@ -172,7 +180,7 @@ class Stage:
         return heard.result()
 
     def kill(self, troupe: Troupe) -> None:
-        """End every thread of a troupe at what it waits for; from the loop."""
+        """End every thread of a troupe at what it waits for. Call it in the loop."""
         troupe.alive = False
         for task in list(troupe.waiting):
             task.cancel()

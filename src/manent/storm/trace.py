@@ -8,7 +8,7 @@ from zlib import crc32
 
 from manent.core.parties import Envelope
 
-# What a trace tells of. The second group is faults.
+# What a trace reports. The second group are faults.
 STARTS, RESTARTS, BEGINS, WAKES, SENDS, RECEIVES, KEEPS, STOPS, FAILS = (
     "starts", "restarts", "begins", "wakes", "sends", "receives", "keeps", "stops", "FAILS",
 )  # fmt: skip
@@ -20,7 +20,9 @@ FAULTS = (DROPPED, REPEATED, UNANSWERED, UNREACHABLE, OUTAGE, CRASHES, TORN, GON
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line: at `time` (virtual seconds) `what` happened to `who`; of an envelope, also between whom and its body."""
+    """One line: at `time` (virtual seconds), `what` happened to `who`. For an envelope, `peer` is the other end, and `body`
+    its content.
+    """
 
     time: float
     what: str
@@ -39,16 +41,17 @@ class Event:
 
 
 def of(time: float, what: str, envelope: Envelope, note: str = "") -> Event:
-    """The line about an envelope: from its recipient's side when it is received, else from its sender's."""
+    """The line about an envelope: from its recipient's side if it is received, else from its sender's."""
     if what == RECEIVES:
         return Event(time, what, envelope.recipient, envelope.sender, envelope.body, note)
     return Event(time, what, envelope.sender, envelope.recipient, envelope.body, note)
 
 
 def text(events: Iterable[Event], last: int | None = None) -> str:
-    """The lines, or the `last` of them with a word on how many are left out.
+    """The lines, or the `last` of them with a note of how many are left out.
 
-    A line of an envelope shows the first byte of its body, its size and a checksum: equal bodies are seen to be equal.
+    The line of an envelope shows the first byte of its body, its size and a checksum, so that equal bodies can be seen to be
+    equal.
     """
     lines = [str(event) for event in events]
     if last is not None and len(lines) > last:

@@ -27,16 +27,17 @@ class Watch:
     """The judge of a course.
 
     Args:
+        store, blobs: the server's.
         places: numbers of sites by public key.
 
     Attributes:
-        over: whether every study is.
-        released, abandoned: how many sums.
-        exact: released sums that hold a one for each site that the server says is in it, and else zeros.
-        wrong, lost, double, receipts: what is not as it should be, in words: a sum that holds something else; an upload that was
-            acknowledged, and is not in the sum that was released; a site in a sum twice; a receipt that says something else than
-            the sum.
-        attempts: calls beyond the first, for sums in which too few were found.
+        over: whether every study is over.
+        exact: how many released sums hold a one for each site that the server says is in it, and zeros else.
+        wrong: released sums that hold something else, in words.
+        lost: uploads that were acknowledged and are not in the released sum, in words.
+        double: sums that have a site in them twice, in words.
+        receipts: receipts that say something else than the sum, in words.
+        attempts: calls beyond the first, for sums for which too few sites were found.
     """
 
     def __init__(self, store: Store, blobs: Blobs, places: Mapping[str, int]) -> None:
@@ -53,10 +54,12 @@ class Watch:
 
     @property
     def released(self) -> int:
+        """How many sums were released."""
         return sum(record.state == "released" for record in self._over.values())
 
     @property
     def abandoned(self) -> int:
+        """How many sums were abandoned."""
         return sum(record.state == "abandoned" for record in self._over.values())
 
     @property
@@ -66,6 +69,7 @@ class Watch:
 
     @property
     def violations(self) -> list[str]:
+        """Everything that is not as it should be, in words."""
         return [*self.wrong, *self.lost, *self.double, *self.receipts]
 
     def attempt(self, id: str) -> tuple[str, int]:
@@ -73,12 +77,13 @@ class Watch:
         return id, self._open[id].attempt if id in self._open else 0
 
     def under_way(self, id: str, attempt: int) -> bool:
+        """Whether this attempt at a sum is under way."""
         return id in self._open and self._open[id].attempt == attempt
 
     # What the server stores.
 
     def look(self) -> None:
-        """To be called after every step of the server, so that no sum is missed."""
+        """Look at what the server has stored. Call it after every step of the server, so that no sum is missed."""
         with self._store.snapshot() as view:
             studies = {study.hash: study for study in documents.studies(view)}
             for id in {*self._open, *(study.open for study in studies.values() if study.open)}:
@@ -115,7 +120,7 @@ class Watch:
     # What sites are told, and keep.
 
     def answered(self, site: int, request: httpx.Request, response: httpx.Response) -> None:
-        """A site is sent an answer."""
+        """Note that a site is sent an answer."""
         if response.status_code != 200 or not _MESSAGE.fullmatch(request.url.path):
             return
         frames = [response.content] if request.method == "GET" else protocol.unpack(response.content)

@@ -1,4 +1,4 @@
-"""A small world for sans-I/O parties: a virtual clock, a network, and a disk each, all of which fail as told.
+"""A small world for sans-I/O parties: a virtual clock, a network, and a disk each, all of which fail as the faults say.
 
 One thread, one heap of events and one seeded generator: the same actors, faults and seed give the same course, bit for bit.
 """
@@ -17,11 +17,11 @@ from manent.core.parties import Envelope, Party, Step
 from manent.core.randomness import repeatable
 from manent.storm import trace
 from manent.storm.disk import Disk
-from manent.storm.faults import Faults
+from manent.storm.faults import Faults, check_span
 from manent.storm.trace import Event
 
-STRAGGLING = 4  # exponent of the delays' law: half of the envelopes take under a sixteenth of the longest delay
-COPIES = 3  # at most, of one envelope
+STRAGGLING = 4  # exponent of the law of delays: half of the envelopes take less than a sixteenth of the longest delay
+COPIES = 3  # most copies of one envelope
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Actor:
 
     Attributes:
         name: the party's.
-        build: the party from the records of its log: none at the start, all that were kept at each restart. A factory that
-            gives every life other private randomness finds parties that draw again what they should have kept.
-        wake: least and most seconds between two calls of `deadline`: for a server the length of a phase, for a client how long
-            it waits for an answer.
-        begin: what it is asked first, soon after it is built, in every life: a server for its calls, a client for its first
-            word, or its last again. None: nothing, before it is first woken.
-        vital: it always comes back from a crash. Set it where the others would wait for this party for ever. To wait for ever
-            is a violation: parties that may have to are built to give up.
+        build: makes the party from the records of its log: none at the start, all that were kept at each restart. With a factory
+            that gives every life other private randomness, the storm finds parties that draw anew what they should have kept.
+        wake: least and most seconds between two calls of `deadline`: for a server the length of a phase, for a client how long it
+            waits for an answer.
+        begin: the party's first step in every life, soon after it is built: a server makes its calls, a client sends its first
+            message, or its last again. None: it does nothing before it is first woken.
+        vital: whether it always comes back from a crash. Set it if the others would wait for this party for ever: that is a
+            violation, and parties that may have to wait so are built to give up.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a world ends that does not end by itself: it is a failure then.
+    """When a world is ended that does not end by itself, which is a failure.
 
     Attributes:
         seconds: virtual.
@@ -61,7 +61,7 @@ class Limits:
 
 
 class _Host:
-    """Where a party lives: its disk outlasts it."""
+    """Where a party lives. Its disk outlasts it."""
 
     def __init__(self, actor: Actor) -> None:
         self.actor, self.disk = actor, Disk()
@@ -72,14 +72,14 @@ class _Host:
 
     @property
     def waiting(self) -> bool:
-        """Whether it still has a part to play."""
+        """Whether the party still has a part to play."""
         return not self.gone and (self.party is None or not self.party.finished)
 
 
 class World:
     """Runs actors under faults until nothing is left to happen.
 
-    It keeps the contract of `Step` for its parties: what is to be kept is on the disk before anything is sent. A party that is
+    It keeps the contract of `Step` for its parties: what is to be kept is on disk before anything is sent. A party that has
     finished is no longer woken, but still receives. A `ProtocolAbort` out of a party stops it for good (`stopped`); any other
     error is a violation.
 
@@ -88,18 +88,17 @@ class World:
         now: virtual seconds.
         trace: what happened.
         sent: every envelope that left its sender, whatever became of it.
-        stopped: parties that aborted by an error, and why.
+        stopped: parties that aborted with an error, and why.
         violations: what no party may do, whatever its protocol.
     """
 
     def __init__(self, actors: Sequence[Actor], faults: Faults, seed: int, limits: Limits | None = None) -> None:
-        """Raises InvalidInput where two actors have one name, or one wakes without pause."""
+        """Raises InvalidInput if two actors have the same name, or one wakes without pause."""
         names = [actor.name for actor in actors]
         if len(set(names)) < len(names):
             raise InvalidInput(f"A world expects actors of different names; found {', '.join(names)}. Rename some.")
         for actor in actors:
-            if not 0 < actor.wake[0] <= actor.wake[1]:
-                raise InvalidInput(f"Actor {actor.name!r} expects wake = (least, most), 0 < least <= most; found {actor.wake}.")
+            check_span(f"Actor {actor.name!r}", "wake", actor.wake, zero=False)
         self.now = 0.0
         self.trace: list[Event] = []
         self.sent: list[Envelope] = []
@@ -114,12 +113,12 @@ class World:
     # What a scenario asks afterwards.
 
     def party(self, name: str) -> Party | None:
-        """The party as it last was, whether or not it lives; None where it never came to be."""
+        """The party in its last life, whether or not it still lives; None if it was never built."""
         lives = self._hosts[name].lives
         return lives[-1] if lives else None
 
     def lives(self, name: str) -> Sequence[Party]:
-        """Every life of the party, in order: each restart begins one."""
+        """Every life of the party, in order; each restart begins one."""
         return tuple(self._hosts[name].lives)
 
     def gone(self, name: str) -> bool:
@@ -127,7 +126,7 @@ class World:
         return self._hosts[name].gone and name not in self.stopped
 
     def unfinished(self) -> list[str]:
-        """Parties that neither finished, stopped, nor went for good."""
+        """Parties that neither finished, stopped, nor crashed for good."""
         return [name for name, host in self._hosts.items() if host.waiting]
 
     def met(self) -> dict[str, int]:
@@ -138,7 +137,9 @@ class World:
     # The course of things.
 
     def run(self) -> None:
-        """Let it all happen, once. It ends with the first violation of the world's own rules: its cause is the trace's last."""
+        """Let everything happen, once. It ends with the first violation of the world's own rules; the trace's last line is its
+        cause.
+        """
         for host in self._hosts.values():
             self._build(host)
         events = 0
@@ -172,10 +173,11 @@ class World:
     # A party's life.
 
     def _build(self, host: _Host) -> None:
-        """Begin a life: the first, or after a crash."""
+        """Begin a life: the first, or one after a crash."""
         name = host.actor.name
 
         def born() -> Step:
+            """Recover the log, and build the party from it."""
             records = host.disk.recover()
             self._note(trace.RESTARTS if host.lives else trace.STARTS, name, f"records {len(records)}" if records else "")
             host.party = host.actor.build(records)
@@ -208,7 +210,7 @@ class World:
             self._rest(host, life)
 
     def _guarded(self, host: _Host, call: Callable[[], Step]) -> Step | None:
-        """What the party asks for; None where it raised, and is heard no more."""
+        """What the party asks for; None if it raised, after which it takes no part."""
         name = host.actor.name
         try:
             return call()
@@ -223,11 +225,11 @@ class World:
         return None
 
     def _take(self, host: _Host, call: Callable[[], Step], answered: Envelope | None = None) -> None:
-        """One step of a party: what it keeps, then what it sends; it may die on the way."""
+        """One step of a party: first what it keeps, then what it sends. It may die on the way."""
         step = self._guarded(host, call)
         if step is None:
             return
-        # The moments at which it may die: of the write two, then before each send and after the last.
+        # The moments at which it may die: two around the write, then before each send, and after the last.
         writing = 2 if step.keep else 0
         dies = int(self._rng.integers(writing + len(step.send) + 1)) if self._happens(self._present.crash) else -1
         if writing and dies == 0:

@@ -20,7 +20,7 @@ from manent.network.server.submitting import stop
 from manent.network.site.connection import Away
 from manent.network.site.state import IDENTITY, Known, SiteState
 from manent.network.site.training import OwnProcess
-from manent.network.site.work import SumWork
+from manent.network.site.work import Accepted, SumWork
 from manent.network.trust.identity import Identity
 from manent.network.trust.journal import AuditLog
 from manent.network.trust.receipts import Promise, stored, verify
@@ -190,18 +190,8 @@ class Site:
 
         trainer = OwnProcess(self.plan, client)
         account = SimpleNamespace(reserve=lambda known, plan: known, commit=lambda *of: None)
-        return SumWork(
-            self.state,
-            self.wire,
-            known,
-            self.plan,
-            lambda: trainer,
-            client.name,
-            roster,
-            account,
-            SystemRandom(),
-            threading.Lock(),
-        )
+        study = Accepted(known, self.plan, lambda: trainer, client.name)
+        return SumWork(self.state, self.wire, study, account, roster, SystemRandom(), threading.Lock())
 
     def receipts(self):
         rows, last = stored(self.state.store)

@@ -29,8 +29,9 @@ def test_a_study_whose_blobs_lie_in_a_bucket_ends_the_same(tmp_path, monkeypatch
 
     class InBucket(World):
         def process(self, random=None):
-            of = (self.store, self.folder / "srv", self.server, (URL,), self.settings)
-            return Service.build(*of, clock=lambda: self.now, random=random, bucket="s3://bucket/manent")
+            of = (self.store, self.folder / "srv", self.server, (URL,))
+            options = {"settings": self.settings, "clock": lambda: self.now, "random": random}
+            return Service(*of, **options, bucket="s3://bucket/manent")
 
     with s3.served() as (address, objects, _):
         values = {"AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}

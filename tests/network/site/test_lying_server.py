@@ -18,7 +18,6 @@ import pytest
 import manent as mn
 from manent.core.canonical import canonical
 from manent.crypto import SigningKey
-from manent.network.server import documents
 from manent.network.server.http.app import application
 from manent.network.server.submitting import decide, submit
 from manent.network.site import connection as connection_module
@@ -122,8 +121,7 @@ class Stage:
             assert time.monotonic() < end, f"nothing happened; the site said: {self.said}"
             self.world.now = time.time()
             self.world.tick()
-            with self.world.store.snapshot() as view:
-                self.world.service.pulse.set(documents.pulse(view))
+            self.world.service.wake()
             record = self.world.sum(self.hash) if self.world.study(self.hash).open else None
             for site in self.world.asked(self.hash) if record and record.state == "open" else ():
                 if site and site not in self.silent and self.world.study(self.hash).open:
@@ -172,7 +170,7 @@ def staged(folder: Path, log: pytest.LogCaptureFixture, rule: str = "none") -> I
         finally:
             over.set()
             agent.stop()
-            world.service.pulse.drain()
+            world.service.stop()
             thread.join(60)
             agent.connection.close()
 
@@ -470,7 +468,7 @@ def test_a_bomb_is_not_unpacked(stage):
     stage.lying.packed = True
     stage.lying.lies["GET /v1/tasks"] = lambda body: gzip.compress(bytes(50 << 20))
     stage.submit(small(rounds=1))
-    stage.hears("a site unpacks nothing")
+    stage.hears("a site decompresses nothing")
     stage.lying.packed = False
     stage.lying.lies.clear()
     stage.until(lambda: stage.world.study(stage.hash).over)

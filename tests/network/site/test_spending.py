@@ -12,7 +12,7 @@ from manent.accounting import Repeated, epsilon
 from manent.core.errors import ProtocolAbort
 from manent.network.server.submitting import stop
 from manent.network.site.spending import Account
-from manent.network.site.work import SumWork
+from manent.network.site.work import Accepted, SumWork
 from manent.network.trust.policy import Policy
 from tests.network.server import test_records
 from tests.network.server.test_records import others
@@ -43,8 +43,8 @@ class Site(test_records.Site):
             self.touched()
             return trainer()
 
-        of = (self.state, self.wire, self.known, self.plan, touching, inner.client, inner.roster, self.account, inner.random)
-        return SumWork(*of, threading.Lock())
+        study = Accepted(self.known, self.plan, touching, inner.client)
+        return SumWork(self.state, self.wire, study, self.account, inner.roster, inner.random, threading.Lock())
 
     @property
     def known(self):

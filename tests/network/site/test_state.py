@@ -14,7 +14,7 @@ import manent as mn
 from manent.crypto import SigningKey, SystemRandom
 from manent.network.site.connection import Connection
 from manent.network.site.state import Known, SiteState, Task
-from manent.network.site.work import SumWork
+from manent.network.site.work import Accepted, SumWork
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_equal_assignments_of_two_sums_do_not_get_into_each_others_way(site):
     connection = Connection("https://server.test", None, SigningKey.generate(SystemRandom()), transport=transport)
     digest = sha256(content).hexdigest()
     plan = SimpleNamespace(sums={"train": SimpleNamespace(layout=SimpleNamespace(size=len(content)))})
-    rest = (plan, None, "here", None, None, SystemRandom(), threading.Lock())
-    works = {letter: SumWork(site, connection, known(letter), *rest) for letter in "ab"}
+    rest = (None, None, SystemRandom(), threading.Lock())
+    works = {letter: SumWork(site, connection, Accepted(known(letter), plan, None, "here"), *rest) for letter in "ab"}
     assert works["a"]._fetch(task("a", model=digest)).read_bytes() == content
     assert others == [content]
 

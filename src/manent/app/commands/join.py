@@ -26,8 +26,8 @@ def join(
 
     [dim]manent join manent-join-1.AbC... --data load.py:load --name karolinska[/]
     """
+    from manent.app.logs import log_json
     from manent.app.study.loader import loader
-    from manent.network.logs import log_json
     from manent.network.site.agent import Agent
     from manent.network.site.joining import join_patiently, open_site, quick_policy
     from manent.network.site.state import POLICY

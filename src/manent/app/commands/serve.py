@@ -73,9 +73,9 @@ def serve(
     manent serve study.py --consortium 9f86d0...
     manent serve --database postgresql://manent@db/manent --blobs s3://manent-blobs[/]
     """
+    from manent.app.logs import log_json
     from manent.app.study.bundle import bundle_of
     from manent.app.study.file import load_study
-    from manent.network.logs import log_json
     from manent.network.server.rounds import Settings
     from manent.network.server.serving import Address, prepare
     from manent.network.server.serving import serve as run

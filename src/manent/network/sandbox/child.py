@@ -1,30 +1,35 @@
-"""A study's own code in a process of its own, which sees its code and one client's data, and gives vectors.
+"""A study's own code in a process of its own. The process sees the code and one client's data, and returns vectors.
 
-On Linux (x86-64 and AArch64; as root, or where users may make user namespaces; else with Landlock) the process:
+On Linux (x86-64 and AArch64; as root, or if users may make user namespaces; otherwise with Landlock) the process:
 
-- *reads* the interpreter, its packages, the system's libraries and the study's code, and no other file: no key, no ledger,
-  nothing of the loader's. Where namespaces are refused, so that Landlock alone keeps it, it may still learn of files that they
-  exist, and of what size they are;
+- *reads* the interpreter, its packages, the system's libraries and the study's code, and no other file: no key, no ledger, and
+  nothing of the loader's. If namespaces are refused, so that only Landlock confines it, it may still learn that other files
+  exist, and their sizes;
 - *writes* `file_bytes` into a folder in memory that ends with it; without namespaces, nothing;
-- *reaches* no network, not this machine's either, no other process, and no socket;
+- *reaches* no network, not even this machine, no other process, and no socket;
 - *starts* no process, and no more than `threads` threads; nothing is left when it ends, and it ends with the site;
 - *takes* `memory_bytes` beside the data, and `file_bytes`; between answers it is stopped;
 - has an empty environment (but for settings of how numbers are computed), no descriptor but its pipes and the data, no GPU, no
-  capabilities, and, where the site runs as root, a user id of nobody else (not so where namespaces are refused and the
-  interpreter is root's alone: then the number of threads is bounded by memory).
+  capabilities, and, if the site runs as root, a user id that nobody else has (except if namespaces are refused and only root can
+  read the interpreter: then memory is what limits the number of threads).
 
-Each time that it starts, all this is tried from inside before the study's code is loaded; what was found is `Child.isolation`.
-With isolation "required" nothing of the study runs where one attempt succeeds. Elsewhere (macOS, other processors) it is a fresh
-process with an empty environment and limits, which is no isolation; Windows has none of it.
+Each time the process starts, all this is tried from inside before the study's code is loaded; `Child.isolation` holds what was
+found. With isolation "required" nothing of the study runs if one attempt succeeds. Elsewhere (macOS, other processors) it is a
+fresh process with an empty environment and limits, which is no isolation; Windows has none of it.
 
-What code does to manent's classes, it does in its own process: layers, rounding, noise for clients, masks and the account are in
-the site's, and of what comes back only numbers are taken, of the type and shape that the site's plan says.
+If the code changes manent's classes, it does so only in its own process. Layers, rounding, noise for clients, masks and the
+account are computed in the site's process. Of what comes back only numbers are taken, of the type and shape that the site's plan
+says.
 
-Not promised: that code tells nothing by the vector itself, within the bounds that layers put on it; by how long it computes, or
-that it fails; or, by the processor's caches and load, to another process that measures them. That the kernel, or a package
-among those installed here, has no hole. That training which is private for single examples is so: batches, clipping and noise are
-computed in here, by manent's code beside the study's, so that such a guarantee trusts the code that was approved.
-The network's and the disk's limits of a loader: it is the site's own, and runs before, apart, with the site's rights.
+Not promised:
+
+- that code tells nothing by the vector itself, within the bounds that layers put on it; by how long it computes, or by failing;
+  or, through the processor's caches and load, to another process that measures them;
+- that the kernel, or an installed package, has no hole;
+- that private training of single examples is private whatever the code does: its batches, clipping and noise are computed in this
+  process, by manent's code beside the study's. Such a guarantee trusts the code that was approved;
+- limits on the network and the disk for a loader: it is the site's own, and runs earlier, in another process, with the site's
+  rights.
 """
 
 from __future__ import annotations
@@ -62,7 +67,7 @@ MOST_HIDDEN = 200
 MOST_SAID = 4096
 ANSWER_HEAD = 1 << 16
 STARTING = 120.0
-"""Seconds within which the process and its packages start, beside those of the study's own code."""
+"""Seconds within which the process and its packages must start, beside those for the study's own code."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,10 @@ class Limits:
     """What a study's code may take.
 
     Attributes:
-        memory_bytes: of address space, in which libraries count (about 0.4 GB for manent itself, 0.9 GB with torch), beside the
-            client's data.
+        memory_bytes: of address space, beside the client's data. Libraries count: about 0.4 GB for manent itself, 0.9 GB with
+            torch.
         seconds: for one answer, and for loading the code.
-        file_bytes: of all that it writes.
+        file_bytes: of everything that it writes.
         open_files, threads: at most.
     """
 
@@ -86,11 +91,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Isolation:
-    """How a process is shut in, as it was tried from inside.
+    """How a process is confined, as it was tried from inside.
 
     Attributes:
-        means: in use.
-        lacks: those that are not, and why.
+        means: those in use.
+        lacks: those not in use, and why.
         leaks: what was possible that should not be.
     """
 
@@ -100,7 +105,7 @@ class Isolation:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was possible."""
+        """Whether nothing was possible that should not be."""
         return not self.leaks
 
     def __str__(self) -> str:
@@ -115,7 +120,7 @@ class _Ended(Exception):
 
 @dataclass
 class _Running:
-    """A process, and this side's ends of its pipes."""
+    """A process, and the site's ends of its pipes."""
 
     process: subprocess.Popen[bytes]
     commands: int
@@ -127,13 +132,16 @@ class _Running:
     speaking: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, word: bytes) -> None:
-        """A word to the keeper: stop, continue, or kill. Where it is dead, that shows at the next exchange."""
+        """A word to the keeper: stop, continue, or kill. If the keeper is dead, the next exchange notices."""
         with self.speaking, contextlib.suppress(BrokenPipeError):
             if self.life >= 0:
                 os.write(self.life, word)
 
     def exchange(self, request: Iterable[memoryview], most: int, seconds: float, head: int = ANSWER_HEAD) -> frames.Frame:
-        """Send a request, and read one frame, while listening to what is printed. Raises _Ended, or InvalidInput for no frame."""
+        """Send a request, and read one frame, while listening to what is printed.
+
+        Raises _Ended if the process ends or takes too long, and InvalidInput for what is no frame.
+        """
         left, steps, end = list(request), frames.reading(most, head), time.monotonic() + seconds
         window = next(steps)
         with selectors.DefaultSelector() as ready:
@@ -157,7 +165,7 @@ class _Running:
         raise _Ended(f"it took longer than {seconds:g} s")
 
     def _hear(self) -> bool:
-        """Keep the end of what was printed."""
+        """Read what was printed, and keep its end. Returns False at the end of the pipe."""
         heard = os.read(self.output, 1 << 16)
         self.said += heard
         del self.said[:-MOST_SAID]
@@ -167,7 +175,7 @@ class _Running:
         try:
             sent = os.write(self.commands, left[0][: 1 << 20])
         except BrokenPipeError:
-            left.clear()  # what it says at its end is read, or nothing
+            left.clear()  # it has closed its end: read what it says last, or nothing
             return False
         left[0] = left[0][sent:]
         if not left[0]:
@@ -187,7 +195,7 @@ class _Running:
             return frame
 
     def end(self) -> str:
-        """Kill all of it, and say how it ended."""
+        """Kill all of its processes, and say how it ended."""
         with self.speaking:
             life, self.life = self.life, -1
         if life >= 0:
@@ -210,16 +218,21 @@ class _Running:
 class Child:
     """Computes a study's contributions with the study's own code, in a process of its own; a `Trainer`.
 
-    It starts with `start`, or as a context, or when it is first asked; started again where it had to be ended. One
-    answer at a time.
+    The process starts with `start`, as a context manager, or at the first question. If it had to be ended, it starts again. It
+    gives one answer at a time.
 
     Args:
         code: the bundle's files by name.
         plan: the site's own, of the same bundle.
-        isolation: "required", or "preferred" where the system may not have it.
-        hidden: the site's folder with its key and ledger, and whatever else must not be seen: attempts are made to read files of
+        data: one client's.
+        limits: what the code may take.
+        isolation: "required"; or "preferred" if the system may not be able to.
+        hidden: the site's folder with its key and ledger, and whatever else must not be seen: the process tries to read files of
             these.
-        means: which of `confine.MEANS` are used where the system has them.
+        means: which of `confine.MEANS` are used, if the system has them.
+
+    Attributes:
+        isolation: what was found when the process last started; None before.
     """
 
     def __init__(
@@ -242,8 +255,8 @@ class Child:
         """Start the process, and load the code.
 
         Raises:
-            Refused: where isolation is required, and something that should not be possible is; no code was loaded then.
-            InvalidInput: where the code cannot be loaded, declares another model, or does not fit the client's data.
+            Refused: if isolation is required and something was possible that should not be; no code was loaded then.
+            InvalidInput: if the code cannot be loaded, declares another model, or does not fit the client's data.
         """
         with self._one:
             if self._running is None:
@@ -277,8 +290,11 @@ class Child:
     def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
         """The client's contribution, of the plan's size and type.
 
-        NaN and infinity in the vector are left to whom sums it: behind a clip it becomes zeros.
-        Raises ClientFailed where the code fails, does not answer in time, or answers anything else; and as `start`.
+        NaN and infinity in the vector are left to the caller: behind a clip they become zeros.
+
+        Raises:
+            ClientFailed: if the code fails, does not answer in time, or answers anything else.
+            Refused, InvalidInput: as `start`.
         """
         with self._one:
             try:
@@ -306,7 +322,7 @@ class Child:
         return contribution
 
     def _ask(self, running: _Running, request: list[memoryview], most: int, seconds: float) -> frames.Frame:
-        """One exchange. What ends out of order ends the process."""
+        """One exchange. An answer that is out of order ends the process."""
         try:
             running.tell(b"c")
             return running.exchange(request, most, seconds)
@@ -320,7 +336,7 @@ class Child:
             self._running = None
 
     def close(self) -> None:
-        """End the process, and all that is its, even if it is just being asked: then that fails."""
+        """End the process and everything it has started. A question that is under way fails."""
         if self._running is not None:
             self._running.tell(b"k")
         with self._one:
@@ -357,7 +373,7 @@ class _Nothing:
 def _started(
     code: Mapping[str, str], data: Data | _Nothing, limits: Limits, hidden: Sequence[Path], means: Sequence[str]
 ) -> tuple[_Running, Isolation]:
-    """A process that has shut itself in and waits, and what it says of that. Raises InvalidInput where there is none."""
+    """A process that has confined itself and waits, and what it says of that. Raises InvalidInput if it does not start."""
     if os.name != "posix":
         raise Refused("A study's own code is not run on this system; use Linux.")
     folder = _folder(code)
@@ -448,13 +464,13 @@ def _contribution(found: frames.Frame, size: int, own: int) -> Contribution:
 
 
 def _clean(text: object) -> str:
-    """What comes from code that is not trusted, in a message: one line, without characters that drive a terminal."""
+    """Text from code that is not trusted, for a message: one line, without characters that control a terminal."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[:600])
     return " ".join(shown.split())
 
 
 def _how(code: int, said: bytes) -> str:
-    """How a process ended, and the last that it printed."""
+    """How a process ended, and the last of what it printed."""
     names = {signal.SIGKILL: "killed, perhaps for want of memory", signal.SIGSEGV: "ended by a fault of memory"}
     number = code - 128 if code > 128 else -code
     with contextlib.suppress(ValueError):

@@ -1,20 +1,20 @@
-"""Shuts a process in before code that is not trusted is loaded: run as a script, with the standard library alone.
+"""Confines a process before code that is not trusted is loaded. Run as a script, with the standard library alone.
 
-`python -I confine.py ORDER` becomes two processes. The *keeper* makes namespaces and waits for a pipe to end, which it does when
-the site ends or wants it; then it kills the other. That one, the *inner* process, shuts itself in, tries from inside whether it
-is, writes a frame that says so, and goes on as `manent.network.sandbox.inside`. It has one thread until then: what is set for a
-thread is set for all that it starts later.
+`python -I confine.py ORDER` becomes two processes. The *keeper* makes namespaces and waits until a pipe from the site ends, or
+says so; then it kills the other. The *inner* process confines itself, tries from inside what it can still do, writes a frame with
+the result, and goes on as `manent.network.sandbox.inside`. It has one thread until then, as what is set for a thread holds for
+all threads that it starts later.
 
-Four means, each used where the system has it. Files are kept by the first, or by the second with the third; the network by the
-first or the third; new processes by the third:
+There are four means, each used if the system has it. Files are protected by the first, or by the second with the third; the
+network by the first or the third; new processes are refused by the third:
 
-- namespaces (Linux; as root, or where users may make them): a file system that holds the interpreter, the system's libraries and
-  the study's code, read-only, and a small folder in memory; a network without devices; no other process to be seen.
-- Landlock (Linux 5.13 and later): the same files, TCP refused from 6.7, signals and abstract sockets from 6.12.
-- seccomp (Linux on x86-64 and AArch64): system calls for sockets, new processes and programs, other processes, namespaces,
-  mounts, keys, io_uring, memory that no limit counts, and for what Landlock does not know of files (their modes and times; to be
-  told of their use) are refused.
-- a user id of its own, where the site is root, and the interpreter can be read by all.
+- namespaces (Linux; as root, or if users may make them): a file system that holds the interpreter, the system's libraries and the
+  study's code, read-only, and a small folder in memory; a network without devices; no view of other processes.
+- Landlock (Linux 5.13 and later): the same files; TCP refused from 6.7, signals and abstract sockets from 6.12.
+- seccomp (Linux on x86-64 and AArch64): refuses system calls for sockets, new processes and programs, other processes,
+  namespaces, mounts, keys, io_uring, memory that no limit counts, and what Landlock does not cover of files (their modes and
+  times; notices of their use).
+- a user id of its own, if the site is root, and everybody can read the interpreter.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NUMBERS = (
     "MKL_CBWR",
     "NPY_DISABLE_CPU_FEATURES",
 )
-"""Of the site's environment, how numbers are computed: with the same, they are the same to the last bit."""
+"""Settings of the environment that decide how numbers are computed: if they are equal, results are equal to the last bit."""
 ENVIRONMENT = ("HOME", "TMPDIR", "LANG", *NUMBERS)
 LIBRARIES = (
     "/lib",
@@ -54,7 +54,7 @@ LIBRARIES = (
     "/etc/localtime",
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-FIRST_USER, USERS = 61184, 4336  # ids that no account has: those of systemd's dynamic users
+FIRST_USER, USERS = 61184, 4336  # user ids that no account has: systemd's range for dynamic users
 _NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mounts, names, IPC, processes, network
 _USER = 0x10000000
 _PRIVATE, _RECURSIVE, _BIND = 1 << 18, 1 << 14, 1 << 12
@@ -86,7 +86,7 @@ _REFUSED = {
 }  # fmt: skip
 _UNKNOWN = {"clone3": (435, 435), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)}
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-_LANDLOCK_FILES = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}  # rights that each version knows, of the newest at most this
+_LANDLOCK_FILES = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}  # rights by version; a newer version is used as the last one
 _READ_FILE, _READ_FOLDER, _READ_AND_WRITE_FILE = 0b101, 0b1101, 0b110
 
 
@@ -95,11 +95,16 @@ class Order:
     """What the process is to be.
 
     Attributes:
-        folder: of this process alone: `code` in it, with the study's files, `scratch`, and `root`, both empty.
+        means: which of MEANS to use.
+        folder: of this process alone. In it are `code`, with the study's files, and `scratch` and `root`, both empty.
         hidden: files that it must not be able to open.
-        port, socket: of TCP on this machine, and an abstract name, where the site listens for it in vain.
+        port, socket: a TCP port of this machine, and an abstract socket's name, on which the site listens; the process must not
+            reach them.
         parent: number of the site's process.
-        memory, files, file_bytes, threads: limits: bytes of address space, open files, bytes of each file and of all in scratch.
+        memory: bytes of address space.
+        files: open files.
+        file_bytes: bytes of each file, and of all files in scratch.
+        threads: at most.
         commands, answers, life, data: descriptors.
     """
 
@@ -121,7 +126,16 @@ class Order:
 
 @dataclass
 class Report:
-    """What came of it: means in use, why others are not, and what was possible that should not be."""
+    """What came of it.
+
+    Attributes:
+        means: those in use.
+        lacks: why others are not in use.
+        leaks: what was possible that should not be.
+        mounted: whether there is a file system of its own.
+        user: the user id that it takes; None to keep the site's.
+        own_users: whether there is a namespace of users.
+    """
 
     means: list[str] = field(default_factory=list)
     lacks: dict[str, str] = field(default_factory=dict)
@@ -131,7 +145,7 @@ class Report:
     own_users: bool = False
 
     def attempt(self, order: Order, name: str, take: Callable[[], str]) -> None:
-        """Take a means, and note what came of it."""
+        """Try one of the means, and note what came of it."""
         if name not in order.means:
             self.lacks[name] = "not asked for"
             return
@@ -163,13 +177,13 @@ def _control(option: int, *values: int) -> int:
 
 
 def _system(number: int, *values: object) -> int:
-    """A system call without a function of its own."""
+    """A system call that the C library has no function for."""
     arguments = [ctypes.c_long(value) if isinstance(value, int) else value for value in values]
     return _checked(f"system call {number}", _library().syscall(ctypes.c_long(number), *arguments))
 
 
 def _machine() -> tuple[int, int]:
-    """Column of the table of system calls, and the kernel's name of the architecture. Raises OSError for another one."""
+    """The column of the table of system calls, and the kernel's number of the architecture. Raises OSError for another one."""
     name = os.uname().machine
     if sys.platform != "linux" or name not in _MACHINES or struct.calcsize("P") != 8:
         raise OSError(f"not known on {sys.platform} {name}")
@@ -199,7 +213,7 @@ def _fix(target: str, attributes: int, recursive: bool = True) -> None:
 
 
 def _separate(order: Order, report: Report) -> str:
-    """New namespaces; within them, a file system of its own. Before the inner process is made."""
+    """Make new namespaces and a file system of its own in them. Done before the inner process is made."""
     column, _ = _machine()
     user, group = os.getuid(), os.getgid()
     for flags in (_NAMESPACES, _NAMESPACES | _USER) if user == 0 else (_NAMESPACES | _USER,):
@@ -260,7 +274,9 @@ def _links(order: Order) -> Iterator[tuple[str, str]]:
 
 
 def _take_user(order: Order, report: Report, mounts: bool) -> None:
-    """As root: the id of nobody else, for the inner process; where what it is to read can be read by others."""
+    """If the site is root, give the inner process a user id that nobody else has. Not if it could not read the interpreter
+    then.
+    """
     if os.getuid() != 0 or report.own_users:
         return
     if "user" not in order.means:
@@ -275,14 +291,14 @@ def _take_user(order: Order, report: Report, mounts: bool) -> None:
         for path, _, files in os.walk(order.folder):
             for name in (path, *(f"{path}/{file}" for file in files if file != "canary")):
                 os.chown(name, user, user)
-    except OSError as error:  # root of a container that has no such id
+    except OSError as error:  # root in a container without this user id
         report.lacks["user"] = str(error)
         return
     report.user = user
 
 
 def _open_to_all(path: str) -> bool:
-    """Whether everybody may pass through each folder to it."""
+    """Whether everybody may enter each folder on the way to it."""
     parts = path.split("/")
     return all(os.stat("/".join(parts[:count]) or "/").st_mode & 0o1 for count in range(1, len(parts)))
 
@@ -325,7 +341,7 @@ _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 
 def _filter(column: int, architecture: int, process: int) -> bytes:
-    """What is refused; the rest is allowed."""
+    """The filter program: it refuses what is listed, and allows the rest."""
     refuse, not_there = _step(_RETURN, _ERROR | 1), _step(_RETURN, _ERROR | 38)
     program = [_step(_LOAD, 4), _step(_EQUAL, architecture, 1, 0), _step(_RETURN, _KILL), _step(_LOAD, 0)]
     if column == 0:
@@ -333,7 +349,7 @@ def _filter(column: int, architecture: int, process: int) -> bytes:
     for numbers, answer in (*((n, refuse) for n in _REFUSED.values()), *((n, not_there) for n in _UNKNOWN.values())):
         if numbers[column] != -1:
             program += [_step(_EQUAL, numbers[column], 0, 1), answer]
-    # With conditions on an argument: (call, argument, test, value, whether it is allowed where the test holds)
+    # With a condition on one argument: (call, argument, test, value, whether the call is allowed if the test holds)
     conditions = (
         ((56, 220), 0, _ANY_BIT, 0x10000, True),  # clone: threads
         ((234, 131), 0, _EQUAL, process, True),  # tgkill: to itself
@@ -367,6 +383,11 @@ def _seccomp() -> str:
 
 
 def main(text: str) -> None:
+    """Become the keeper and the inner process; see the module. Does not return.
+
+    Args:
+        text: an `Order` as JSON.
+    """
     order, report = Order(**json.loads(text)), Report()
     report.attempt(order, "namespaces", lambda: _separate(order, report))
     if not report.mounted:
@@ -380,14 +401,16 @@ def main(text: str) -> None:
 
 
 def _keep(order: Order, process: int) -> None:
-    """Wait until the site ends it, or ends: then nothing is left. Between answers the inner process is stopped."""
+    """Wait until the site ends this process, or ends itself; then kill the inner process and all it has left. Between answers
+    the inner process is stopped.
+    """
     for descriptor in (order.commands, order.answers, order.data):
         os.close(descriptor)
     os.dup2(0, 1)
     os.dup2(0, 2)
     while (word := os.read(order.life, 1)) not in (b"", b"k"):
         os.kill(process, signal.SIGSTOP if word == b"s" else signal.SIGCONT)
-    for number in (-process, process):  # its group, if it has come to make one, and itself
+    for number in (-process, process):  # its group, if it got as far as making one, and itself
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -395,7 +418,7 @@ def _keep(order: Order, process: int) -> None:
 
 
 def _inner(order: Order, report: Report) -> None:
-    """Shut this process in, say how well, and go on as what it was started for."""
+    """Confine this process, say how well, and go on as what it was started for."""
     os.setsid()
     kept = sorted({0, 1, 2, order.commands, order.answers, order.data})
     for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
@@ -424,19 +447,19 @@ def _limit(order: Order) -> None:
         ("RLIMIT_AS", order.memory), ("RLIMIT_FSIZE", order.file_bytes), ("RLIMIT_NOFILE", order.files),
         ("RLIMIT_NPROC", order.threads), ("RLIMIT_CORE", 0), ("RLIMIT_MEMLOCK", 0), ("RLIMIT_MSGQUEUE", 0),
     )  # fmt: skip
-    import resource  # which Windows lacks
+    import resource  # Windows lacks it
 
     for name, value in limits:
         number = getattr(resource, name, None)
         if number is not None:
             hard = resource.getrlimit(number)[1]
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            with suppress(ValueError, OSError):  # macOS takes not all of them
+            with suppress(ValueError, OSError):  # macOS does not support all of them
                 resource.setrlimit(number, (most, most))
 
 
 def _give_up() -> None:
-    """No capabilities, no way to more, no dump of memory, and an end with the keeper."""
+    """Give up all capabilities and every way to more, forbid dumps of memory, and end with the keeper."""
     if os.uname().machine in _MACHINES:
         _system((126, 91)[_machine()[0]], struct.pack("Ii", 0x20080522, 0), struct.pack("IIIIII", *[0] * 6))
     _control(38, 1)  # PR_SET_NO_NEW_PRIVS
@@ -444,11 +467,11 @@ def _give_up() -> None:
     _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-# From inside: what should not be possible is tried.
+# Tried from inside: what should not be possible.
 
 
 def _leaks(order: Order, kept: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """What is possible that should not be, by what it is about."""
+    """What is possible that should not be, by subject."""
     for path in order.hidden:
         if _can(lambda path=path: os.close(os.open(path, os.O_RDONLY))):  # type: ignore[misc]
             yield "files", f"{path} can be read"

@@ -1,8 +1,8 @@
-"""A site's data on their way to the process of a study's code: loaded once, held in memory that has no name, not to be altered.
+"""A site's data on their way to the process of a study's code: loaded once, in memory without a file name, and unchangeable.
 
-The site's own loader runs in a process of its own, with the site's rights, before any of a study's code is loaded anywhere: what
-else it leaves in memory, such as the password of a database, is gone before, and nothing that it opened stays open. As a script:
-`python -I -m manent.network.sandbox.handover FILE.py NAME DESCRIPTOR`.
+The site's own loader runs in a process of its own, with the site's rights, before any of a study's code is loaded anywhere. That
+process ends first, so whatever else the loader leaves in memory, such as a database's password, is gone, and nothing that it
+opened stays open. As a script: `python -I -m manent.network.sandbox.handover FILE.py NAME DESCRIPTOR`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class Data:
     """One client's data as a frame in a file in memory, which processes may share and none may change.
 
     Attributes:
-        name: of the client, from which repeatable randomness is drawn.
-        train, test: numbers of rows; None where there is no test part.
-        bytes: how much memory they take.
+        descriptor: of that file, for reading.
+        name: of the client; repeatable randomness is drawn from it.
+        train: number of training rows.
+        test: number of test rows; None without a test part.
+        bytes: of memory that they take.
     """
 
     descriptor: int
@@ -46,17 +48,22 @@ class Data:
 
     @classmethod
     def of(cls, client: Client) -> Data:
-        """A copy of what is in this process. Raises InvalidInput for arrays of anything but numbers."""
+        """A copy of data in this process. Raises InvalidInput for arrays of anything but numbers."""
         return cls._filled(lambda file: _write(file, client))
 
     @classmethod
     def load(cls, path: str | Path, name: str, seconds: float = 3600.0) -> Data:
-        """What the function `name` in a file of the site's own returns: a Client, Examples, or a pair (train, test) of them.
+        """What a loader returns: the function `name` in a file of the site's own, which gives a Client, Examples, or a pair
+        (train, test) of Examples.
 
-        Raises InvalidInput where it raises, returns anything else, or takes longer.
+        Args:
+            seconds: for which it may run.
+
+        Raises InvalidInput if it raises, returns anything else, or takes longer.
         """
 
         def run(file: int) -> None:
+            """Run the loader, which writes to the file."""
             own = [sys.executable, "-I", "-m", "manent.network.sandbox.handover", str(Path(path).absolute()), name, str(file)]
             try:
                 done = subprocess.run(own, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=(file,), timeout=seconds)
@@ -81,7 +88,7 @@ class Data:
             raise
 
     def close(self) -> None:
-        """Give the memory back, once no process uses it."""
+        """Free the memory, once no process uses it."""
         os.close(self.descriptor)
 
     def __enter__(self) -> Data:
@@ -92,7 +99,7 @@ class Data:
 
 
 def _file() -> tuple[int, int]:
-    """A file without a name, to write to; and to read from."""
+    """A file without a name: a descriptor to write to, and one to read from."""
     if hasattr(os, "memfd_create"):
         found = os.memfd_create("manent", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         return found, found
@@ -103,7 +110,7 @@ def _file() -> tuple[int, int]:
 
 
 def _closed(writing: int, reading: int) -> int:
-    """What remains to read from; nobody can write any more."""
+    """The descriptor to read from, after which nobody can write any more."""
     if writing == reading:
         import fcntl
 
@@ -146,7 +153,7 @@ def _part(arrays: Mapping[str, Array], part: str) -> Examples | None:
 
 
 def as_client(found: object) -> Client:
-    """One client's data. Raises InvalidInput for anything else."""
+    """One client's data from what a loader has returned. Raises InvalidInput for anything else."""
     if isinstance(found, Federation) and len(found) == 1:
         found = found.clients[0]
     if isinstance(found, Client):
@@ -159,7 +166,7 @@ def as_client(found: object) -> Client:
 
 
 def execute(path: Path, module: str) -> ModuleType:
-    """Run a file as a module, which may import what lies beside it. Raises what it raises."""
+    """Run a file as a module, which may import files beside it. Raises what the file raises."""
     spec = spec_from_file_location(module, path)
     if spec is None or spec.loader is None:
         raise InvalidInput(f"{shown(path.name)} cannot be loaded as Python.")
@@ -171,7 +178,7 @@ def execute(path: Path, module: str) -> ModuleType:
 
 
 def main(path: str, name: str, descriptor: str) -> None:
-    """Load the data, and write them."""
+    """Load the data, and write them to the descriptor."""
     function: Any = getattr(execute(Path(path), "loader_file"), name, None)
     if not callable(function):
         raise SystemExit(f"it defines no function {name!r}")

@@ -1,7 +1,7 @@
-"""The inner process of a study's code, after `confine` has shut it in: the study's model trains, and vectors go out.
+"""The inner process of a study's code, after `confine` has confined it: the study's model trains, and vectors go out.
 
-Everything in here may be altered by that code, this module too: nothing that it says is believed by the site but numbers that fit
-the shape which the site's own plan gives them.
+The study's code may alter everything in this process, this module too. So the site believes nothing that it says, except numbers
+that fit the shape in the site's own plan.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, ManentError
 from manent.core.examples import Client
-from manent.core.protocols import Algorithm, Assignment, ClientContext
+from manent.core.protocols import Algorithm, AlgorithmTraits, Assignment, ClientContext, traits
 from manent.core.study import Study
 from manent.core.vectors import Array
 from manent.crypto.random import SystemRandom
 from manent.crypto.samplers.gradients import ExactDraws
 from manent.network.sandbox import handover
 from manent.network.wire import frames
-from manent.rounds.declared import DeclaredModel, rebuild
+from manent.network.wire.models import declared_model
+from manent.rounds.declared import rebuild
 
 MODULE = "study_file"
 """The module name of a study file everywhere, as a study's hash names the classes in it."""
@@ -34,7 +35,11 @@ MOST_TOLD = 2000
 
 
 def serve(commands: int, answers: int, data: int) -> None:
-    """Prepare the study that the first frame names, then answer the others, one by one, until there are no more."""
+    """Prepare the study that the first frame names, then answer the frames that follow, until there are no more.
+
+    Args:
+        commands, answers, data: descriptors to read requests from, to write answers to, and to read the client's data from.
+    """
     first = frames.read(commands)
     if first is None:
         return
@@ -42,10 +47,10 @@ def serve(commands: int, answers: int, data: int) -> None:
         client = handover.read(data)
         algorithm = _algorithm(first.head["study"], Path.cwd())
         algorithm.check(client)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is told
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the code raises is reported
         frames.write(answers, {"error": _told(error)}, {})
         return
-    frames.write(answers, {"model": type(getattr(algorithm, "model", None)).__name__}, {})
+    frames.write(answers, {"model": type(traits(algorithm, AlgorithmTraits).model).__name__}, {})
     while (frame := frames.read(commands)) is not None:
         try:
             head, arrays = _answer(algorithm, client, frame)
@@ -55,24 +60,25 @@ def serve(commands: int, answers: int, data: int) -> None:
 
 
 def _algorithm(document: Mapping[str, Any], folder: Path) -> Algorithm:
-    """The study's algorithm with the model of its code, which must be the model that was declared.
+    """The study's algorithm with the model of the study's code, which must be the declared one.
 
-    Of the code's own study nothing else counts: rounds, algorithm and training are what the site has read and decided about.
+    Nothing else of the code's own study counts: rounds, algorithm and training are those that the site has read and decided
+    about.
     """
     study = rebuild(document)
-    algorithm: Any = study.algorithm
     own = getattr(handover.execute(folder / ENTRY, MODULE), "study", None)
     if not isinstance(own, Study):
         raise InvalidInput(f"{ENTRY} must define 'study', a Study; found a {type(own).__name__}.")
-    declared = getattr(algorithm, "model", None)
-    if not isinstance(declared, DeclaredModel):
+    declared = declared_model(study)
+    if declared is None:
         return study.algorithm
-    model = getattr(own.algorithm, "model", None)
+    model = traits(own.algorithm, AlgorithmTraits).model
     if canonical(to_plain(model)) != canonical(to_plain(declared)):
         raise InvalidInput(
             f"The model in {ENTRY} is not the one that the study declares: its code, layout or settings differ. "
             f"Send the code that the study was made from, under the same versions."
         )
+    algorithm: Any = study.algorithm
     made: Algorithm = replace(algorithm, model=model)
     return made
 
@@ -90,7 +96,7 @@ def _answer(algorithm: Algorithm, client: Client, frame: frames.Frame) -> tuple[
 
 
 def _told(error: BaseException) -> str:
-    """What a person needs to mend it: what was raised, and where in the study's code."""
+    """What a person needs to fix it: what was raised, and where in the study's code."""
     folder = os.getcwd()
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(f"{folder}/")]
     where = f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""

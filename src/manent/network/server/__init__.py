@@ -1,1 +1,1 @@
-"""The server of a federation: the fold of what is in its store; any process of it may die at any moment."""
+"""The server of a federation. All it knows is in its store, so any process of it may die at any moment, and another goes on."""

@@ -1,4 +1,4 @@
-"""What the server keeps: one document a study, one a sum, and the keys under which they lie.
+"""What the server keeps: one document for each study, one for each sum, and the keys under which they lie.
 
 A document is read, changed and written in one transaction, so that several processes may share a store.
 """
@@ -25,21 +25,22 @@ class StudyRecord:
     """A study and how far it has come.
 
     Attributes:
-        hash: of its plain data.
+        hash: SHA-256 of its plain data.
         number: its place in the queue.
         bundle: digest of the bundle as it was submitted.
         by: who submitted it.
         seed: of its repeatable randomness.
-        needed: it waits for a roster of so many sites.
-        clients: how many it was planned for, all on the roster of this number; 0 while it waits.
-        initial: digest of the model's first vector, where the server cannot draw it; or "".
+        needed: how many sites must be on the roster before it is planned.
+        since: when it entered its present phase, in seconds since the epoch.
+        clients, roster: it is planned for so many sites, those on the roster of this number; 0 while it waits for them.
+        initial: digest of the model's first vector, if the server cannot draw it; or "".
+        round, index: the next sum, or the one under way.
         state: digest of the algorithm's and layers' arrays after the last sum; "" before the first.
         open: id of the sum under way, or "".
-        released: sums that were released, or counted as such.
+        released: how many sums were released, or count as released.
         result: digest of the final arrays, or "".
         reason: why it failed.
-        since: seconds since the epoch, when it came into its phase.
-        begun: when it began to run.
+        begun: when it began to run, in seconds since the epoch.
     """
 
     hash: str
@@ -65,31 +66,37 @@ class StudyRecord:
 
     @property
     def over(self) -> bool:
+        """Whether it has finished or failed."""
         return self.phase in ("finished", "failed")
 
     @property
     def progress(self) -> Progress:
-        """Between two sums."""
+        """Where it stands between two sums."""
         return Progress(self.round, self.index)
 
     def at(self, progress: Progress) -> StudyRecord:
+        """The same study at another round and index."""
         return dataclasses.replace(self, round=progress.round, index=progress.index)
 
 
 @dataclass(frozen=True)
 class SumRecord:
-    """A sum under way, or over.
+    """A sum, under way or over.
 
     Attributes:
-        id: study, round and index.
-        name: its kind.
+        id: "STUDY-ROUND-INDEX".
+        name: its kind, such as "train".
+        attempt: the present one; the first is 1.
         call: the body of the present attempt's call, in hexadecimal.
-        count: how many were asked.
+        count: how many sites are asked.
+        roster: the number of the roster that the present attempt is under.
         assignment: digest of the arrays that clients are sent.
-        phase: of the party.
-        closes: seconds since the epoch, when the phase is closed with those who answered.
+        phase: of the server's party.
+        closes: when the phase is closed with those who answered, in seconds since the epoch.
+        opened: when the present attempt began, in seconds since the epoch.
         closed: what the cohort is told at the end, in hexadecimal.
-        included: the public keys of those whose vectors are in the sum, once it is over.
+        reason: why it was abandoned.
+        included: once it is over, the public keys of those whose vectors are in it.
     """
 
     id: str
@@ -112,11 +119,11 @@ class SumRecord:
 
     @property
     def log(self) -> str:
-        """The log of the present attempt's party."""
+        """The name of the log of the present attempt's party."""
         return f"sum/{self.id}/{self.attempt}"
 
     def upload(self, key: str) -> str:
-        """The name of a site's upload in parts in the present attempt."""
+        """The name of a site's upload in parts, in the present attempt."""
         return f"{self.id}/{self.attempt}/{key}"
 
 
@@ -124,49 +131,56 @@ Record = TypeVar("Record", StudyRecord, SumRecord)
 
 
 def encode(record: StudyRecord | SumRecord) -> bytes:
+    """A record as canonical JSON."""
     return canonical(dataclasses.asdict(record))
 
 
 def decode(kind: type[Record], document: bytes) -> Record:
-    """A record; what a newer version added is left out."""
+    """The record in a document. Fields that a newer version added are left out."""
     values, known = json.loads(document), {f.name for f in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
 def study_key(hash: str) -> str:
+    """The key of a study's document."""
     return f"study/{hash}"
 
 
 def sum_key(id: str) -> str:
+    """The key of a sum's document."""
     return f"sum/{id}"
 
 
 def decision_key(study: str, public: str) -> str:
+    """The key of a site's decision about a study."""
     return f"decision/{study}/{public}"
 
 
 def history_log(study: str) -> str:
+    """The name of the log with one row for each sum of a study."""
     return f"history/{study}"
 
 
 def study_of(view: Snapshot, hash: str) -> StudyRecord | None:
+    """A study by its hash, or None."""
     document = view.get(study_key(hash))
     return None if document is None else decode(StudyRecord, document)
 
 
 def sum_of(view: Snapshot, id: str) -> SumRecord | None:
+    """A sum by its id; None for an unknown id, and for ""."""
     document = view.get(sum_key(id)) if id else None
     return None if document is None else decode(SumRecord, document)
 
 
 def studies(view: Snapshot) -> list[StudyRecord]:
-    """Every study, in the order in which they came."""
+    """Every study, in the order in which they were submitted."""
     found = [study_of(view, key.removeprefix("study/")) for key in view.keys("study/")]
     return sorted((study for study in found if study is not None), key=lambda study: study.number)
 
 
 def put(transaction: Transaction, *records: StudyRecord | SumRecord) -> None:
-    """Write records, and tell every process that something has changed."""
+    """Write records, and note that something has changed."""
     for record in records:
         key = study_key(record.hash) if isinstance(record, StudyRecord) else sum_key(record.id)
         transaction.put(key, encode(record))
@@ -184,7 +198,7 @@ def pulse(view: Snapshot) -> int:
 
 
 def decisions(view: Snapshot, study: str) -> dict[str, tuple[bool, str]]:
-    """By public key: whether the site takes part, and why not."""
+    """The decisions about a study: by public key, whether the site takes part, and why not."""
     prefix = decision_key(study, "")
     found = {}
     for key, document in view.items(prefix):

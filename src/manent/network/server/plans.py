@@ -1,4 +1,4 @@
-"""Plans of the studies that a server knows, made from their bundles: no code of a study is run."""
+"""The plans of the studies that a server knows. They are made from the bundles; no code of a study is run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manent.storage.blobs import Blobs
 
 
 def plan_of(bundle: Bundle, clients: int) -> Plan:
-    """The plan of a bundle for so many sites. Raises InvalidInput or Refused where there is none."""
+    """The plan of a bundle for so many sites. Raises InvalidInput or Refused if there is none."""
     study: Study = rebuild(bundle.study)
     sites = Sites(tuple(f"site {index}" for index in range(clients)), schema_of(bundle.schema))
     plan = resolve(study, sites)
@@ -24,7 +24,7 @@ def plan_of(bundle: Bundle, clients: int) -> Plan:
 
 
 class Plans:
-    """Plans by study, made once in a process."""
+    """Plans by study. Each is made once in a process."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -32,10 +32,11 @@ class Plans:
         self._lock = threading.Lock()
 
     def bundle(self, study: StudyRecord) -> Bundle:
+        """The bundle of a study."""
         return Bundle.read(b"".join(self._blobs.read(study.bundle)))
 
     def plan(self, study: StudyRecord) -> Plan:
-        """Raises InvalidInput for a study that is still waiting for its sites."""
+        """The plan of a study. Raises InvalidInput for a study that still waits for its sites."""
         if not study.clients:
             raise InvalidInput(f"Study {study.hash[:16]} waits for {study.needed} sites; it has no plan yet.")
         with self._lock:

@@ -1,4 +1,4 @@
-"""Rosters as the server keeps them: every number that was signed, for sums that began under it."""
+"""Rosters as the server keeps them: all numbers that were signed, as sums go on under the roster with which they began."""
 
 from __future__ import annotations
 
@@ -32,9 +32,16 @@ def _key(number: int) -> str:
 
 
 def settle(store: Store, consortium: bytes | None) -> bytes | None:
-    """Whose rosters a server takes, which is said once, when it begins: a consortium's public key; None in a quick start.
+    """Fix by whose key rosters are signed. A server settles this once, when it first starts.
 
-    Raises InvalidInput for another key than the server began with, as its sites know it by that.
+    Args:
+        consortium: the consortium's public key, 32 bytes; None for a quick start, and for a server that has started before.
+
+    Returns:
+        The consortium's public key; None in a quick start.
+
+    Raises:
+        InvalidInput: for another key than the server first started with, as its sites know it by that one.
     """
     with store.transaction() as transaction:
         known = transaction.get(SIGNER)
@@ -53,11 +60,11 @@ def settle(store: Store, consortium: bytes | None) -> bytes | None:
 class Rosters:
     """Who may take part.
 
-    In a quick start the server signs a new roster for whoever joins with an invitation; with a consortium it only passes on what
-    that has signed.
+    In a quick start the server signs a new roster for whoever joins with an invitation. With a consortium it only passes on the
+    rosters that the consortium has signed.
 
     Args:
-        identity: the server's, which signs in a quick start; None where rosters are only handed in.
+        identity: the server's, which signs in a quick start; None if rosters are only handed in.
         consortium: public key by which rosters are signed, 32 bytes; None in a quick start.
     """
 
@@ -68,7 +75,7 @@ class Rosters:
 
     @property
     def signer(self) -> bytes:
-        """By whose key rosters are signed."""
+        """The public key by which rosters are signed."""
         return self._consortium or self._own.public
 
     @property
@@ -78,15 +85,15 @@ class Rosters:
         return self._identity.signing_key
 
     def newest(self, view: Snapshot) -> int:
-        """The newest number; 0 before the first."""
+        """The newest number; 0 before the first roster."""
         return int(view.get(NEWEST) or b"0")
 
     def signed(self, view: Snapshot, number: int) -> SignedRoster:
-        """A roster as it was signed. Raises InvalidInput for a number that there is none of."""
+        """A roster as it was signed. Raises InvalidInput for an unknown number."""
         return self._all(view, number)[0]
 
     def roster(self, view: Snapshot, number: int) -> Roster:
-        """A roster as sums use it."""
+        """A roster as sums use it. Raises InvalidInput for an unknown number."""
         return self._all(view, number)[1]
 
     def members(self, view: Snapshot) -> Mapping[str, str]:
@@ -105,7 +112,7 @@ class Rosters:
             return found
 
     def _remember(self, signed: SignedRoster) -> _Known:
-        """Keep what was made of a roster: of the last few, as each takes memory for every site."""
+        """Keep what was made of a roster in memory. Only the last few are kept, as each takes memory for every site."""
         roster = Roster.of(signed.number, [bytes.fromhex(entry.public) for entry in signed.entries])
         self._known[signed.number] = found = signed, roster, dict(signed.names)
         while len(self._known) > MOST_KNOWN:
@@ -113,10 +120,12 @@ class Rosters:
         return found
 
     def publish(self, signed: SignedRoster, now: float) -> bool:
-        """Take a roster that the consortium has signed; False where it was taken before.
+        """Take a roster that the consortium has signed. Returns False if it was taken before.
 
-        Raises NotAuthorized for one that does not hold, is older than the newest, or another of the same number; InvalidInput in
-        a quick start.
+        Raises:
+            NotAuthorized: if its signature does not hold, it is older than the newest, or it differs from a roster of the same
+                number.
+            InvalidInput: in a quick start.
         """
         with self._store.transaction() as transaction:
             newest = self.newest(transaction)
@@ -127,7 +136,7 @@ class Rosters:
             return signed.number > newest
 
     def waiting(self, view: Snapshot) -> Mapping[str, str]:
-        """Names by public key of those who asked to join, and are not on the newest roster."""
+        """Names by public key of those who asked to join and are not on the newest roster."""
         members = self.members(view)
         asked = {key.removeprefix(_JOINING): (view.get(key) or b"").decode() for key in view.keys(_JOINING)}
         return {public: name for public, name in asked.items() if public not in members}
@@ -143,15 +152,20 @@ class Rosters:
         beat(transaction)
 
     def invite(self, token: JoinToken, uses: int) -> None:
-        """Take this invitation from so many sites; once more changes nothing."""
+        """Let so many sites join with this invitation. Repeating it changes nothing."""
         with self._store.transaction() as transaction:
             if transaction.get(_invitation(token.secret)) is None:
                 transaction.put(_invitation(token.secret), canonical({"uses": uses}))
 
     def join(self, secret: str, name: str, public: str, now: float) -> bool:
-        """Whether the site is on the roster now; otherwise it waits for the consortium to sign one. Repeating it changes nothing.
+        """Ask to join; repeating it changes nothing.
 
-        Raises NotAuthorized for a secret that was not given out or is used up, InvalidInput for a name that is taken.
+        Returns:
+            Whether the site is on the roster now. If not, it waits for the consortium to sign the next one.
+
+        Raises:
+            NotAuthorized: for a secret that was not given out or is used up.
+            InvalidInput: for a name or a key that another site has.
         """
         check_name(name)
         from_hex("A site's public key", public, 32)

@@ -1,7 +1,7 @@
-"""The round service: studies go from sum to sum, each step one transaction that first reads how things stand.
+"""The round service: it takes studies from sum to sum. Each step is one transaction that first reads how things stand.
 
-Any number of processes may run it on one store. Whoever comes second finds that a step was taken, and does nothing: what it had
-computed, noise above all, is thrown away unseen.
+Several processes may run it on one store. If two take the same step, the second finds it taken and does nothing: what it has
+computed, above all noise, is thrown away unseen.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Act = Callable[[ServerParty, SumRecord], Step]
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server runs studies. Seconds unless said otherwise.
+    """How the server runs studies. All times are in seconds.
 
     Attributes:
-        work: for the phase in which clients compute and upload.
-        phase: for every other phase.
-        deciding: how long sites have to decide about a study, once one of them has.
-        retry: before an attempt that found too few clients is made again; it doubles up to `work`.
-        grace: that a process which has just started gives clients to come back, before it closes what is overdue.
+        work: length of the phase in which clients compute and upload.
+        phase: length of every other phase.
+        deciding: how long sites have to decide about a study, once it is planned.
+        retry: pause before a sum that found too few clients is attempted again; it doubles each time, up to `work`.
+        grace: how long a process that has just started gives clients to come back, before it closes what is overdue.
         running: how many studies run at a time.
     """
 
@@ -83,10 +83,10 @@ class Rounds:
         self.began = clock()
         self._cohorts: dict[tuple[str, str], frozenset[str]] = {}
 
-    # What moves by itself.
+    # Steps that are due by time.
 
     def tick(self) -> None:
-        """Take every step that is due. A study that cannot go on fails, with its reason; the others are not held up."""
+        """Take every step that is due. A study that cannot go on fails with its reason, and does not hold up the others."""
         with self.store.snapshot() as view:
             found = [study for study in documents.studies(view) if not study.over]
         for study in found:
@@ -94,7 +94,7 @@ class Rounds:
                 self._advance(study)
             except (Refused, InvalidInput) as error:
                 self.fail(study, str(error))
-            except ManentError as error:  # of the store or the disk; it may pass
+            except ManentError as error:  # of the store or the disk, which may recover
                 log.error("a step of a study failed: %s", error, extra={"study": study.hash})
 
     def _advance(self, study: StudyRecord) -> None:
@@ -108,7 +108,7 @@ class Rounds:
             self.open_sum(study)
 
     def fail(self, study: StudyRecord, reason: str, by: str = "server") -> None:
-        """End a study that cannot go on, or that somebody stops; not where another process has taken it further."""
+        """End a study that cannot go on, or that somebody stops. Does nothing if the study has changed since it was read."""
         with self.store.transaction() as transaction:
             if study_of(transaction, study.hash) != study:
                 return
@@ -121,7 +121,7 @@ class Rounds:
         log.warning("study failed: %s", reason, extra={"study": study.hash, "reason": reason})
 
     def _gather(self, study: StudyRecord) -> None:
-        """With enough sites on the roster, the study is planned for as many, and each decides about it."""
+        """Once enough sites are on the roster, plan the study for all of them, and ask each for its decision."""
         with self.store.transaction() as transaction:
             now = study_of(transaction, study.hash)
             members = len(self.rosters.members(transaction))
@@ -130,7 +130,7 @@ class Rounds:
                 put(transaction, replace(now, phase="deciding", clients=members, roster=number, since=self.clock()))
 
     def _decide(self, study: StudyRecord) -> None:
-        """Begin once every site has decided, or has had its time; fail where too few take part."""
+        """Begin once every site has decided or its time is over; fail if too few take part."""
         plan = self.plans.plan(study)
         with self.store.snapshot() as view:
             members = self.rosters.members(view)
@@ -147,7 +147,7 @@ class Rounds:
             self._begin(study, plan)
 
     def _begin(self, study: StudyRecord, plan: Plan) -> None:
-        """Let a study run, once there is room for it."""
+        """Let a study run, if there is room for it."""
         initial = b"".join(self.blobs.read(study.initial)) if study.initial else None
         vector = None if initial is None else decode_arrays(initial).get("model")
         state = self.blobs.put(first_state(plan, study.seed, vector).pieces())
@@ -160,7 +160,7 @@ class Rounds:
     # One sum.
 
     def open_sum(self, study: StudyRecord) -> None:
-        """Begin the study's next sum, or finish it."""
+        """Begin the study's next sum, or finish the study if there is none."""
         plan, state = self.plan_and_state(study)
         if all_released(plan, study.released):
             raise Refused(f"The study accounts {study.released} releases, and that many were made.")
@@ -185,7 +185,7 @@ class Rounds:
                 put(transaction, replace(study, open=id))
 
     def _put_if(self, study: StudyRecord, after: StudyRecord) -> None:
-        """Write a study unless it has changed meanwhile."""
+        """Write a study unless it has changed since it was read."""
         with self.store.transaction() as transaction:
             if study_of(transaction, study.hash) == study:
                 self.check_there(after.result)
@@ -203,7 +203,7 @@ class Rounds:
         return self.clock() + (self.settings.work if phase == "upload" else self.settings.phase)
 
     def advance_sum(self, id: str) -> None:
-        """Close a phase whose time is over; release or abandon a sum whose party has come to an end."""
+        """Close a phase whose time is over; release or abandon a sum whose party has finished."""
         with self.store.snapshot() as view:
             record = sum_of(view, id)
             if record is None or record.state != "open":
@@ -220,11 +220,11 @@ class Rounds:
         return now >= record.closes and now >= self.began + self.settings.grace
 
     def act(self, id: str, act: Act, stored: str | None = None) -> Step:
-        """Let a sum's party do something, and keep what it asks to be kept; nothing where the sum is over.
+        """Let a sum's party act, and store what it asks to keep. Does nothing if the sum is over.
 
         Args:
-            act: it either raises and changes nothing, or returns what the party did.
-            stored: digest of the message, where it is a blob already.
+            act: either raises and changes nothing, or returns what the party did.
+            stored: digest of the message, if it is a blob already.
         """
         return self.together.run(lambda transaction, until: self._act(transaction, until, id, act, stored))
 
@@ -241,14 +241,14 @@ class Rounds:
             if held.party.phase != was:
                 phase = held.party.phase
                 put(transaction, replace(record, phase=phase, closes=self._closes(phase)))
-        except ManentError as error:  # the party has gone on, and others' steps with it must not be kept
+        except ManentError as error:  # the party in memory has moved on: undo the steps of all others in this transaction too
             raise RuntimeError(str(error)) from error
         for reason in held.party.notes[notes:]:
             log.info("not taken in", extra={"sum": id, "reason": reason})
         return found
 
     def _party(self, view: Snapshot, record: SumRecord, until: ExitStack) -> Held:
-        """A sum's party, up to date, and nobody else's until the stack is left."""
+        """A sum's party, brought up to date. Nobody else uses it until the stack is left."""
         while True:
             held = self.parties.held(record, lambda read: self._make_party(view, record, read))
             until.enter_context(self.parties.kept(record.id, held))
@@ -257,14 +257,14 @@ class Rounds:
                 return held
 
     def record(self, view: Snapshot, id: str) -> SumRecord:
-        """A sum by its id. Raises InvalidInput for one that there is none of."""
+        """A sum by its id. Raises InvalidInput for an unknown one."""
         found = sum_of(view, id)
         if found is None:
             raise InvalidInput(f"There is no sum {id[:100]!r}.")
         return found
 
     def call(self, view: Snapshot, record: SumRecord) -> AnyCall:
-        """A sum's present call."""
+        """A sum's present call. Raises InvalidInput for a sum without a study."""
         return read_call(self._plan(view, record), bytes.fromhex(record.call))
 
     def _plan(self, view: Snapshot, record: SumRecord) -> Plan:
@@ -279,7 +279,7 @@ class Rounds:
         return server_party(self._plan(view, record), call, roster, (), read)
 
     def cohort(self, view: Snapshot, record: SumRecord) -> frozenset[str]:
-        """Public keys of those who are asked."""
+        """The public keys of the sites that a sum asks."""
         key = record.id, record.call
         if key not in self._cohorts:
             if len(self._cohorts) > 100:
@@ -314,7 +314,7 @@ class Rounds:
         self._end(study, record, ended(plan, study, state, party, self.random))
 
     def _again(self, study: StudyRecord, record: SumRecord, party: ServerParty) -> None:
-        """Another attempt, with the same beacon: nothing was uploaded, so nothing is spent."""
+        """Begin another attempt with the same beacon. Nothing was uploaded in the last one, so nothing is spent."""
         wait = min(self.settings.retry * 2.0 ** min(record.attempt - 1, 20), self.settings.work)
         if self.clock() < record.opened + wait:
             return
@@ -322,7 +322,7 @@ class Rounds:
         with self.store.snapshot() as view:
             number = self.rosters.newest(view)
             left = len(self.rosters.roster(view, number).identities)
-        count = asked(plan, left) or min(record.count, left)  # sites may have left the roster since, or come
+        count = asked(plan, left) or min(record.count, left)  # the roster may have changed since
         if count < max(1, plan.gathering.minimum):
             self._end(study, record, nobody(plan, study, state, record.name, count, self.random))
             return
@@ -334,7 +334,7 @@ class Rounds:
         log.info("another attempt", extra={"sum": record.id, "reason": party.reason})
 
     def _end(self, study: StudyRecord, record: SumRecord | None, ending: Ending) -> None:
-        """Store how a sum ended, once; whoever comes second throws away what it has."""
+        """Store how a sum ended, once. A process that comes second throws away what it has."""
         digest = study.state if ending.state is None else self.blobs.put(ending.state.pieces())
         after = replace(study.at(ending.progress), open="", state=digest, released=study.released + ending.spent)
         if ending.progress.finished:
@@ -366,7 +366,7 @@ class Rounds:
         return replace(study, phase="finished", result=result, since=self.clock())
 
     def _discard(self, study: StudyRecord, record: SumRecord | None, digest: str) -> None:
-        """Remove what nobody needs any more: uploads, whole or in part, and the state before."""
+        """Remove what is no longer needed: uploads, whole or in part, and the state before this sum."""
         if record is not None:
             with self.store.snapshot() as view:
                 uploads, cohort = self.parties.uploads(view, record), self.cohort(view, record)
@@ -377,19 +377,20 @@ class Rounds:
         self.remove(study.state)
 
     def remove(self, *digests: str) -> None:
-        """Remove those of these blobs that nobody names: two studies in equal states name one and the same.
+        """Remove those of these blobs that no document names. Equal content is one blob, so another study may still need one.
 
-        As long as this looks and removes, nobody comes to name one: see `check_there`.
+        While this looks and removes, no other process can begin to name one: see `check_there`.
         """
         with self.store.transaction() as transaction:
             for digest in set(digests) - named(transaction, self.parties) - {""}:
                 self.blobs.remove(digest)
 
     def check_there(self, *digests: str) -> None:
-        """To be asked in the transaction that names blobs which were written before it.
+        """Check that blobs are still there. Call it in the transaction that is to name them, as they were written before it
+        began.
 
-        Raises ProtocolAbort where another process has removed one meanwhile, which it took for an equal one of its own; the step
-        is taken again then.
+        Raises ProtocolAbort if another process has removed one meanwhile, as part of an equal step of its own. Then nothing is
+        written, and the step is taken again.
         """
         for digest in digests:
             if digest and not self.blobs.there(digest):

@@ -7,8 +7,8 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from manent.core.randomness import PrivateRandom
 from manent.core.store import Store
@@ -17,70 +17,81 @@ from manent.network.server.documents import StudyRecord
 from manent.network.server.rosters import Rosters
 from manent.network.server.rounds import Rounds, Settings
 from manent.network.server.sweeping import Sweeper
-from manent.network.server.waiting import Pulse
 from manent.network.trust.identity import Identity
 from manent.network.trust.journal import AuditLog, Refusals
 from manent.network.trust.people import People
 from manent.network.trust.roster import trusted
 from manent.network.trust.signing import Verifier
 from manent.privacy import Statement
-from manent.storage.blobs import Blobs, Parts
+from manent.storage.blobs import Blobs
 
 log = logging.getLogger("manent.server")
 TICK, SWEEP = 0.25, 600.0  # seconds
 
 
-@dataclass
+class Watcher(Protocol):
+    """Someone who waits for changes in the store, such as the long polls of an HTTP application."""
+
+    def set(self, pulse: int) -> None:
+        """The store's pulse is this now; see `documents.pulse`. Called from any thread."""
+        ...
+
+    def drain(self) -> None:
+        """The server stops: whoever waits is let go. Called from any thread."""
+        ...
+
+
 class Service:
     """Everything that a server process works with.
 
+    Args:
+        store: logs and documents, shared by all processes of this server.
+        folder: where blobs lie, in "blobs", unless `bucket` is given.
+        identity: the server's; in a quick start it signs rosters.
+        origins: URLs by which sites reach this process.
+        settings: how studies are run.
+        consortium: public key by which rosters are signed, 32 bytes; None in a quick start.
+        clock: seconds since the epoch.
+        random: source of the server's noise; never seeded outside tests.
+        bucket: URL of an S3-compatible bucket for blobs.
+
     Attributes:
-        origins: URLs by which sites reach it.
-        failed: an error in the ticking thread, for health checks.
+        parts: uploads under way.
+        failed: the last step's error, for health checks; empty when the step went well.
+        ticked: when the last step went well, in seconds since the epoch; 0.0 before the first.
     """
 
-    store: Store
-    blobs: Blobs
-    parts: Parts
-    identity: Identity
-    rosters: Rosters
-    rounds: Rounds
-    origins: tuple[str, ...]
-    people: People
-    refusals: Refusals
-    clock: Callable[[], float] = time.time
-    pulse: Pulse = field(default_factory=Pulse)
-    failed: str = ""
-    ticked: float = 0.0
-    _work: threading.Event = field(default_factory=threading.Event)
-    _stopping: bool = False
-
-    @classmethod
-    def build(
-        cls,
+    def __init__(
+        self,
         store: Store,
         folder: Path,
         identity: Identity,
         origins: tuple[str, ...],
+        *,
         settings: Settings | None = None,
         consortium: bytes | None = None,
         clock: Callable[[], float] = time.time,
         random: PrivateRandom | None = None,
         bucket: str | None = None,
-    ) -> Service:
-        """A service whose blobs lie in a folder; or in a bucket, by its URL."""
-        blobs = Blobs(bucket or folder / "blobs")
-        rosters = Rosters(store, identity, consortium)
-        rounds = Rounds(store, blobs, rosters, clock, settings, random)
-        known = People(store, clock), Refusals(AuditLog(store, clock))
-        return cls(store, blobs, rounds.parts, identity, rosters, rounds, origins, *known, clock)
+    ) -> None:
+        self.store, self.identity, self.origins, self.clock = store, identity, origins, clock
+        self.blobs = Blobs(bucket or folder / "blobs")
+        self.rosters = Rosters(store, identity, consortium)
+        self.rounds = Rounds(store, self.blobs, self.rosters, clock, settings, random)
+        self.parts = self.rounds.parts
+        self.people = People(store, clock)
+        self.refusals = Refusals(AuditLog(store, clock))
+        self.failed, self.ticked = "", 0.0
+        self._watchers: list[Watcher] = []
+        self._work = threading.Event()
+        self._stopping = False
 
     def verifier(self) -> Verifier:
-        """Takes requests that members of the newest roster have signed."""
+        """Verifies requests that members of the newest roster have signed."""
         return Verifier(self._member, self.rounds.together, clock=self.clock)
 
     def newcomers(self) -> Verifier:
-        """Takes requests that are signed by the key that they name: it proves that who joins holds it."""
+        """Verifies requests that are signed by the key they name. That proves that whoever joins holds the key."""
         return Verifier(_named, self.rounds.together, clock=self.clock)
 
     def _member(self, keyid: str) -> bytes | None:
@@ -88,17 +99,19 @@ class Service:
             return bytes.fromhex(keyid) if keyid in self.rosters.members(view) else None
 
     def statement(self, study: StudyRecord) -> Statement:
-        """A study's statement, with what is trusted here about who takes part. Raises InvalidInput while it has none."""
+        """A study's statement, which also says who is trusted here about who takes part. Raises InvalidInput while the study has
+        no plan.
+        """
         signer = self.rosters.signer.hex()
         granted = trusted(signer, signer == self.identity.public_hex)
         return self.rounds.plans.plan(study).statement.deployed(granted)
 
     def look(self) -> None:
-        """Something may have changed: look at it soon."""
+        """Have the ticking thread look for due steps soon, as something may have changed."""
         self._work.set()
 
     def run(self) -> None:
-        """Keep studies moving until `stop`."""
+        """Keep studies moving until `stop`. An error ends neither the thread nor the process: `failed` says what it was."""
         swept, sweeper = -math.inf, Sweeper(self.store, self.blobs, self.rounds.parties)
         while not self._stopping:
             self._work.wait(TICK)
@@ -109,7 +122,7 @@ class Service:
                     swept = time.monotonic()
                     sweeper.sweep(swept)
                 self.failed, self.ticked = "", self.clock()
-            except Exception as error:  # the thread goes on: whatever it is may pass, and health tells of it meanwhile
+            except Exception as error:  # it may pass: the thread goes on, and the health check reports the error
                 self.failed = f"{type(error).__name__}: {error}"
                 log.exception("a step failed")
                 time.sleep(1.0)
@@ -117,13 +130,25 @@ class Service:
     def step(self) -> None:
         """Take every step that is due, and wake those who wait for a change."""
         self.rounds.tick()
+        self.wake()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell this watcher of every change from now on, and when the server stops."""
+        self._watchers.append(watcher)
+
+    def wake(self) -> None:
+        """Tell the watchers how the store stands."""
         with self.store.snapshot() as view:
-            self.pulse.set(documents.pulse(view))
+            pulse = documents.pulse(view)
+        for watcher in self._watchers:
+            watcher.set(pulse)
 
     def stop(self) -> None:
+        """End `run`, and let go whoever waits for a change."""
         self._stopping = True
         self._work.set()
-        self.pulse.drain()
+        for watcher in self._watchers:
+            watcher.drain()
 
 
 def _named(keyid: str) -> bytes | None:

@@ -1,4 +1,6 @@
-"""A server process from its folder: identity, certificate, store and invitation, made once and found again."""
+"""A server process from its folder: identity, certificate, store and invitation are made the first time, and found again
+later.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,6 @@ import uvicorn
 
 from manent.core.errors import InvalidInput
 from manent.core.study import Study
-from manent.network.researcher import first_vector
 from manent.network.server import documents
 from manent.network.server.documents import StudyRecord, history_log
 from manent.network.server.http.app import application
@@ -32,6 +33,7 @@ from manent.network.trust.identity import Identity, create_file
 from manent.network.trust.join import JoinToken
 from manent.network.trust.tls import self_signed
 from manent.network.wire.bundle import Bundle
+from manent.network.wire.models import first_vector
 from manent.storage import open_store
 
 log = logging.getLogger("manent.server")
@@ -71,15 +73,16 @@ def prepare(
     """The server in a folder, new or as it was left. Several processes may serve one folder, each at its own address.
 
     Args:
+        invited: how many sites may join with the invitation.
+        consortium: public key by which rosters are signed; None in a quick start, in which the server signs them itself, and for
+            a server that first started with a consortium.
         database: URL of a store elsewhere; None keeps it in the folder.
         bucket: URL of an S3-compatible bucket for blobs; None keeps them in the folder.
-        invited: how many sites may join with the invitation.
-        given: a certificate (with its chain) and its key, as PEM files, for which an authority vouches that sites know; None
-            makes one, whose hash is in the invitation.
-        consortium: public key by which rosters are signed; None in a quick start, where the server signs them itself, and for a
-            server that began with one.
+        given: PEM files of a certificate (with its chain) and its key, from an authority that sites know; None makes a
+            certificate, whose hash is in the invitation.
 
-    Raises InvalidInput for another consortium than the server began with, and for a certificate that cannot be used.
+    Raises:
+        InvalidInput: for another consortium than the server first started with, and for a certificate that cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / IDENTITY
@@ -87,7 +90,7 @@ def prepare(
     certificate, key, pin = _tls(folder, address, given)
     store = open_store(database or folder / STORE)
     consortium = settle(store, consortium)
-    service = Service.build(store, folder, identity, (address.url,), settings, consortium, bucket=bucket)
+    service = Service(store, folder, identity, (address.url,), settings=settings, consortium=consortium, bucket=bucket)
     token = _token(folder, address.url, pin, consortium)
     service.rosters.invite(token, invited)
     return Prepared(service, token, address, certificate, key)
@@ -108,11 +111,11 @@ def _tls(folder: Path, address: Address, given: tuple[Path, Path] | None) -> tup
 
 
 def _token(folder: Path, url: str, pin: str | None, consortium: bytes | None) -> JoinToken:
-    """The invitation to this address that was given out before, where it still holds; else a new one."""
+    """The invitation to this address that was given out before, if it still holds; else a new one."""
     for path in (folder / TOKEN, folder / f"invitation-{sha256(url.encode()).hexdigest()[:8]}.txt"):
         found = JoinToken.decode(path.read_text()) if path.exists() else None
         if found is not None and found.url != url:
-            continue  # of another process on this folder
+            continue  # another process on this folder has given it out
         if found is not None and (found.pin, found.consortium_public) == (pin, consortium):
             return found
         path.unlink(missing_ok=True)
@@ -123,32 +126,34 @@ def _token(folder: Path, url: str, pin: str | None, consortium: bytes | None) ->
 
 
 def queue(prepared: Prepared, study: Study, bundle: Bundle, seed: int, needed: int) -> str:
-    """Submit a study that the server's operator has at hand; its hash."""
+    """Submit a study that the server's operator has at hand. Returns its hash."""
     service = prepared.service
     signed = bundle.sign(service.identity.signing_key)
     return submit(service.rounds, signed, service.identity.public_hex, seed, needed, first_vector(study, bundle, seed))
 
 
 class _Server(uvicorn.Server):
-    """Lets long polls go as soon as it is told to stop."""
+    """Ends long polls as soon as it is told to stop."""
 
     def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._stop = stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on a signal: long polls first, then uvicorn."""
         self._stop()
         super().handle_exit(sig, frame)
 
 
 def serve(prepared: Prepared, folder: Path, until_done: bool = False, ready: Callable[[], None] = lambda: None) -> None:
-    """Run until told to stop; or until every study is over and each site has had time to hear of it.
+    """Run until told to stop; or, with `until_done`, until every study is over and each site has had three seconds to hear of it.
 
     Args:
+        folder: results are written to its folder "results".
         ready: called once, before the first request is taken.
     """
     service, address = prepared.service, prepared.address
-    asyncio.sslproto.SSLProtocol.max_size = WAITING  # 256 KiB for each connection else, and as much again where it is decrypted
+    asyncio.sslproto.SSLProtocol.max_size = WAITING  # else 256 KiB for each connection, and as much again to decrypt it
     config = uvicorn.Config(
         application(service),
         host=address.host,
@@ -198,7 +203,7 @@ def _watch(service: Service, folder: Path, server: uvicorn.Server, until_done: b
 
 
 def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
-    """What a study has come to, in plain files; `study.json` last, so that a folder with one is whole."""
+    """Write what a study has come to as plain files. `study.json` comes last, so that a folder with one is complete."""
     if (folder / "study.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How a study comes to the server, and what sites say of it."""
+"""How a study comes to the server, how it is stopped, and what sites decide about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from manent.network.server.plans import plan_of
 from manent.network.server.rounds import Rounds
 from manent.network.trust.journal import note
 from manent.network.wire.bundle import Bundle
-from manent.rounds.declared import DeclaredModel, rebuild
+from manent.network.wire.models import declared_model
+from manent.rounds.declared import rebuild
 from manent.rounds.server import first_state
 from manent.storage.arrays import decode_arrays
 
@@ -21,18 +22,21 @@ MOST_REASON = 2000
 
 
 def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, initial: bytes = b"") -> str:
-    """Queue a study; its hash. Once more changes nothing.
+    """Queue a study, and return its hash. Repeating it changes nothing.
 
     Args:
         by: who submits it, for the record.
-        needed: it waits for so many sites on the roster.
+        seed: of the study's repeatable randomness.
+        needed: how many sites must be on the roster before it is planned.
         initial: safetensors with "model", the first vector of a model whose code the server does not run.
 
-    Raises InvalidInput or Refused for a study that cannot run with so many sites, NotAuthorized for one that is not signed.
+    Raises:
+        InvalidInput, Refused: for a study that cannot run with so many sites.
+        NotAuthorized: for a bundle that is not signed.
     """
     bundle.verify()
     study, plan = rebuild(bundle.study), plan_of(bundle, needed)
-    if isinstance(getattr(study.algorithm, "model", None), DeclaredModel) and not initial:
+    if declared_model(study) is not None and not initial:
         raise InvalidInput("This model's code does not run on the server; send its first vector with the study.")
     if initial:
         first_state(plan, seed, decode_arrays(initial).get("model"))
@@ -50,7 +54,12 @@ def submit(rounds: Rounds, bundle: Bundle, by: str, seed: int, needed: int, init
 
 
 def stop(rounds: Rounds, hash: str, by: str) -> None:
-    """End a study before its time. Raises InvalidInput for one that is over."""
+    """End a study before its time. Repeating it changes nothing.
+
+    Raises:
+        InvalidInput: for an unknown study, and one that is over for another reason.
+        ProtocolAbort: if the study moved on at each of 100 tries.
+    """
     for _ in range(100):
         with rounds.store.snapshot() as view:
             study = study_of(view, hash)
@@ -58,7 +67,7 @@ def stop(rounds: Rounds, hash: str, by: str) -> None:
             if study is not None and study.reason == _stopped(by):
                 return
             raise InvalidInput(f"Study {hash[:16]} is over; there is nothing to stop.")
-        rounds.fail(study, _stopped(by), by)  # which does nothing where the study has gone on meanwhile
+        rounds.fail(study, _stopped(by), by)  # does nothing if the study has moved on meanwhile
     raise ProtocolAbort(f"Study {hash[:16]} went on each time that it was to be stopped; ask again.")
 
 
@@ -67,16 +76,22 @@ def _stopped(by: str) -> str:
 
 
 def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) -> None:
-    """Note a site's decision. It may change its mind until the study begins."""
+    """Note a site's decision. A site may change its mind until the study begins; the reason is cut at 2,000 characters.
+
+    Raises:
+        InvalidInput: for an unknown study.
+        NotAuthorized: for a study that is not planned yet.
+    """
     about = {"accepted": accepted, "reason": reason[:MOST_REASON]}
 
     def write(transaction: Transaction, _: object) -> None:
+        """Write the decision and the row of the audit log."""
         study = study_of(transaction, hash)
         if study is None:
             raise InvalidInput(f"There is no study {hash[:64]!r}.")
         if study.phase == "gathering":
             raise NotAuthorized("This study is not planned yet; a site decides about a plan.")
-        # Other sites wait for nothing of this: they are not woken.
+        # No other site waits for this, so none is woken.
         transaction.put(decision_key(hash, public), canonical(about))
         note(transaction, rounds.clock(), f"site:{public}", "decide", hash, about)
 

@@ -1,4 +1,6 @@
-"""Blobs that nobody names: what a process left that died between a blob and the transaction that would have named it."""
+"""Removes blobs that no document names: a process died after it had written one, and before the transaction that would have named
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ AGE = 900.0
 
 
 def named(view: Snapshot, parties: Parties) -> set[str]:
-    """Digests of every blob that is still needed."""
+    """The digests of every blob that is still needed."""
     found: set[str] = set()
     for study in documents.studies(view):
         found |= {study.bundle, study.initial, study.state, study.result}
@@ -24,21 +26,23 @@ def named(view: Snapshot, parties: Parties) -> set[str]:
 
 
 class Sweeper:
-    """Removes blobs that nobody has named for a while: noise that lost a race, or whose process died, is not kept."""
+    """Removes blobs that were unnamed for a while. So noise is not kept that lost a race, or whose process died."""
 
     def __init__(self, store: Store, blobs: Blobs, parties: Parties) -> None:
         self._store, self._blobs, self._parties = store, blobs, parties
         self._since: dict[str, float] = {}
 
     def sweep(self, now: float, age: float = AGE) -> int:
-        """Remove what has been unnamed for so many seconds, each time it was looked at; how many that was."""
+        """Remove blobs that were unnamed each time they were looked at, over at least `age` seconds. Returns how many were
+        removed.
+        """
         there = set(self._blobs.digests())
         with self._store.snapshot() as view:
             unnamed = there - named(view, self._parties)
         self._since = {digest: self._since.get(digest, now) for digest in unnamed}
         gone = {digest for digest, since in self._since.items() if now - since >= age}
         if gone:
-            with self._store.transaction() as transaction:  # in which nobody comes to name one: see Rounds.check_there
+            with self._store.transaction() as transaction:  # nobody can begin to name one in it: see Rounds.check_there
                 gone -= named(transaction, self._parties)
                 for digest in gone:
                     self._blobs.remove(digest)

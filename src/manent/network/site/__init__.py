@@ -1,1 +1,1 @@
-"""A site: its own rules, its own store, and an agent that asks the server for work."""
+"""The site's side: its agent, its state, and its part in sums."""

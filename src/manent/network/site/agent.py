@@ -18,7 +18,7 @@ from manent.network.site.machine import Machine
 from manent.network.site.spending import Account
 from manent.network.site.state import APPROVALS, Known, SiteState
 from manent.network.site.training import Children, Trainer, taking_part
-from manent.network.site.work import SumWork
+from manent.network.site.work import Accepted, SumWork
 from manent.network.trust.identity import replace_file
 from manent.network.trust.policy import Decision, Facts, Policy, Refusal, approved, conditions, decide, load_now, on_mains
 from manent.network.trust.roster import SignedRoster
@@ -32,14 +32,17 @@ from manent.summation.parties.wire import Kind
 
 log = logging.getLogger("manent.site")
 ROSTER_WAIT, LONGEST_ROSTER_WAIT = 1.0, 30.0
-"""Seconds between two looks at the roster, by a site that is not on it: longer each time."""
+"""Seconds between two looks at the roster by a site that is not on it: at first, and at most. They grow each time."""
 
 
 class Agent:
     """Works for one site until it is stopped.
 
     Args:
-        load: the site's own data, under the name of a data set; called when a study needs them.
+        state: the site's folder.
+        policy: the site's own rules.
+        load: loads the site's data set of this name; called when a study first needs it.
+        machine: time, threads, randomness and the way to the server.
     """
 
     def __init__(self, state: SiteState, policy: Policy, load: Callable[[str], Client], machine: Machine | None = None) -> None:
@@ -48,10 +51,10 @@ class Agent:
         of = (self.server.url, self.server.pin, state.identity.signing_key)
         self.connection = Connection(*of, self.machine.clock, self.machine.transport, self._rest)
         self.account = Account(state, policy)
-        self._queues: dict[str, list[str]] = {}  # sums to take part in, by study; a study that is here has a thread
+        self._queues: dict[str, list[str]] = {}  # sums to take part in, by study; each study in it has a thread
         self._lock, self._computing = threading.Lock(), threading.Lock()
         self._tasks: dict[str, Any] = {"studies": [], "sums": []}
-        self._declined: set[bytes] = set()  # contexts of attempts
+        self._declined: set[bytes] = set()  # attempts that were declined, by their context
         self._plans: dict[str, Plan] = {}
         self._loaded: dict[str, Client] = {}
         self._clients: dict[str, Client] = {}
@@ -60,6 +63,7 @@ class Agent:
         self._seen = ""
 
     def stop(self) -> None:
+        """Stop `run` after what it is doing now."""
         self._stop.set()
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
@@ -77,13 +81,13 @@ class Agent:
             except ManentError as error:
                 failures += 1
                 log.error("refused", extra={"reason": str(error)})
-                self._seen = ""  # to be asked again, however little changes
+                self._seen = ""  # ask again for the full answer, even if nothing changes
                 self._pause(failures)
                 if isinstance(error, NotAuthorized):  # it may have been taken off the roster
                     self._await_roster(until)
 
     def done(self) -> bool:
-        """Whether every study that the site has decided about is over."""
+        """Whether every study that the site has decided about is over, or refused, and no sum is under way."""
         known = self.state.studies()
         return bool(known) and all(one.over or not one.accepted for one in known) and not self.state.tasks()
 
@@ -94,7 +98,7 @@ class Agent:
         self.machine.pause(self._stop, seconds)
 
     def once(self) -> None:
-        """One question to the server, and what follows from the answer."""
+        """Ask the server once, and do what follows from the answer."""
         unfinished = [task.id for task in self.state.tasks()]
         for id in unfinished:
             self._work(id)
@@ -113,7 +117,7 @@ class Agent:
     # Studies.
 
     def _study(self, told: dict[str, object]) -> None:
-        """Decide about a study that is new, and tell the server; note that one is over."""
+        """Decide about a new study and tell the server, or note that a study is over."""
         hash, known = str(told["hash"]), self.state.study(str(told["hash"]))
         if told["phase"] in ("finished", "failed"):
             self._over(hash, str(told["phase"]), str(told["reason"]))
@@ -126,7 +130,7 @@ class Agent:
             self.state.change_study(hash, lambda found: replace(found, told=found.accepted == values["accepted"]))
 
     def _over(self, hash: str, phase: str, reason: str) -> None:
-        """Note, once, that a study is over; not while a sum of it is under way, which may still spend."""
+        """Note, once, that a study is over. Not while a sum of it is under way, which may still spend budget."""
         known = None if self.state.study(hash) is None else self.state.close(hash)
         if known is None:
             return
@@ -135,7 +139,7 @@ class Agent:
         log.info("study over", extra={"study": hash, "phase": phase, "reason": reason})
 
     def _may_differ(self, known: Known) -> bool:
-        """Whether a refusal may have become another decision: by time, or because somebody has approved the bundle."""
+        """Whether a refusal may now become another decision: with time, or because somebody has approved the bundle."""
         waits = "code.rule" not in known.reason
         return known.later and (waits or known.bundle in approved(self.state.folder / APPROVALS))
 
@@ -146,7 +150,7 @@ class Agent:
         if decision.allowed and decision.plan is not None:
             decision = self._fitting(bundle, decision, decision.plan)
         reason = " ".join(decision.reasons)
-        # A study that waits for a person, or for the night, is not refused yet.
+        # A study that waits for a person's approval, or for the hours of work, is not refused yet.
         unread = self.policy.code.rule == "reviewed" and bundle.hash not in approved(self.state.folder / APPROVALS)
         pending = [refusal for refusal in decision.refusals if not (refusal.passing or (unread and refusal.rule == "code.rule"))]
         later = not decision.allowed and not pending
@@ -158,7 +162,7 @@ class Agent:
         return before
 
     def _fitting(self, bundle: Bundle, decision: Decision, plan: Plan) -> Decision:
-        """The decision, or a refusal where the site's data do not fit, or the study is none for a network."""
+        """The decision; or a refusal if the site's data do not fit, or the study cannot run over a network."""
         try:
             check_network(plan)
             self._trainer(bundle, plan)
@@ -169,7 +173,7 @@ class Agent:
         return decision
 
     def _bundle(self, hash: str) -> Bundle:
-        """A study's bundle, fetched once. Raises ProtocolAbort where the server gives another."""
+        """A study's bundle, fetched once. Raises ProtocolAbort if the server sends another study's."""
         path = self.state.bundle_path(hash)
         if not path.exists():
             encoded = self.connection.ask("GET", f"/v1/studies/{hash}/bundle") or b""
@@ -181,7 +185,7 @@ class Agent:
         return self.state.bundle(hash)
 
     def facts(self) -> Facts:
-        """What only this site knows now."""
+        """What only this site knows at the moment."""
         seen = approved(self.state.folder / APPROVALS)
         return Facts(
             datetime.fromtimestamp(self.machine.clock()),
@@ -204,7 +208,9 @@ class Agent:
         return self._children.trainer(bundle, plan, self._client(bundle))
 
     def _client(self, bundle: Bundle) -> Client:
-        """What of the site's data takes part in a study. Raises InvalidInput where they are not what its schema says."""
+        """The part of the site's data that takes part in a study. Raises InvalidInput if the data are not as the study's
+        schema says.
+        """
         if bundle.data not in self._loaded:
             self._loaded[bundle.data] = self.load(bundle.data)
         if bundle.hash not in self._clients:
@@ -214,7 +220,7 @@ class Agent:
     # Rosters.
 
     def _await_roster(self, until: Callable[[], bool]) -> None:
-        """Wait until this site is on the roster: with a consortium, until that has signed the next."""
+        """Wait until this site is on the roster. With a consortium, that is when it has signed the next one."""
         looks, failures, told = 0, 0, ""
         while not self._stop.is_set() and not until():
             try:
@@ -237,8 +243,10 @@ class Agent:
                 self._rest(min(ROSTER_WAIT * 1.1**looks, LONGEST_ROSTER_WAIT))
 
     def _take_newest(self, number: int) -> None:
-        """Fetch a roster that is newer than those seen, so that an older one is known as such. Raises NotAuthorized for a server
-        that has fallen behind."""
+        """Fetch a roster that is newer than all seen before, so that an older one can be refused from then on.
+
+        Raises NotAuthorized if the server's newest roster is older than one that this site has seen.
+        """
         known = self.state.newest_roster
         if number < known:
             raise NotAuthorized(f"The server's newest roster is {number}; this site has seen {known}, and takes no older one.")
@@ -253,13 +261,13 @@ class Agent:
         return found
 
     def roster(self, number: int) -> Roster:
-        """A roster, verified anew: it may have expired, or have been replaced."""
+        """A roster, verified anew: it may have expired or been replaced since it was first verified."""
         return self.state.take_roster(self._signed(number), bytes.fromhex(self.server.signer), self.machine.clock())
 
     # Sums.
 
     def _work(self, id: str) -> None:
-        """Take part in a sum, in a thread of its own: one of a study at a time."""
+        """Take part in a sum in a thread of its own. Sums of one study run one at a time."""
         study = id.rsplit("-", 2)[0]
         known = self.state.study(study)
         if known is not None and not known.accepted and not self._begun(id):
@@ -273,13 +281,15 @@ class Agent:
                 self._queues[study] = [id]
                 self.machine.start(lambda: self._follow(study), f"study {study[:16]}")
             elif id not in queue:
-                queue.append(id)  # its thread goes on with it
+                queue.append(id)  # the study's thread takes it up
 
     def _begun(self, id: str) -> bool:
         return any(task.id == id for task in self.state.tasks())
 
     def _wanted(self, id: str) -> bool:
-        """Whether a sum was begun and is not over, or is asked for and comes after all that the site took part in."""
+        """Whether to take part in a sum: it was begun and is not over, or it is asked for and comes after all that the site
+        took part in.
+        """
         if self._begun(id):
             return True
         known = self.state.study(id.rsplit("-", 2)[0])
@@ -293,7 +303,7 @@ class Agent:
         )
 
     def _follow(self, study: str) -> None:
-        """Take part in the sums of a study that are queued, one after the other."""
+        """Take part in the queued sums of a study, one after the other."""
         while True:
             with self._lock:
                 queue = self._queues[study]
@@ -305,7 +315,7 @@ class Agent:
                 queue.pop(0)
 
     def _take_part(self, id: str) -> None:
-        """Take part in a sum, again and again where the server is away, or the sum cannot go on, until it is over."""
+        """Take part in a sum until it is over. Try again if the server is away or the sum cannot go on."""
         failures = 0
         while not self._stop.is_set() and self._wanted(id):
             failures += 1
@@ -328,18 +338,8 @@ class Agent:
         if known is None:
             raise InvalidInput(f"Sum {id} belongs to no study that this site knows.")
         plan, bundle = self.plan(known), self.state.bundle(known.hash)
-        return SumWork(
-            self.state,
-            self.connection,
-            known,
-            plan,
-            lambda: self._trainer(bundle, plan),
-            self._client(bundle).name,
-            self.roster,
-            self.account,
-            self.machine.random(),
-            self._computing,
-        )
+        study = Accepted(known, plan, lambda: self._trainer(bundle, plan), self._client(bundle).name)
+        return SumWork(self.state, self.connection, study, self.account, self.roster, self.machine.random(), self._computing)
 
     def _decline(self, id: str, known: Known) -> None:
         """Leave a sum of a study in which the site takes no part, so that nobody waits for it."""

@@ -1,4 +1,4 @@
-"""A site's connection to its server: outbound HTTPS alone, every request signed, whatever is large in parts."""
+"""A site's connection to its server. The site opens it, over HTTPS; every request is signed, and large ones are sent in parts."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from manent.network.wire import protocol
 
 LONGEST_PAUSE = 60.0
 WAIT = 25.0  # seconds of a long poll
-PATIENCE = 60.0  # seconds beyond a long poll
+PATIENCE = 60.0  # seconds without an answer after which the server counts as away; more than a long poll takes
 MOST_ANSWER = 64 << 20
-"""Bytes of an answer that is held in memory, at most; models go to the disk instead."""
+"""Most bytes of an answer that is held in memory; models go to the disk instead."""
 _ERRORS: Mapping[int, type[ManentError]] = {400: InvalidInput, 403: NotAuthorized, 409: ProtocolAbort}
 
 
 class Away(Exception):
-    """The server could not be reached, or is not ready; to be tried again."""
+    """The server could not be reached, or is not ready; try again."""
 
 
 def pause(failures: int, key: SigningKey, now: float) -> float:
-    """Seconds to wait: longer with every failure, and not the same for all sites."""
+    """Seconds to wait after so many failures: longer with each, up to LONGEST_PAUSE, and different for each site and moment."""
     return min(0.25 * 2.0 ** min(failures, 20), LONGEST_PAUSE) * (0.5 + _fraction(key, now) / 2)
 
 
 def _fraction(key: SigningKey, now: float) -> float:
-    """In [0, 1), another one for each site and moment, so that sites do not come all at once; no secret."""
+    """A number in [0, 1), another one for each site and moment, so that sites do not ask all at once. It is no secret."""
     return int.from_bytes(sha256(key.public + repr(now).encode()).digest()[:4], "big") / 2**32
 
 
@@ -46,7 +46,8 @@ class Connection:
 
     Args:
         url: the server's, without a slash at its end.
-        pin: SHA-256 of its certificate in hexadecimal; None where the system's authorities vouch for it.
+        pin: SHA-256 of its certificate in hexadecimal; None if an authority that the system knows vouches for it.
+        key: signs every request.
         clock: seconds since 1970 (UTC).
         transport: how requests travel, in place of HTTPS.
         pause: waits for so many seconds.
@@ -67,12 +68,13 @@ class Connection:
         self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=False, transport=transport)
 
     def close(self) -> None:
+        """Close the connections."""
         self._client.close()
 
     def ask(self, method: str, path: str, body: bytes = b"", query: Mapping[str, str | float] | None = None) -> bytes | None:
-        """The answer's body; None where there is nothing yet.
+        """The body of the answer; None if there is nothing yet.
 
-        Raises Away where the server cannot be reached, and the error that it names where it refuses.
+        Raises Away if the server cannot be reached or is not ready, and the error that it names if it refuses.
         """
         began = self._clock()
         response = self._send(method, path, body, query or {})
@@ -85,7 +87,9 @@ class Connection:
         raise self._failed(response)
 
     def _wait(self, told: str, otherwise: int) -> None:
-        """Where the server does not hold a question, ask again when it says, and not all sites at once."""
+        """If the server did not hold the question, wait as long as it says, or `otherwise` seconds; a little longer or shorter
+        for each site.
+        """
         seconds = max(int(told) if told.isascii() and told.isdigit() and len(told) < 4 else 0, otherwise)
         if seconds:
             self._pause(min(seconds, LONGEST_PAUSE) * (0.5 + _fraction(self._key, self._clock())))
@@ -114,16 +118,18 @@ class Connection:
         return Away(reason) if kind is None else kind(reason)
 
     def table(self, method: str, path: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A JSON object. Raises ProtocolAbort where the answer is none."""
+        """A JSON object. Raises as `ask`, and ProtocolAbort if the answer is not one."""
         return _table(self.ask(method, path, b"" if values is None else canonical(values)))
 
     def fetch(self, path: str, digest: str, target: Path, most: int = 1 << 62) -> Path:
-        """A blob into a file, going on where it was interrupted.
+        """Fetch a blob into a file. An interrupted transfer resumes where it stopped.
 
         Args:
-            most: bytes that it can have; a server that sends more fills no disk.
+            digest: SHA-256 of the content, in hexadecimal.
+            target: where the file goes once it is whole; until then it has ".part" in its name.
+            most: bytes that the blob can have, so that a server that sends more does not fill the disk.
 
-        Raises ProtocolAbort where its content is another.
+        Raises Away as `ask`, and ProtocolAbort if there is more than that, or the content is another.
         """
         part = target.with_name(target.name + ".part")
         have = part.stat().st_size if part.exists() else 0
@@ -152,11 +158,11 @@ class Connection:
         return target
 
     def message(self, id: str, after: str, wait: float) -> bytes | None:
-        """What a sum's party needs now, where that is another message than the one with this digest."""
+        """What a sum's party needs now; None if that is still the message with the digest `after`."""
         return self.ask("GET", f"/v1/sums/{id}/message", b"", {"after": after, "wait": wait})
 
     def post(self, id: str, message: bytes) -> list[bytes]:
-        """A message to a sum, in parts where it is large; what comes back."""
+        """Send a message to a sum, in parts if it is large. Returns the messages that come back."""
         path = f"/v1/sums/{id}"
         length = 0 if len(message) <= protocol.SMALL else self._room(path, len(message))
         if len(message) <= protocol.MOST_MESSAGE:
@@ -164,12 +170,12 @@ class Connection:
         while length < len(message):
             data = message[length : length + protocol.PART]
             answered = _table(self.ask("PUT", f"{path}/upload", data, {"offset": length}))
-            length = told.length(answered, length + 1, len(message))  # each part brings it on, or there would be no end
+            length = told.length(answered, length + 1, len(message))  # it must grow with each part, or this would never end
         done = canonical({"digest": sha256(message).hexdigest()})
         return protocol.unpack(self.ask("POST", f"{path}/upload/complete", done) or b"")
 
     def _room(self, path: str, size: int) -> int:
-        """Wait until the server has room for an upload; how much of it has arrived."""
+        """Wait until the server has room for an upload. Returns how many bytes of it have arrived already."""
         while (found := self.ask("GET", f"{path}/upload", b"", {"wait": WAIT})) is None:
             pass
         return told.length(_table(found), 0, size)
@@ -179,9 +185,9 @@ _ASKED: Mapping[str, str] = {protocol.HEADER: str(protocol.VERSION), "Accept-Enc
 
 
 def _bounded(response: httpx.Response, most: int) -> Iterator[bytes]:
-    """An answer's body as it comes. Raises ProtocolAbort for a larger one, and for one that would have to be unpacked."""
+    """The body of an answer as it arrives. Raises ProtocolAbort for more than `most` bytes, and for a compressed body."""
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise ProtocolAbort("The server's answer is packed; a site unpacks nothing.")
+        raise ProtocolAbort("The server's answer is compressed; a site decompresses nothing.")
     size = 0
     for chunk in response.iter_raw(1 << 20):
         size += len(chunk)
@@ -191,7 +197,7 @@ def _bounded(response: httpx.Response, most: int) -> Iterator[bytes]:
 
 
 def _append(part: Path, mode: str, response: httpx.Response, most: int) -> None:
-    """Write an answer's body to a file, which is gone where it would become larger than it can be."""
+    """Write an answer's body to a file. If it would become too large, the file is removed."""
     try:
         with part.open(mode) as file:
             for chunk in _bounded(response, most - file.tell()):
@@ -207,5 +213,5 @@ def _table(body: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ProtocolAbort("The server's answer is no JSON object.")
+        raise ProtocolAbort("The server's answer is not a JSON object.")
     return found

@@ -1,4 +1,4 @@
-"""How a site joins a federation: with an invitation, a new identity, and rules that it may then sharpen."""
+"""How a site joins a federation: with an invitation, a new identity, and rules that its operator may then tighten."""
 
 from __future__ import annotations
 
@@ -53,17 +53,21 @@ mains_power = false
 
 
 def open_site(folder: str | Path, name: str) -> SiteState:
-    """The site in a folder; a new one where there is none."""
+    """The site in a folder, or a new one if there is none."""
     if (Path(folder) / IDENTITY).exists():
         return SiteState(folder)
     return SiteState.create(folder, name)
 
 
 def join(state: SiteState, token: JoinToken) -> bool:
-    """Join the server that an invitation names; whether the site is on the roster already. Repeating it changes nothing.
+    """Join the server that an invitation names. Repeating it changes nothing.
 
-    Raises NotAuthorized where the server takes the invitation no more, or rosters are signed by another key than it says; Away
-    where the server cannot be reached.
+    Returns:
+        Whether the site is on the roster already.
+
+    Raises:
+        NotAuthorized: if the server does not take the invitation any more, or its rosters are signed by another key than it says.
+        Away: if the server cannot be reached.
     """
     connection = Connection(token.url, token.pin, state.identity.signing_key)
     try:
@@ -82,7 +86,9 @@ def join(state: SiteState, token: JoinToken) -> bool:
 
 
 def join_patiently(state: SiteState, token: JoinToken) -> bool:
-    """As `join`, again and again until the server can be reached; at once for a site that has asked it before."""
+    """As `join`, but tries again until the server can be reached. A site that has joined this server before answers at once,
+    from its own store.
+    """
     found = state.get("server")
     if found is not None and (found["url"], found["pin"]) == (token.url, token.pin):
         newest = state.signed_roster(state.newest_roster)
@@ -98,10 +104,13 @@ def join_patiently(state: SiteState, token: JoinToken) -> bool:
 
 
 def quick_policy(state: SiteState, data: str, plain: bool) -> Policy:
-    """The site's policy; where it has none, one that takes this server's studies on one data set.
+    """The site's policy. If it has none, write one that takes this server's studies on one data set.
 
     Args:
-        plain: also studies in which the server sees this site's vectors.
+        data: the name of the data set.
+        plain: also take studies in which the server sees this site's vectors.
+
+    Raises InvalidInput for a name that cannot stand in a policy.
     """
     path = state.folder / POLICY
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What an agent needs of the machine it runs on; a simulation gives it another."""
+"""What an agent needs of the machine it runs on. A simulation replaces it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manent.crypto import SystemRandom
 
 
 def start(work: Callable[[], None], name: str) -> None:
-    """Begin some work in a thread of its own."""
+    """Run some work in a thread of its own."""
     threading.Thread(target=work, name=name, daemon=True).start()
 
 
@@ -24,9 +24,9 @@ class Machine:
 
     Attributes:
         clock: seconds since the epoch.
-        pause: wait until an event is set, for so many seconds at most.
-        start: begin some work beside, under a name.
-        random: a new private source.
+        pause: waits until an event is set, for so many seconds at most.
+        start: runs some work in parallel, under a name.
+        random: makes a new private source.
         transport: how requests travel; None for HTTPS.
     """
 

@@ -26,7 +26,7 @@ from manent.summation.parties.call import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
 INLINE = 1 << 16
-HEAD = 32  # bytes before what a client keeps
+HEAD = 32  # bytes before the memory in its blob
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ class Server:
     """The server that a site has joined.
 
     Attributes:
-        signer: public key by which rosters are signed.
-        quick_start: whether that is the server's own, so that the server says who takes part.
+        url: without a slash at its end.
+        pin: SHA-256 of its certificate in hexadecimal; None if an authority vouches for it.
+        public: the server's public key, in hexadecimal.
+        signer: public key by which rosters are signed, in hexadecimal.
+        quick_start: whether that is the server's own key, so that the server says who takes part.
     """
 
     url: str
@@ -50,15 +53,19 @@ class Known:
     """A study as the site has decided about it.
 
     Attributes:
+        hash: of the study.
         bundle: digest of its bundle.
-        roster: number of the one that it was planned for.
-        later: whether it was refused for the moment alone.
+        accepted, reason: the decision, and why.
+        roster: number of the roster that it was planned for.
+        seed: of its repeatable randomness.
         round, index: the last sum in which the site took part.
-        kinds: by kind of sum, the last round in which it took part in one.
-        sent: to how many sums, which are over, it has sent its vector.
-        reservation: in the site's ledger, or "".
-        steps: of what is reserved, how much one sum uses; 0 where nothing goes back by the sum.
+        kinds: by kind of sum, the last round in which the site took part in one.
+        sent: to how many sums that are over the site has sent its vector.
+        reservation: of the site's ledger, or "".
+        steps: how much of the reservation one sum uses; 0 if none of it is given back sum by sum.
         told: whether the server knows of the decision.
+        later: whether it was refused for the moment only.
+        over: whether the study is over for this site.
     """
 
     hash: str
@@ -83,10 +90,13 @@ class Task:
     """A sum in which the site takes part.
 
     Attributes:
-        model: digest of what it was really sent.
-        count: how many are asked.
+        id: "STUDY-ROUND-INDEX".
+        name: its kind.
+        count: how many sites are asked.
+        model: digest of what clients were sent for it.
         after: digest of the last message of the server that was taken in.
-        upload: digest of the message with the site's term, and the attempt in which it was sent; "" and 0 before.
+        upload: digest of the message with the site's term; "" before it is made.
+        attempt: in which that message was sent; 0 before.
     """
 
     id: str
@@ -102,13 +112,16 @@ class Task:
     attempt: int = 0
 
     def followed(self, known: Known) -> Known:
-        """A study once this sum of it is over."""
+        """The study after this sum of it."""
         kinds, sent = {**known.kinds, self.name: self.round}, known.sent + bool(self.upload)
         return replace(known, round=self.round, index=self.index, kinds=kinds, sent=sent)
 
 
 class SiteState:
-    """A site's folder. Everything that matters is in its store, changed in transactions."""
+    """A site's folder. Everything that matters is in its store, and is changed in transactions.
+
+    Raises InvalidInput for a folder without an identity.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -124,7 +137,7 @@ class SiteState:
 
     @classmethod
     def create(cls, folder: str | Path, name: str) -> SiteState:
-        """A new site with a new identity, in a folder that only its user may look into: it will hold keys, rows and vectors."""
+        """A new site with a new identity. Its folder is readable by its user only, as it will hold keys, rows and vectors."""
         Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         Identity.create(Path(folder) / IDENTITY, name)
         return cls(folder)
@@ -132,6 +145,7 @@ class SiteState:
     # Documents.
 
     def get(self, key: str) -> dict[str, Any] | None:
+        """A document as plain data, or None."""
         with self.store.snapshot() as view:
             document = view.get(key)
         found: dict[str, Any] | None = None if document is None else json.loads(document)
@@ -139,21 +153,24 @@ class SiteState:
 
     @property
     def server(self) -> Server:
-        """Raises InvalidInput for a site that has joined none."""
+        """The server that the site has joined. Raises InvalidInput if it has joined none."""
         found = self.get("server")
         if found is None:
             raise InvalidInput(f"The site in {self.folder} has joined no server yet; join one with: manent site join TOKEN")
         return Server(**found)
 
     def put_server(self, server: Server) -> None:
+        """Keep which server the site has joined."""
         with self.store.transaction() as transaction:
             transaction.put("server", canonical(asdict(server)))
 
     def study(self, hash: str) -> Known | None:
+        """A study that the site has decided about, or None."""
         found = self.get(f"study/{hash}")
         return None if found is None else Known(**found)
 
     def studies(self) -> list[Known]:
+        """Every study that the site has decided about."""
         with self.store.snapshot() as view:
             keys = view.keys("study/")
             return [Known(**json.loads(view.get(key) or b"{}")) for key in keys]
@@ -164,14 +181,19 @@ class SiteState:
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
 
     def change_study(self, hash: str, change: Callable[[Known], Known]) -> Known:
-        """Write what becomes of a study as it stands now, whoever else has changed it: a server that delays its answer must not
-        bring back, by what a thread still had in hand, how far the site was before. Raises InvalidInput for an unknown one."""
+        """Change a study as it stands now, in one transaction.
+
+        A thread must not write back what it read earlier: with a server that delays its answers, that could undo how far the site
+        has come. Raises InvalidInput for an unknown study.
+        """
         with self.store.transaction() as transaction:
             return _changed(transaction, hash, change)
 
     def close(self, hash: str) -> Known | None:
-        """Note that a study is over: no sum of it begins any more. None, and nothing is noted, while one is under way, or where
-        that was noted before."""
+        """Note that a study is over, so that no sum of it begins any more.
+
+        Returns None, and notes nothing, while a sum is under way, or if it was noted before.
+        """
         with self.store.transaction() as transaction:
             if _study(transaction, hash).over or transaction.keys(f"task/{hash}-"):
                 return None
@@ -183,6 +205,7 @@ class SiteState:
         return self.change_study(hash, lambda k: replace(k, accepted=False, later=False, told=False, reason=reason))
 
     def bundle_path(self, hash: str) -> Path:
+        """Where a study's bundle lies. Raises InvalidInput for what is no hash."""
         if not re.fullmatch(r"[0-9a-f]{64}", hash):
             raise InvalidInput("A study is named by 64 hexadecimal digits.")
         return self.folder / "bundles" / hash
@@ -195,17 +218,21 @@ class SiteState:
 
     @property
     def newest_roster(self) -> int:
+        """The number of the newest roster that the site has verified; 0 before the first."""
         found = self.get("roster")
         return 0 if found is None else int(found["number"])
 
     def signed_roster(self, number: int) -> SignedRoster | None:
+        """A roster that was verified before, or None."""
         with self.store.snapshot() as view:
             document = view.get(f"rosters/{number:012d}")
         return None if document is None else SignedRoster.read(document)
 
     def take_roster(self, signed: SignedRoster, signer: bytes, now: float) -> Roster:
-        """Verify a roster and keep it. An older one is taken where everyone on it is still on the newest, under the same key:
-        then the newest, which has not expired, vouches for it.
+        """Verify a roster, keep it, and return it as sums use it.
+
+        An older roster than the newest is taken only if everyone on it is still on the newest, under the same name and key: then
+        the newest, which must not have expired, vouches for it.
 
         Raises NotAuthorized for any other.
         """
@@ -231,16 +258,18 @@ class SiteState:
     # Sums.
 
     def tasks(self) -> list[Task]:
-        """Sums that are not over for this site."""
+        """The sums that are under way for this site."""
         with self.store.snapshot() as view:
             return [Task(**json.loads(view.get(key) or b"{}")) for key in view.keys("task/")]
 
     def begin(self, task: Task) -> None:
-        """Keep a sum that the site is to take part in. Raises ProtocolAbort where its study is over, or the site has left it."""
+        """Keep a sum that the site is to take part in. Raises ProtocolAbort if its study is over, or the site has left it."""
         with self.store.transaction() as transaction:
             known = _study(transaction, task.study)
             if known.over:
-                raise ProtocolAbort(f"Sum {task.id} comes after the end of its study; what that had set aside may be given back.")
+                raise ProtocolAbort(
+                    f"Sum {task.id} comes after the end of its study, whose reserved budget may be given back already."
+                )
             if not known.accepted:
                 raise ProtocolAbort(f"This site takes no part in the study of sum {task.id}.")
             transaction.put(f"task/{task.id}", canonical(asdict(task)))
@@ -252,9 +281,13 @@ class SiteState:
         return [row[1:] if row[:1] == b"\x00" else b"".join(self.blobs.read(row[1:].hex())) for row in rows]
 
     def keep(self, task: Task, records: Sequence[bytes], memory: Vector | None = None) -> None:
-        """Append to the log of a sum's party; with the memory that is to be kept if its term is in the sum."""
+        """Append to the log of a sum's party.
+
+        Args:
+            memory: float32[m], what the client keeps if its term is in the sum; staged until then.
+        """
         rows = [b"\x00" + r if len(r) <= INLINE else b"\x01" + bytes.fromhex(self.blobs.put([r])) for r in records]
-        # Equal content is one blob: a head of its own keeps this one apart from an equal memory of another study.
+        # Equal content is one blob. The head keeps this blob apart from an equal memory of another study.
         head = sha256(task.id.encode()).digest()
         staged = None if memory is None else self.blobs.put([head, np.ascontiguousarray(memory, np.float32).tobytes()])
         with self.store.transaction() as transaction:
@@ -266,7 +299,7 @@ class SiteState:
             transaction.put(f"task/{task.id}", canonical(asdict(task)))
 
     def restart(self, task: Task) -> Task:
-        """Forget the log of a party that has not uploaded, for another attempt."""
+        """Forget the log of a party that has not uploaded, so that it can take part in another attempt."""
         with self.store.transaction() as transaction:
             gone = self._forget(transaction, task.id)
             transaction.put(f"task/{task.id}", canonical(asdict(task)))
@@ -275,7 +308,7 @@ class SiteState:
         return task
 
     def memory(self, study: str) -> Vector | None:
-        """What the site's client has kept of a study; None before anything."""
+        """What the site's client keeps of a study, float32[m]; None before it has kept anything."""
         with self.store.snapshot() as view:
             digest = view.get(f"memory/{study}")
         return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32, offset=HEAD)
@@ -287,9 +320,10 @@ class SiteState:
         receipt: Receipt | None = None,
         spend: Callable[[Transaction], None] | None = None,
     ) -> None:
-        """A sum is over: its memory counts or does not, its secrets are forgotten, and a receipt is left.
+        """End a sum: keep or drop the staged memory, forget the party's secrets, and leave a receipt.
 
         Args:
+            included: whether the site's term is in the released sum; only then does the memory count.
             spend: records what the sum has spent, in the same transaction.
         """
         with self.store.transaction() as transaction:
@@ -311,7 +345,7 @@ class SiteState:
             self.blobs.remove(digest)
 
     def _forget(self, transaction: Transaction, id: str) -> set[str]:
-        """Remove a party's log; digests of the blobs that it names."""
+        """Remove a party's log. Returns the digests of the blobs that it names."""
         gone = set()
         for key in transaction.keys(f"party/{id}/"):
             row = transaction.get(key) or b""

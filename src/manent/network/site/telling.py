@@ -1,4 +1,4 @@
-"""What a site's operator is told: how things stand, what a study would do, and a trial on the site's own data."""
+"""What a site's operator is shown: how things stand, what a study would do, and a trial on the site's own data."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def find(state: SiteState, prefix: str) -> Known:
 
 
 def own_plan(state: SiteState, known: Known) -> Plan:
-    """The site's own plan of a study, its statement with what is trusted about who takes part."""
+    """The site's own plan of a study. Its statement also says who is trusted about who takes part.
+
+    Raises InvalidInput if the study's roster was not fetched yet.
+    """
     bundle, roster = state.bundle(known.hash), state.signed_roster(known.roster)
     if roster is None:
         raise InvalidInput(f"The roster {known.roster} of this study has not been fetched.")
@@ -101,7 +104,7 @@ def review(state: SiteState, known: Known) -> str:
 
 
 def _last_approved(state: SiteState, known: Known) -> Bundle | None:
-    """The bundle of another study of the same name that was approved last."""
+    """The bundle of the study of the same name that was approved last."""
     name, by_bundle = state.bundle(known.hash).study["name"], {one.bundle: one for one in state.studies()}
     for hash in reversed(approvals(state.folder / APPROVALS)):
         other = by_bundle.get(hash)
@@ -112,14 +115,15 @@ def _last_approved(state: SiteState, known: Known) -> Bundle | None:
 
 @dataclass(frozen=True)
 class Trial:
-    """A dry run on the site's own data: nothing left the machine.
+    """The result of a dry run on the site's own data. Nothing has left the machine.
 
     Attributes:
-        rows, test_rows: of the site's data, as far as they take part.
-        dropped: rows that the study's schema lets drop, as they lack a value.
-        columns: that the study declares, features and others; the rest of the site's stays out of it.
-        seconds: by kind of sum, for one answer.
-        sent: by kind of sum, blocks and bytes of what would be sent, and in how many rounds.
+        client: the name of the site's client.
+        rows, test_rows: how many rows of the site's data take part.
+        dropped: rows that lack a value, and that the study's schema lets drop.
+        columns: those that the study declares, features first; the site's other columns take no part.
+        seconds: for one answer, by kind of sum.
+        sent: by kind of sum, the blocks and bytes that would be sent, and in how many rounds.
         guarantee: under which all of it would be released.
     """
 
@@ -137,9 +141,12 @@ def trial(plan: Plan, trainer: Trainer, loaded: Client, client: Client, seed: in
     """Compute one answer to each kind of sum, and throw it away.
 
     Args:
-        loaded, client: the site's data, and what of them takes part.
+        loaded: the site's data.
+        client: the part of them that takes part.
 
-    Raises InvalidInput for data that do not fit, ClientFailed where the study's code fails.
+    Raises:
+        InvalidInput: for data that do not fit.
+        ClientFailed: if the study's code fails.
     """
     algorithm = plan.study.algorithm
     state = algorithm.init(plan.public, repeatable(seed, "init"))

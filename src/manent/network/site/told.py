@@ -1,4 +1,4 @@
-"""What a server says to a site, looked at before anything of it is used: it may lie, and a name in it becomes one of a file."""
+"""Checks of what a server says to a site, before anything of it is used: the server may lie, and some names become file names."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def tasks(body: bytes) -> dict[str, Any]:
     for study in known["studies"]:
         _checked("study", study, _STUDY)
     if not all(_sum(id) for id in known["sums"]):
-        raise ProtocolAbort("The server names a sum that is none.")
+        raise ProtocolAbort("The server lists a sum whose id is malformed.")
     return known
 
 
 def sum(id: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """How a sum stands, that of this id. Raises ProtocolAbort for anything else."""
+    """How the sum of this id stands. Raises ProtocolAbort for anything else."""
     found = _checked("sum", values, _ABOUT)
     if found["id"] != id:
-        raise ProtocolAbort(f"The server tells of another sum than {id}.")
+        raise ProtocolAbort(f"The server was asked about sum {id}, and answered about another.")
     return found
 
 
 def length(values: Mapping[str, Any], minimum: int, most: int) -> int:
-    """How much of an upload has arrived. Raises ProtocolAbort for anything but a number between these."""
+    """How many bytes of an upload have arrived. Raises ProtocolAbort unless that is a number from `minimum` to `most`."""
     found = _checked("upload", values, {"length": _whole})["length"]
     if not minimum <= found <= most:
         raise ProtocolAbort(f"The server has {found:,} bytes of an upload; expected {minimum:,} to {most:,}.")
@@ -84,8 +84,8 @@ def _is_list(value: object) -> bool:
 
 def _checked(what: str, values: object, wanted: Mapping[str, Fits]) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise ProtocolAbort(f"The server's {what} is no JSON object.")
+        raise ProtocolAbort(f"The server's {what} is not a JSON object.")
     for name, fits in wanted.items():
         if name not in values or not fits(values[name]):
-            raise ProtocolAbort(f"The server's {what} lacks {name!r}, or has one that is none.")
+            raise ProtocolAbort(f"The server's {what} lacks {name!r}, or its value does not fit.")
     return values

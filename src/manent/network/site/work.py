@@ -1,11 +1,11 @@
-"""A site's part in one sum: what the server says is checked, what is sent was kept before."""
+"""A site's part in one sum. What the server says is checked first, and what the site sends is stored before it is sent."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -36,12 +36,30 @@ from manent.summation.parties.wire import Kind
 log = logging.getLogger("manent.site")
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """A study that the site has accepted, and what answers its sums.
+
+    Attributes:
+        known: what the site has noted of the study.
+        plan: the site's own.
+        trainer: gives what computes the contribution; called only when a sum needs a vector.
+        client: the name by which the study's repeatable randomness knows the site's data.
+    """
+
+    known: Known
+    plan: Plan
+    trainer: Callable[[], Trainer]
+    client: str
+
+
 class SumWork:
-    """Takes part in one sum, from its call to its end; what a dead process began is gone on with.
+    """Takes part in one sum of a study, from its call to its end. After a crash it resumes from the site's log.
 
     Args:
-        client: the name by which the study's repeatable randomness knows the site's data.
-        account: where what the study costs is set aside before data are touched, and spent with the release.
+        account: the study's cost is set aside here before data are touched, and spent with the release.
+        roster: the verified roster of a number; raises NotAuthorized for one that is not taken any more.
+        random: source of the client's noise and masks; never seeded outside tests.
         computing: held while a sum is computed, so that the site computes one at a time.
     """
 
@@ -49,21 +67,23 @@ class SumWork:
         self,
         state: SiteState,
         connection: Connection,
-        known: Known,
-        plan: Plan,
-        trainer: Callable[[], Trainer],
-        client: str,
-        roster: Callable[[int], Roster],
+        study: Accepted,
         account: Account,
+        roster: Callable[[int], Roster],
         random: PrivateRandom,
         computing: threading.Lock,
     ) -> None:
-        self.state, self.connection, self.known, self.plan = state, connection, known, plan
-        self.trainer, self.client, self.roster, self.account, self.random = trainer, client, roster, account, random
-        self.computing = computing
+        self.state, self.connection, self.account, self.roster = state, connection, account, roster
+        self.known, self.plan, self.trainer, self.client = study.known, study.plan, study.trainer, study.client
+        self.random, self.computing = random, computing
 
     def run(self, id: str) -> None:
-        """Raises Away where the server cannot be reached: to be run again then."""
+        """Take part until the sum is over.
+
+        Raises:
+            Away: if the server cannot be reached. Run it again then.
+            ManentError: if the sum cannot be answered; see the message.
+        """
         about = self._about(id)
         task = next((task for task in self.state.tasks() if task.id == id), None)
         call = bytes.fromhex(about["call"])
@@ -82,7 +102,7 @@ class SumWork:
         return told.sum(id, self.connection.table("GET", f"/v1/sums/{id}"))
 
     def _begin(self, id: str, name: str, call: str, roster: int, assignment: str) -> Task:
-        """Look at a new sum, and fetch what it is about. Raises ProtocolAbort where it cannot be one of the study's."""
+        """Check a new sum, and fetch what clients are sent for it. Raises ProtocolAbort if it cannot be one of the study's."""
         study, round, index = id.rsplit("-", 2)
         count = read_call(self.plan, bytes.fromhex(call)).terms.clients
         task = Task(id, study, name, int(round), int(index), roster, count, assignment)
@@ -94,23 +114,27 @@ class SumWork:
             or task.round % spec.every
             or task.index >= len(self.plan.sums)
         ):
-            raise ProtocolAbort(f"Sum {id} ({name!r}) is none of the study's.")
+            raise ProtocolAbort(f"Sum {id} ({name!r}) is not one of the study's.")
         if (task.round, task.index) <= (self.known.round, self.known.index):
-            raise ProtocolAbort(f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; none is repeated.")
-        if task.round <= self.known.kinds.get(name, 0):  # else a server could have more of the dearest kind than are accounted
-            raise ProtocolAbort(f"Sum {id} is the second {name!r} of round {task.round}; of each kind there is one a round.")
+            raise ProtocolAbort(
+                f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; no sum is answered twice."
+            )
+        if task.round <= self.known.kinds.get(
+            name, 0
+        ):  # else a server could ask for the costliest kind more often than accounted
+            raise ProtocolAbort(f"Sum {id} is the second {name!r} of round {task.round}; a round has one of each kind at most.")
         if self.plan.privacy is not None and self.known.sent >= self.plan.privacy.releases:
-            raise ProtocolAbort(f"The study accounts {self.plan.privacy.releases} releases, and so many sums were answered.")
+            raise ProtocolAbort(f"The study accounts {self.plan.privacy.releases} releases, and that many sums were answered.")
         self._fetch(task)
         self.state.begin(task)
         return task
 
     def _fetch(self, task: Task) -> Path:
-        """What clients are sent for a sum, fetched once. Each sum has a file of its own: two studies' may be equal."""
+        """What clients are sent for a sum, fetched once. Each sum has a file of its own, as two studies' may be equal."""
         path = self._assignment(task)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            # A few vectors of the model's size are sent, of four bytes a number, and what layers need.
+            # At most a few vectors of the model's size (4 bytes a number), and what layers need.
             most = 16 * max(spec.layout.size for spec in self.plan.sums.values()) + (1 << 20)
             self.connection.fetch(f"/v1/sums/{task.id}/assignment", task.model, path, most)
         return path
@@ -124,15 +148,15 @@ class SumWork:
         return client_party(self.plan, read_call(self.plan, call), sum, *own)
 
     def _witness(self, task: Task, call: bytes) -> ClientParty | None:
-        """The party of a sum that is over, for what it saw; None where its roster is not taken any more."""
+        """The party of a sum that is over, for what it has seen; None if its roster is not accepted any more."""
         try:
             return self._party(task, call)
         except ManentError:
             return None
 
     def _talk(self, task: Task, party: ClientParty) -> None:
-        """Follow the protocol to its end, each step kept before it is sent."""
-        # After a restart: the last word again, which the server answers with what is needed now.
+        """Follow the protocol to its end. Each step is stored before it is sent."""
+        # After a restart, repeat the last message: the server answers with what is needed now.
         queue = self._send(task, party.deadline()) if self.state.records(task.id) else []
         while not (party.finished and self._over(task, party)):
             wanted = not party.finished and party.awaits_vector
@@ -147,7 +171,7 @@ class SumWork:
                 queue += replies
 
     def _hear(self, task: Task, party: ClientParty, message: bytes) -> tuple[Task, ClientParty, list[bytes]]:
-        """Take in a message; what the server says to the answer."""
+        """Take in a message, and send the answer. Returns what the server says to that."""
         kind, _, body = wire.unframe(message)
         if kind is Kind.CALL and (renewed := self._renewed(task, body)) is not task:
             task, party = renewed, self._party(renewed, body)
@@ -160,14 +184,14 @@ class SumWork:
         return task, party, self._send(task, step)
 
     def _renewed(self, task: Task, body: bytes) -> Task:
-        """Where another attempt is under another roster, the task under that; but an upload is never made again."""
+        """The task under the roster of a new attempt. An upload that was made is kept: it is never made again."""
         call = read_call(self.plan, body)
         if task.upload or call.roster_number == task.roster:
             return task
         return self.state.restart(replace(task, roster=call.roster_number, count=call.terms.clients))
 
     def _over(self, task: Task, party: ClientParty) -> bool:
-        """Whether the sum is over; then what was staged for it counts, or does not."""
+        """Whether the sum is over. If so, what was staged for it is kept or dropped."""
         about = self._about(task.id)
         if about["state"] == "open":
             return False
@@ -185,7 +209,7 @@ class SumWork:
         log.info("sum over", extra={"sum": task.id, "state": about["state"], "included": included, **why})
 
     def _receipt(self, task: Task, about: dict[str, Any], included: bool, party: ClientParty | None) -> Receipt:
-        """What the site sent to a sum that is over."""
+        """The receipt for what the site sent to a sum that is over."""
         outcome: Outcome = "released" if included else "left out" if about["state"] == "released" else "abandoned"
         told = about.get("survivors") if party is None or party.survivors is None else party.survivors
         survivors = told if about["state"] == "released" else None
@@ -197,7 +221,7 @@ class SumWork:
         return [reply for envelope in step.send for reply in self.connection.post(task.id, envelope.body)]
 
     def _contribute(self, task: Task, party: ClientParty) -> tuple[Task, list[bytes]]:
-        """Train, and give the vector; a client that cannot says so to the server, without a reason, and leaves."""
+        """Train, and give the vector. If that fails, the site tells the server that it leaves the sum, without a reason."""
         try:
             vector, memory = self._compute(task)
         except ManentError as error:
@@ -208,14 +232,14 @@ class SumWork:
             self.connection.post(task.id, leave)
             raise
         step = party.contribute(vector)
-        del vector  # it is in the message now, and may be as large as all else
+        del vector  # a copy is in the message now; the vector may be as large as everything else
         sent = sha256(step.send[-1].body).hexdigest() if step.send else ""
         task = replace(task, upload=sent, attempt=party.uploaded_in or 0)
         self.state.keep(task, step.keep, memory)
         return task, self._send(task, step)
 
     def _compute(self, task: Task) -> tuple[Array, Vector | None]:
-        """The vector as it is summed; the budget is set aside first."""
+        """The vector as it is summed, and the client's memory. The budget is set aside first."""
         self.known = self.account.reserve(self.known, self.plan)
         path = self._fetch(task)
         with self.computing:

@@ -1,1 +1,1 @@
-"""Whom a server and a site believe: identities, rosters, signatures, TLS pins, policies, receipts."""
+"""Whom and what each side trusts: identities, rosters, signatures, certificates, policies, and records of what was done."""

@@ -1,4 +1,4 @@
-"""Long-term identities on a disk: an Ed25519 key and a name, in a file that only its owner reads."""
+"""Long-term identities on disk: an Ed25519 key and a name, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Identity:
     """Who signs: a site, a server, or a consortium. The secret half never leaves the file and this process.
 
     Attributes:
-        name: 1 to 64 letters, digits, dots, dashes and underscores; it begins with a letter or digit.
+        name: 1 to 64 letters, digits, dots, dashes and underscores, of which the first is a letter or digit.
+        signing_key: Ed25519.
     """
 
     name: str
@@ -34,9 +35,9 @@ class Identity:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], name: str, random: PrivateRandom | None = None) -> Identity:
-        """A new identity, written to `path` (mode 0600) and on the disk when this returns.
+        """A new identity, written to `path` (mode 0600) and safely on disk when this returns.
 
-        Raises InvalidInput for a name that is none, and where there is a file already: keys are never overwritten.
+        Raises InvalidInput for a name that does not fit, and if the file exists: keys are never overwritten.
         """
         check_name(name)
         key = SigningKey.generate(random or SystemRandom())
@@ -45,7 +46,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
-        """The identity in a file. Raises InvalidInput for a file that is none, or that others can read."""
+        """The identity in a file. Raises InvalidInput for a file that is none, or that others can read or change."""
         path = Path(path)
         values = read_json(_secret(path), str(path))
         if not isinstance(values, dict) or set(values) != {"format", "name", "seed"} or values["format"] != FORMAT:
@@ -56,12 +57,12 @@ class Identity:
 
     @property
     def public_hex(self) -> str:
-        """The public half: 64 hexadecimal digits, for everyone."""
+        """The public half, 64 hexadecimal digits; no secret."""
         return self.signing_key.public.hex()
 
 
 def check_name(name: object) -> None:
-    """Raises InvalidInput for a name that could not stand in a path, a URL or a terminal as it is."""
+    """Raises InvalidInput for a name that could not stand as it is in a path, a URL or a terminal."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(
             f"A name has 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; found {name!a:.80}."
@@ -69,14 +70,14 @@ def check_name(name: object) -> None:
 
 
 def from_hex(what: str, text: object, length: int) -> bytes:
-    """So many bytes from lower-case hexadecimal digits; raises InvalidInput for anything else, without showing it."""
+    """Bytes from 2 x `length` hexadecimal digits in lower case. Raises InvalidInput for anything else, without showing it."""
     if not isinstance(text, str) or not re.fullmatch(f"[0-9a-f]{{{2 * length}}}", text):
         raise InvalidInput(f"{what} should be {2 * length} hexadecimal digits in lower case; it is not.")
     return bytes.fromhex(text)
 
 
 def read_json(data: bytes, where: str) -> Any:
-    """Plain data from canonical JSON. Raises InvalidInput for any other bytes: a repeated key, a space, a NaN."""
+    """Plain data from canonical JSON. Raises InvalidInput for any other bytes, such as a repeated key, a space, or a NaN."""
     try:
         values = json.loads(data)
         sound = canonical(values) == data.removesuffix(b"\n")
@@ -88,7 +89,7 @@ def read_json(data: bytes, where: str) -> Any:
 
 
 def create_file(path: Path, content: bytes) -> None:
-    """A new file of mode 0600, on the disk when this returns. Raises InvalidInput where there is one, or none can be made."""
+    """Write a new file of mode 0600, safely on disk when this returns. Raises InvalidInput if it exists, or cannot be written."""
     if path.exists():
         raise InvalidInput(f"{path} exists, and is not overwritten. Name another file, or move this one away.")
     try:
@@ -105,7 +106,10 @@ def create_file(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """The file has the new content, or the old one still; never a part of one."""
+    """Replace a file's content in one step: after a crash it has the new content or the old, never a part.
+
+    Raises InvalidInput if it cannot be written.
+    """
     fresh = path.with_name(path.name + ".new")
     try:
         _fill(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), content)
@@ -116,7 +120,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The content of a file of at most so many bytes; raises InvalidInput for a larger one, and for none."""
+    """The content of a file of at most so many bytes. Raises InvalidInput for a larger file, and one that cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
@@ -145,7 +149,7 @@ def _fill(file: int, content: bytes) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """A file's name is on the disk when its folder is."""
+    """Make sure that a new file's name is on disk: it is stored with its folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

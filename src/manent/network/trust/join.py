@@ -1,4 +1,4 @@
-"""What a person pastes to join a federation: where the server is, how to know it, and one secret."""
+"""What a person pastes to join a federation: the server's address, how to recognise it, and one secret."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _URL: Final = re.compile(r"https://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?")
 
 @dataclass(frozen=True)
 class JoinToken:
-    """An invitation for one site. Whoever has it can ask to join once; send it over a channel that you trust.
+    """An invitation. Whoever has it can ask to join, as often as it has uses; send it over a channel that you trust.
 
     Attributes:
         url: the server's, https, without a slash at its end.
-        secret: 64 hexadecimal digits; the server takes it once. `repr` does not show it.
-        pin: SHA-256 of the server's certificate (DER) in hexadecimal; None where the certificate is signed by an authority that
-            the site's system knows.
-        consortium: public key, 64 hexadecimal digits, by which rosters are signed; None in a quick start, where the site believes
-            the roster that the server shows it.
+        secret: 64 hexadecimal digits. `repr` does not show it.
+        pin: SHA-256 of the server's certificate (DER) in hexadecimal; None if an authority that the site's system knows has
+            signed it.
+        consortium: public key, 64 hexadecimal digits, by which rosters are signed; None in a quick start, in which the site
+            believes the roster that the server shows.
 
     Raises InvalidInput for anything else.
     """
@@ -55,7 +55,7 @@ class JoinToken:
 
     @property
     def consortium_public(self) -> bytes | None:
-        """The consortium's key as bytes."""
+        """The consortium's key as bytes, or None."""
         return None if self.consortium is None else bytes.fromhex(self.consortium)
 
     def encode(self) -> str:
@@ -65,7 +65,7 @@ class JoinToken:
 
     @classmethod
     def decode(cls, text: str) -> JoinToken:
-        """The token in a pasted text; spaces and line breaks in it do not matter.
+        """The token in a pasted text. Spaces and line breaks in it do not matter.
 
         Raises InvalidInput for a text that was cut short or altered, or is something else.
         """
@@ -86,7 +86,7 @@ class JoinToken:
 
 
 def check_url(url: object) -> None:
-    """Raises InvalidInput for anything but https, a host, and perhaps a port and a path that does not end with a slash."""
+    """Raises InvalidInput unless the URL is https, with a host and perhaps a port and a path, and does not end with a slash."""
     sound = isinstance(url, str) and _URL.fullmatch(url) is not None and not url.endswith("/")
     try:
         parts = urlsplit(str(url) if sound else "")
@@ -98,7 +98,7 @@ def check_url(url: object) -> None:
 
 
 def _checksum(payload: bytes) -> bytes:
-    """It tells a slip from a token; it keeps nobody from making one."""
+    """Tells a token from a slip of the pen. It does not keep anyone from making a token."""
     return sha256(payload).digest()[:_CHECKSUM]
 
 

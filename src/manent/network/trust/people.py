@@ -21,7 +21,7 @@ from manent.network.trust.journal import note
 
 Role = Literal["viewer", "researcher", "administrator"]
 Action = Literal["see", "model", "submit", "stop"]
-"""see: statement, history, and how a study stands. model: what it has come to."""
+""""see": statement, history, and how a study stands; "model": its result; "submit" a study; "stop" it."""
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 PREFIX: Final = "manent-token-1."
 _TOKEN: Final = re.compile(r"manent-token-1\.([0-9a-f]{16})\.[0-9a-f]{64}")
@@ -45,8 +45,11 @@ class Person:
     """Someone with a token.
 
     Attributes:
+        name: one person's.
+        role: what they may do; see `may`.
         id: of the token.
-        since, revoked: seconds since the epoch; revoked is None for a token that holds.
+        since: when the token was given, in seconds since the epoch.
+        revoked: when it was revoked; None for a valid token.
     """
 
     name: str
@@ -62,18 +65,24 @@ class Person:
 
 
 def may(person: Person, action: Action, owner: str | None = None) -> bool:
-    """Whether someone may do this: with the study of that owner (an `actor`), or at all where the study is nobody's yet.
+    """Whether a person may do this with the study of this owner, or at all if no owner is given.
 
-    A viewer sees statements and histories, without models. A researcher submits studies, and sees and stops only their own.
-    An administrator does everything.
+    Args:
+        owner: an `actor`.
+
+    | role | own studies | all studies |
+    |---|---|---|
+    | viewer | | see |
+    | researcher | see, model, stop | submit |
+    | administrator | | see, model, submit, stop |
     """
     return action in _ANY[person.role] or (owner == person.actor and action in _OWN[person.role])
 
 
 class People:
-    """The people of a server, in its store. Of a token only the SHA-256 is kept: 256 random bits need no slow hash.
+    """The people of a server, in its store. Only the SHA-256 of a token is kept: 256 random bits need no slow hash.
 
-    A name stands for one person: who gets a new token under a name whose token was revoked owns what it owned.
+    A name stands for one person. Whoever gets a new token under a name whose token was revoked owns what that name owned.
 
     Args:
         store: the server's.
@@ -85,12 +94,12 @@ class People:
         self._store, self._clock, self._random = store, clock, random or SystemRandom()
 
     def create(self, name: str, role: str, by: str = "operator") -> str:
-        """A token for someone, to be shown once.
+        """A new token for someone. It can be shown only once.
 
         Args:
             by: who gives it, for the audit log.
 
-        Raises InvalidInput for a name that is none or has a token that holds, and for another role.
+        Raises InvalidInput for a name that does not fit or has a valid token, and for another role.
         """
         check_name(name)
         if role not in ROLES:
@@ -106,7 +115,7 @@ class People:
         return token
 
     def check(self, token: str) -> Person:
-        """Whose token it is. Raises NotAuthorized, in the same words, for one that is unknown, wrong or revoked."""
+        """Whose token it is. Raises NotAuthorized, in the same words, for a token that is unknown, wrong or revoked."""
         found = _TOKEN.fullmatch(token)
         id = "" if found is None else found[1]
         with self._store.snapshot() as view:
@@ -118,7 +127,7 @@ class People:
         return _person(id, values)
 
     def revoke(self, name: str, by: str = "operator") -> None:
-        """Take back someone's token, from now on. Raises InvalidInput where nobody of this name has one."""
+        """Take back someone's token, from now on. Raises InvalidInput if nobody of this name has one."""
         with self._store.transaction() as transaction:
             found = next((known for known in _all(transaction) if known.name == name and known.revoked is None), None)
             if found is None:

@@ -1,6 +1,6 @@
-"""A site's own rules, and the decision about a study: from what the site computes of the bundle by itself, and nothing else.
+"""A site's own rules, and its decision about a study. The site decides only by what it computes from the bundle itself.
 
-The statement comes from `privacy.check.resolve` on the bundle's plain data and the roster that the site has verified. What a
+The statement comes from `privacy.check.resolve`, on the bundle's plain data and the roster that the site has verified. What a
 server says of a study, its cohort or its guarantee plays no part.
 """
 
@@ -22,7 +22,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from manent.accounting import Event, Ledger, without_sampling
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
-from manent.core.protocols import SummationTraits, traits
+from manent.core.protocols import AlgorithmTraits, SummationTraits, traits
 from manent.core.study import Cohort, Study
 from manent.network.trust.rules import (
     EXAMPLE,
@@ -36,24 +36,26 @@ from manent.network.trust.rules import (
     check_hash,
 )
 from manent.network.wire.bundle import Bundle
+from manent.network.wire.models import declared_model
 from manent.privacy import Plan, resolve
-from manent.rounds.declared import DeclaredModel, Sites, rebuild, schema_of
+from manent.rounds.declared import Sites, rebuild, schema_of
 from manent.rounds.strict import options, read, shown
 
 MEGABYTE = 1e6
-_UNFIT = (ManentError, ArithmeticError, ValueError, MemoryError)  # of numbers that no study has; whatever it is, it is a refusal
-_SAME = 1 + 1e-9  # of a number that was searched for, as in `privacy.check`
+_UNFIT = (ManentError, ArithmeticError, ValueError, MemoryError)  # raised for absurd numbers in a bundle: each is a refusal
+_SAME = 1 + 1e-9  # tolerance for an epsilon that was found by search, as in `privacy.check`
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a site takes part in. Nothing that is not allowed here is; a key that is not known is an error.
+    """What a site takes part in. What is not allowed here is refused; an unknown key is an error.
 
     Attributes:
         researchers: whose studies: names, and public keys of 64 hexadecimal digits.
-        data: which data sets a study may name.
+        code, cohort, summation, privacy, limits, work: the rules of each section; see `trust.rules`.
+        data: the data sets that a study may name.
 
-    Raises InvalidInput for what contradicts itself.
+    Raises InvalidInput for rules that contradict each other.
     """
 
     researchers: Mapping[str, str]
@@ -83,8 +85,10 @@ class Policy:
 
     @staticmethod
     def read(text: str) -> Policy:
-        """The policy in a TOML text. Raises InvalidInput, by name, for an unknown key, a missing one, or a value that does not
-        fit."""
+        """The policy in a TOML text.
+
+        Raises InvalidInput, naming the key, for an unknown key, a missing one, or a value that does not fit.
+        """
         try:
             document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -94,7 +98,7 @@ class Policy:
 
     @staticmethod
     def load(path: str | Path) -> Policy:
-        """The policy in a file. Raises InvalidInput as `read`, naming the file, and where it cannot be read."""
+        """The policy in a file. Raises InvalidInput as `read`, naming the file, and if the file cannot be read."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -106,7 +110,7 @@ class Policy:
 
     @staticmethod
     def example() -> str:
-        """A careful policy with every key and what it means; it allows nobody's studies yet."""
+        """A careful policy, as text, with every key and what it means. It allows nobody's studies yet."""
         return EXAMPLE
 
 
@@ -134,9 +138,9 @@ def approved(path: str | Path) -> frozenset[str]:
 
 
 def approvals(path: str | Path) -> tuple[str, ...]:
-    """Hashes of the bundles that were approved by hand, in this order; none where there is no such file.
+    """Hashes of the bundles that were approved by hand, in order; none if there is no such file.
 
-    Raises InvalidInput, by line, for what is no approval.
+    Raises InvalidInput, naming the line, for what is no approval.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -154,7 +158,7 @@ def approvals(path: str | Path) -> tuple[str, ...]:
 
 
 def approve(path: str | Path, bundle: str, note: str) -> None:
-    """Add the hash of a bundle, with a note of who and when, which becomes one line. Raises InvalidInput for what is no hash."""
+    """Add the hash of a bundle, with a note of who and when, as one line. Raises InvalidInput for what is no hash."""
     check_hash("An approval", bundle)
     line = " ".join(ascii(note)[1:-1].split())
     with Path(path).open("a", encoding="utf-8") as file:
@@ -162,7 +166,7 @@ def approve(path: str | Path, bundle: str, note: str) -> None:
 
 
 def installed_version(package: str) -> str | None:
-    """Of a package in the environment in which studies' code runs; None where it is not installed."""
+    """The version of a package in the environment in which studies' code runs; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -178,8 +182,9 @@ class Facts:
         isolated: whether code can be kept from network, keys and files here, as was tried.
         ledger: the site's own account of its data sets.
         approved: see `approved`.
-        load, mains_power: of this machine; None where they cannot be told.
-    installed: the version of a package here, None where there is none.
+        load: load average of the last minute, for each processor; None if the system does not tell.
+        mains_power: whether this machine has it; None if the system does not tell.
+        installed: the version of a package here; None if it is not installed.
     """
 
     now: datetime
@@ -196,8 +201,9 @@ class Refusal:
     """One rule that a study does not keep.
 
     Attributes:
-        rule: the policy's key, or "study" and "signature" for what no policy allows.
-        demands, found: what the policy asks for, and what there is instead.
+        rule: the policy's key; or "study", "signature" or "requirements" for what no policy allows.
+        demands: what the policy asks for.
+        found: what there is instead.
         change: how it would fit.
         passing: whether waiting is enough.
     """
@@ -218,7 +224,7 @@ class Decision:
 
     Attributes:
         refusals: one for each rule that is not kept.
-        plan: what the site itself makes of the study, with its statement; None where it came to none.
+        plan: the site's own plan of the study, with its statement; None if the site could not make one.
     """
 
     refusals: tuple[Refusal, ...]
@@ -231,25 +237,26 @@ class Decision:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Each says what is demanded, what was found, and what to change."""
+        """One text for each refusal: what is demanded, what was found, and what to change."""
         return tuple(str(refusal) for refusal in self.refusals)
 
     @property
     def later(self) -> bool:
-        """Whether the site refuses for now alone."""
+        """Whether the site refuses only for now."""
         return bool(self.refusals) and all(refusal.passing for refusal in self.refusals)
 
 
 def decide(policy: Policy, bundle: Bundle, roster: Sequence[str], facts: Facts) -> Decision:
-    """Whether a site takes part in a study. Nothing of it is run.
+    """Whether a site takes part in a study. No code of the study is run.
 
     Args:
         roster: names of all sites, from the roster that the site has verified.
+        facts: what only the site knows at the moment.
 
-    Raises nothing for a bundle that is wrong: that is a refusal too.
+    A wrong bundle raises nothing: it is refused as well.
     """
     stranger = _signature(policy, bundle)
-    if stranger:  # nothing is worked out for those who may not ask
+    if stranger:  # spend no time on those who may not ask
         return Decision(stranger)
     found = [
         *_code(policy.code, bundle, facts),
@@ -262,7 +269,7 @@ def decide(policy: Policy, bundle: Bundle, roster: Sequence[str], facts: Facts) 
         large = _size(policy, study, sites)
     except _UNFIT as error:
         return Decision((*found, _unstated(error)))
-    if large:  # nor is anything allocated for what would not fit
+    if large:  # allocate nothing for what would not fit
         return Decision((*found, *large))
     try:
         plan = resolve(study, sites)
@@ -279,7 +286,7 @@ def decide(policy: Policy, bundle: Bundle, roster: Sequence[str], facts: Facts) 
 
 
 def conditions(policy: Policy, facts: Facts) -> tuple[Refusal, ...]:
-    """What keeps this machine from work just now; to be asked before each sum."""
+    """What keeps this machine from work just now. Ask before each sum."""
     rule, found = policy.work, []
     wait = "Wait; the site asks again by itself."
     if not rule.now(facts.now.time()):
@@ -299,8 +306,8 @@ def conditions(policy: Policy, facts: Facts) -> tuple[Refusal, ...]:
 def charged(policy: Policy, plan: Plan) -> Event | None:
     """What a study costs this site's account; None without differential privacy.
 
-    A server knows whom it asks, so where the guarantee must hold against it, that clients are sampled is not counted. The batches
-    of private training a site draws in secret itself.
+    A server knows whom it asks. So if the guarantee must hold against the server, the sampling of clients does not lower the
+    cost. The batches of private training do, as the site draws them in secret itself.
     """
     if plan.privacy is None:
         return None
@@ -309,7 +316,7 @@ def charged(policy: Policy, plan: Plan) -> Event | None:
 
 
 def load_now() -> float | None:
-    """Load average of the last minute for each processor; None where the system does not tell."""
+    """Load average of the last minute for each processor; None if the system does not tell."""
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except (OSError, AttributeError):
@@ -317,7 +324,7 @@ def load_now() -> float | None:
 
 
 def on_mains(folder: Path = Path("/sys/class/power_supply")) -> bool | None:
-    """Whether the machine has mains power, or no battery; None where the system does not tell."""
+    """Whether the machine has mains power, or no battery; None if the system does not tell."""
     try:
         supplies = [((item / "type").read_text().strip(), item) for item in folder.iterdir()]
         mains = [(item / "online").read_text().strip() == "1" for kind, item in supplies if kind in ("Mains", "USB")]
@@ -327,7 +334,7 @@ def on_mains(folder: Path = Path("/sys/class/power_supply")) -> bool | None:
 
 
 def _inside(message: object) -> str:
-    """A message within a sentence: one line, without its full stop."""
+    """A message as part of a sentence: on one line, without its full stop."""
     return " ".join(str(message).split()).rstrip(".")
 
 
@@ -408,7 +415,7 @@ def _size(policy: Policy, study: Study, sites: Sites) -> list[Refusal]:
         found.append(Refusal("privacy.epsilon", f"epsilon of at most {most:g}", size, cure))
     if study.rounds > rule.rounds:
         found.append(Refusal("limits.rounds", f"at most {rule.rounds:,} rounds", f"{study.rounds:,}", "Run fewer rounds."))
-    model = getattr(algorithm, "model", None)
+    model = traits(algorithm, AlgorithmTraits).model
     parameters, memory = 0 if model is None else model.layout.size, algorithm.memory(sites.public)
     if parameters * 4 > rule.model_mb * MEGABYTE:
         size = f"{parameters * 4 / MEGABYTE:,.7g} MB"
@@ -423,15 +430,15 @@ def _size(policy: Policy, study: Study, sites: Sites) -> list[Refusal]:
 
 
 def _with_code(study: Study, bundle: Bundle) -> list[Refusal]:
-    model = getattr(study.algorithm, "model", None)
-    if not isinstance(model, DeclaredModel) or bundle.code:
+    model = declared_model(study)
+    if model is None or bundle.code:
         return []
     kind = shown(model.document["type"])
     return [Refusal("study", f"the code of its model, a {kind}", "no file in the bundle", "Send study.py with it.")]
 
 
 def fewest_asked(cohort: Cohort, clients: int) -> int:
-    """How many of a population are asked for a sum, at least."""
+    """The fewest of a population who are asked for a sum."""
     q = cohort.sampling_probability
     if q is not None:
         return min(clients, cohort.maximum or clients) if q == 1 else 0

@@ -30,10 +30,10 @@ _ADDED: Final = ("sequence", "previous", "signature", "version", "time")
 
 @dataclass(frozen=True)
 class Promise:
-    """What a study's statement promises about all that it releases, this sum and every other.
+    """What a study's statement promises about everything that it releases, this sum and all others.
 
     Attributes:
-        epsilon: by observer; None where nothing holds against that one.
+        epsilon: by observer; None if there is no guarantee against that one.
         delta, unit, relation: what epsilon is about; None for a study without differential privacy.
         releases: how many sums it covers, at most.
     """
@@ -46,7 +46,7 @@ class Promise:
 
     @classmethod
     def of(cls, statement: Statement) -> Promise:
-        """The one of a statement."""
+        """The promise of a statement."""
         epsilon = {observer.name: observer.epsilon for observer in statement.observers}
         found, delta = statement.protection, next((o.delta for o in statement.observers if o.delta is not None), None)
         if found is None or statement.epsilon_is == "none":
@@ -64,17 +64,20 @@ class Promise:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a site sent to one sum, and how that ended.
+    """What a site sent to one sum, and how that sum ended.
 
     Attributes:
         study: its hash.
         sum: the kind of sum.
+        round, index: which sum of the study.
+        attempt: in which the vector was sent.
         upload: SHA-256 of the message with the site's term, as it was sent.
-        outcome: the sum was released with the site's term in it, without it, or not at all; sent it was in any case.
-        cohort: how many were asked.
-        survivors: how many are in the sum: as the site checked itself where the summation lets it, else as the server says;
-            None where it does not.
-        guarantee: as the site itself derived it from the study.
+        outcome: "released" with the site's term in it; "left out", released without it; or "abandoned". It was sent in any case.
+        cohort: how many sites were asked.
+        survivors: how many are in the sum: as the site checked itself if the summation allows that, else as the server says; None
+            if it does not say.
+        summation: its name.
+        guarantee: as the site derived it from the study.
     """
 
     study: str
@@ -102,12 +105,12 @@ class Receipts:
         self._store, self._identity, self._clock = store, identity, clock
 
     def append(self, receipt: Receipt) -> int:
-        """Add a receipt; its number."""
+        """Add a receipt in a transaction of its own, and return its number."""
         with self._store.transaction() as transaction:
             return self.add(transaction, receipt)
 
     def add(self, transaction: Transaction, receipt: Receipt) -> int:
-        """Add a receipt in the transaction that ends the sum for the site; its number."""
+        """Add a receipt in the transaction that ends the sum for the site, and return its number."""
         content = {"version": 1, "time": time_text(self._clock()), **dataclasses.asdict(receipt)}
         return CHAIN.add(transaction, content, lambda row: self._identity.signing_key.sign(digest(FORMAT, row)))
 
@@ -116,9 +119,9 @@ def stored(store: Store, noted: str | None = None) -> tuple[tuple[bytes, ...], s
     """A site's receipts as they were signed, and the hash of the last.
 
     Args:
-        noted: count and hash of the last as "count:hash", noted elsewhere at an earlier time.
+        noted: an earlier "count:hash" of the last receipt, kept elsewhere.
 
-    Raises ProtocolAbort where their number is not the head's, or they are not those of the noted head.
+    Raises ProtocolAbort if their number is not the head's, or they do not continue the noted head.
     """
     with store.snapshot() as view:
         if noted is not None:
@@ -128,20 +131,20 @@ def stored(store: Store, noted: str | None = None) -> tuple[tuple[bytes, ...], s
 
 
 def hash_of(rows: Sequence[bytes]) -> str:
-    """The hash of the last of them."""
+    """The hash of the last row; that of an empty chain if there is none."""
     return sha256(rows[-1]).hexdigest() if rows else START
 
 
 def verify(rows: Sequence[bytes], public: bytes, last: str | None = None) -> tuple[Receipt, ...]:
-    """Every receipt in order, where all of them hold.
+    """Every receipt in order, if all of them hold.
 
     Args:
         rows: as they were signed.
         public: the site's key, 32 bytes.
-        last: hash of the last one, where it is known: else receipts that are missing at the end are not noticed.
+        last: hash of the last receipt. Without it, receipts that are missing at the end are not noticed.
 
     Raises:
-        ProtocolAbort: where one is missing, altered, repeated, moved, or signed by another key; with its number.
+        ProtocolAbort: if one is missing, altered, repeated, moved, or signed by another key; with its number.
     """
     found: list[Receipt] = []
     at: dict[str, tuple[int, int]] = {}

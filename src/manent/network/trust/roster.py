@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput, NotAuthorized
+from manent.core.validate import is_count
 from manent.crypto import SigningKey
 from manent.crypto import verify as signature_holds
 from manent.crypto.digest import digest
@@ -23,14 +24,22 @@ BOOK_FORMAT: Final = "manent roster book 1"
 LARGEST: Final = 1 << 24
 """Most bytes of an encoded roster: some 100,000 sites."""
 CLOCK: Final = 3600
-"""Seconds by which a signer's clock may be ahead of a site's. Further ahead, one of the two is wrong, and expiry says nothing."""
+"""Seconds by which a signer's clock may be ahead of a site's. If it is further ahead, one is wrong, and expiry means nothing."""
 DAY: Final = 86400
-_MOST: Final = 2**53  # numbers and times that every JSON reader keeps
+_MOST: Final = 2**53  # every JSON reader keeps smaller whole numbers exactly
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One identity: its name, public key (64 hexadecimal digits), and since when, in seconds since 1970 (UTC)."""
+    """One identity.
+
+    Attributes:
+        name: as `identity.check_name` allows.
+        public: its key, 64 hexadecimal digits.
+        since: seconds since 1970 (UTC).
+
+    Raises InvalidInput for anything else.
+    """
 
     name: str
     public: str
@@ -44,13 +53,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class SignedRoster:
-    """A roster as it travels. Of an instance that was read nothing is known until `verify` has passed.
+    """A roster as it travels. Do not trust one that was read before `verify` has passed.
 
     Attributes:
         number: one more with each signing.
         issued, expires: seconds since 1970 (UTC).
+        entries: the sites.
         signer: public key, 64 hexadecimal digits.
         signature: 128 hexadecimal digits.
+
+    Raises InvalidInput for numbers outside 0 to 2**53 - 1, and for other digits.
     """
 
     number: int
@@ -69,7 +81,7 @@ class SignedRoster:
 
     @classmethod
     def sign(cls, key: SigningKey, number: int, issued: int, expires: int, entries: tuple[Entry, ...]) -> SignedRoster:
-        """Entries under a number and a date, signed."""
+        """A signed roster of these entries, under a number and a date."""
         unsigned = cls(number, issued, expires, entries, key.public.hex(), "0" * 128)
         return replace(unsigned, signature=key.sign(unsigned._signed).hex())
 
@@ -85,7 +97,7 @@ class SignedRoster:
 
     @classmethod
     def read(cls, data: bytes) -> SignedRoster:
-        """Raises InvalidInput for bytes that are no roster. It is not verified yet."""
+        """The roster in bytes, not verified yet. Raises InvalidInput for bytes that are no roster."""
         if len(data) > LARGEST:
             raise InvalidInput(f"A roster has at most {LARGEST:,} bytes; found {len(data):,}.")
         table = _table(data, FORMAT, "the roster")
@@ -93,16 +105,16 @@ class SignedRoster:
         return found
 
     def verify(self, consortium_public: bytes, now: float, newest_seen: int = 0, root_seen: bytes | None = None) -> Roster:
-        """The roster for secure aggregation, where this one holds.
+        """Check the roster, and return it as secure aggregation uses it.
 
         Args:
             consortium_public: the key that the site was given when it joined, 32 bytes.
             now: seconds since 1970 (UTC).
             newest_seen: number of the newest roster that was verified before.
-            root_seen: that roster's root; with it, two rosters of one number are noticed too.
+            root_seen: that roster's root. With it, another roster of the same number is refused too.
 
-        Raises NotAuthorized, with the reason, for one that is signed by another key or altered, older, expired, issued in the
-        future, or that names somebody twice.
+        Raises NotAuthorized, with the reason, for a roster that is signed by another key, altered, older, expired, issued more
+        than an hour in the future, or that names somebody twice.
         """
         if not hmac.compare_digest(bytes.fromhex(self.signer), consortium_public):
             raise _refused(f"it is signed by {self.signer}, not by the consortium's key {consortium_public.hex()}")
@@ -129,18 +141,22 @@ class SignedRoster:
 
     @property
     def keys(self) -> Mapping[str, bytes]:
-        """Public keys by themselves in hexadecimal, as `Verifier` looks them up."""
+        """Public keys as bytes, by their hexadecimal form: what `Verifier` looks keys up in."""
         return {entry.public: bytes.fromhex(entry.public) for entry in self.entries}
 
 
 @dataclass(frozen=True)
 class RosterBook:
     """The consortium's working copy: a folder with the book, the roster that was signed last, and (unless it is kept elsewhere)
-    the key. Every change is written at once; sites see it when it is signed and handed to the server.
+    the key.
+
+    Every change is written at once. Sites see it after it was signed and handed to the server.
 
     Attributes:
-        number: of the roster that was signed last; 0 before the first.
+        folder: where the book lies.
         signer: the consortium's public key in hexadecimal.
+        number: of the roster that was signed last; 0 before the first.
+        entries: the sites.
     """
 
     folder: str
@@ -153,9 +169,10 @@ class RosterBook:
         """A new consortium: its key, and an empty book.
 
         Args:
-            key: where the key goes, such as a removable disk; in the folder by default.
+            name: the consortium's.
+            key: where the key goes, such as a removable disk; by default into the folder.
 
-        Raises InvalidInput where there is a book or a key already.
+        Raises InvalidInput if there is a book or a key already.
         """
         folder = Path(folder)
         if cls._book(folder).exists():
@@ -167,7 +184,7 @@ class RosterBook:
 
     @classmethod
     def load(cls, folder: str | Path) -> RosterBook:
-        """The book in a folder; raises InvalidInput where there is none."""
+        """The book in a folder. Raises InvalidInput if there is none."""
         folder = Path(folder)
         path = cls._book(folder)
         if not path.exists():
@@ -183,11 +200,11 @@ class RosterBook:
 
     @staticmethod
     def roster_path(folder: str | Path) -> Path:
-        """The roster that was signed last; the server's copy comes from here."""
+        """The roster that was signed last; it is what the server is given."""
         return Path(folder) / "roster.json"
 
     def add(self, name: str, public: str, now: float) -> RosterBook:
-        """One site more. Raises InvalidInput for a name or a key that is there already."""
+        """The book with one more site. Raises InvalidInput if it has the name or the key already."""
         entry = Entry(name, public, int(now))
         for known in self.entries:
             if name == known.name or public == known.public:
@@ -195,7 +212,10 @@ class RosterBook:
         return replace(self, entries=(*self.entries, entry))._write()
 
     def remove(self, name: str) -> RosterBook:
-        """One site fewer. Sites refuse it once they have seen the next roster; until then, the server does."""
+        """The book without a site. Raises InvalidInput if it has no such site.
+
+        The server and the other sites refuse the site once they have the next roster.
+        """
         names = [entry.name for entry in self.entries]
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -205,15 +225,23 @@ class RosterBook:
         return replace(self, entries=tuple(entry for entry in self.entries if entry.name != name))._write()
 
     def sign(self, key: SigningKey, now: float, days: int = 90) -> tuple[RosterBook, SignedRoster]:
-        """The entries under the next number, also written to `roster_path`. Sites refuse it after so many days."""
+        """Sign the entries under the next number, and write the roster to `roster_path`.
+
+        Args:
+            key: the consortium's.
+            now: seconds since 1970 (UTC).
+            days: after which sites refuse the roster, 1 to 3650.
+
+        Raises InvalidInput for another key, or another number of days.
+        """
         if key.public.hex() != self.signer:
             raise InvalidInput(
-                f"This book is signed with {self.signer}; the key given is {key.public.hex()}. Name the other file."
+                f"This book is signed with {self.signer}; the key given is {key.public.hex()}. Name the file with the book's key."
             )
-        if not 1 <= days <= 3650:
+        if not (is_count(days) and days <= 3650):
             raise InvalidInput(f"A roster is valid for 1 to 3650 days; found {days}.")
         signed = SignedRoster.sign(key, self.number + 1, int(now), int(now) + days * DAY, self.entries)
-        # The book first: where this is interrupted, a number is left out rather than used twice.
+        # The book is written first: if this is interrupted, a number is skipped rather than used twice.
         book = replace(self, number=signed.number)._write()
         replace_file(self.roster_path(self.folder), signed.encode() + b"\n")
         return book, signed
@@ -234,11 +262,11 @@ class RosterBook:
 
 
 def trusted(signer: str, quick_start: bool) -> str:
-    """What is taken for granted about who takes part: a line for a study's statement.
+    """Who is trusted about who takes part: a line for a study's statement.
 
     Args:
         signer: public key by which rosters are signed, in hexadecimal.
-        quick_start: whether that is the server's own.
+        quick_start: whether that is the server's own key.
     """
     if quick_start:
         return (

@@ -1,14 +1,15 @@
-"""The sections of a site's policy: what each may say, checked as it is read."""
+"""The sections of a site's policy. Each checks its values as it is read, and raises InvalidInput for one that does not fit."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import time
 from typing import Literal
 
 from manent.accounting import Budget
 from manent.core.errors import InvalidInput
+from manent.core.validate import count, fraction, positive
 from manent.rounds.strict import shown
 
 Isolation = Literal["required", "preferred"]
@@ -23,9 +24,10 @@ class CodeRule:
     """Which code of a study's own may run here.
 
     Attributes:
-        rule: "none": studies of built-in models alone; "listed": also those whose `Bundle.code_hash` is in `hashes`;
-            "reviewed": each study, with code or without, was approved by hand.
-        isolation: of the process in which it runs: "required", or "preferred" where the system may not be able to.
+        rule: "none": only studies of built-in models; "listed": also those whose `Bundle.code_hash` is in `hashes`; "reviewed":
+            every study, with code or without, must be approved by hand.
+        isolation: of the process in which that code runs: "required"; or "preferred" if the system may not be able to.
+        hashes: of the code that is allowed by "listed"; 64 hexadecimal digits each.
     """
 
     rule: Literal["none", "listed", "reviewed"]
@@ -43,20 +45,23 @@ class CodeRule:
 
 @dataclass(frozen=True)
 class CohortRule:
-    """How many stand beside this site.
+    """How many others must stand beside this site.
 
     Attributes:
-        minimum: the fewest sites that are asked for each sum.
-        survivors: the fewest answers with which a sum may be released.
+        minimum: the fewest sites that are asked for each sum; at least 1.
+        survivors: the fewest answers with which a sum may be released; 1 to `minimum`.
     """
 
     minimum: int
     survivors: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.survivors <= self.minimum:
+        count("A policy", "cohort.minimum", self.minimum)
+        count("A policy", "cohort.survivors", self.survivors)
+        if self.survivors > self.minimum:
             raise InvalidInput(
-                f"A policy expects 1 <= cohort.survivors <= cohort.minimum; found {self.survivors} and {self.minimum}."
+                f"A policy expects cohort.survivors <= cohort.minimum; found {self.survivors} and {self.minimum}. Lower the "
+                f"first, or raise the second."
             )
 
 
@@ -65,10 +70,10 @@ class SummationRule:
     """How sums may be formed.
 
     Attributes:
-        allowed: "SecAgg", where the server sees totals alone; "Plain", where it sees this site's vector.
-        adversary: of SecAgg, at least: "active", a server that lies; "curious", one that looks.
-        corrupt: the share of the cohort that may collude with the server, at least.
-        post_quantum: whether recorded traffic must stay secret from later computers.
+        allowed: "SecAgg", in which the server sees only totals; "Plain", in which it sees this site's vector.
+        adversary: what SecAgg must withstand: "active", a server that lies; or at least "curious", a server that looks.
+        corrupt: the share of the cohort that may collude with the server, at least; 0 or more, and below 1.
+        post_quantum: whether recorded traffic must stay secret from later quantum computers.
     """
 
     allowed: tuple[Literal["SecAgg", "Plain"], ...]
@@ -79,8 +84,7 @@ class SummationRule:
     def __post_init__(self) -> None:
         if not self.allowed:
             raise InvalidInput("summation.allowed names no summation, so no study fits. Name 'SecAgg', or 'Plain'.")
-        if not 0 <= self.corrupt < 1:
-            raise InvalidInput(f"A policy expects 0 <= summation.corrupt < 1; found {self.corrupt}.")
+        fraction("A policy", "summation.corrupt", self.corrupt, one=False)
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,11 @@ class PrivacyRule:
     """The differential privacy that each study must have.
 
     Attributes:
-        required: whether it must; the rest is given if and only if it is.
-        epsilon, delta: at most, of one study.
-        unit: "client" protects all data of a site together; "example" single examples, which "client" does as well.
-        against: observers against whom it must hold.
+        required: whether it must have any. The other fields are given if, and only if, it must.
+        epsilon: the most that one study may have; positive.
+        delta: the most that one study may have; above 0, and below 1.
+        unit: "client" protects all data of a site together; "example" protects single examples, which "client" does as well.
+        against: the observers against whom it must hold.
     """
 
     required: bool
@@ -101,16 +106,15 @@ class PrivacyRule:
     against: tuple[Observed, ...] = ()
 
     def __post_init__(self) -> None:
-        rest = {name: getattr(self, name) for name in ("epsilon", "delta", "unit", "against")}
+        rest = {"epsilon": self.epsilon, "delta": self.delta, "unit": self.unit, "against": self.against}
         for name, value in rest.items():
             if self.required and value in (None, ()):
                 raise InvalidInput(f"A policy with privacy.required = true lacks privacy.{name}; add it.")
             if not self.required and value not in (None, ()):
                 raise InvalidInput(f"privacy.{name} says nothing where privacy.required = false. Set that to true, or remove it.")
-        if self.required and not ((self.epsilon or 0) > 0 and 0 < (self.delta or 0) < 1):
-            raise InvalidInput(
-                f"A policy expects privacy.epsilon > 0 and 0 < privacy.delta < 1; found {self.epsilon} and {self.delta}."
-            )
+        if self.required:
+            positive("A policy", "privacy.epsilon", self.epsilon)
+            fraction("A policy", "privacy.delta", self.delta, zero=False, one=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class DataRule:
     """A data set that studies may name.
 
     Attributes:
-        budget: what all studies on it together may spend; None, without an account, where no privacy is required.
+        budget: what all studies on it together may spend. None if no privacy is required: then there is no account.
     """
 
     budget: Budget | None = None
@@ -126,13 +130,13 @@ class DataRule:
 
 @dataclass(frozen=True)
 class LimitRule:
-    """The largest study.
+    """The largest study that is accepted. All limits are positive.
 
     Attributes:
-        model_mb: of its model, at 4 bytes a parameter; a megabyte is 10^6 bytes.
-        memory_mb: of its code, and of what the site itself must hold for one sum.
-        seconds: for which its code may compute one answer.
-        rounds: how many it may have.
+        model_mb: size of its model, at 4 bytes a parameter; a megabyte is 10^6 bytes.
+        memory_mb: memory for its code, and for what the site itself must hold for one sum.
+        seconds: time in which its code must compute one answer.
+        rounds: how many rounds it may have.
     """
 
     model_mb: float
@@ -141,9 +145,10 @@ class LimitRule:
     rounds: int
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if not getattr(self, f.name) > 0:
-                raise InvalidInput(f"A policy expects limits.{f.name} > 0; found {getattr(self, f.name)}.")
+        positive("A policy", "limits.model_mb", self.model_mb)
+        positive("A policy", "limits.memory_mb", self.memory_mb)
+        positive("A policy", "limits.seconds", self.seconds)
+        count("A policy", "limits.rounds", self.rounds)
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,8 @@ class WorkRule:
 
     Attributes:
         hours: spans of local time, such as "20:00-06:00"; "00:00-24:00" is the whole day.
-        mains_power: whether only on mains power.
-        load: largest load average of the last minute, for each processor; None asks for none.
+        mains_power: whether it works only on mains power.
+        load: the highest load average of the last minute, for each processor, at which it works; None for any.
     """
 
     hours: tuple[str, ...]
@@ -165,8 +170,8 @@ class WorkRule:
             raise InvalidInput(f"work.hours names no span, so no study fits. Write [{WHOLE_DAY!r}] for the whole day.")
         for span in self.hours:
             _span(span)
-        if self.load is not None and not self.load > 0:
-            raise InvalidInput(f"A policy expects work.load > 0, or none; found {self.load}.")
+        if self.load is not None:
+            positive("A policy", "work.load", self.load, ", or leave it out")
 
     def now(self, at: time) -> bool:
         """Whether a local time is within the hours."""
@@ -175,7 +180,7 @@ class WorkRule:
 
 
 def _span(text: str) -> tuple[int, int]:
-    """First minute of the day, and the one after the last."""
+    """The first minute of a span, and the minute after its last, counted from midnight."""
     found = _HOURS.fullmatch(text)
     if text == WHOLE_DAY:
         return 0, 24 * 60
@@ -190,7 +195,7 @@ def _within(minute: int, first: int, end: int) -> bool:
 
 
 def check_hash(where: str, found: str) -> None:
-    """Raises InvalidInput unless the text is a hash or a public key of 32 bytes."""
+    """Raises InvalidInput unless the text is 64 hexadecimal digits in lower case, as a hash or a public key."""
     if not _HASH.fullmatch(found):
         raise InvalidInput(f"{where} expects 64 hexadecimal digits in small letters; found {shown(found)}.")
 

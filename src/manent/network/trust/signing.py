@@ -1,9 +1,9 @@
 """Signed requests: RFC 9421 with Ed25519, in one narrow profile.
 
-A request carries one signature, over method, target URI, Content-Digest (SHA-256, of an empty body too), and every header that
-says what the body is; with the time, a nonce, and the signer's key. The library builds and parses what is signed. What the RFC
-leaves to its user is done here: which parts must be covered, how old a signature may be, that none counts twice, and whether
-the body is the one that was signed.
+A request carries one signature. It covers the method, the target URI, Content-Digest (SHA-256, also of an empty body), and every
+header that says what the body is; and it names the time, a nonce, and the signer's key. The library builds and parses what is
+signed. This module does what the RFC leaves to its user: it checks which parts are covered, how old the signature is, that it is
+used only once, and that the body is the signed one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     import httpx
 
 TAG: Final = "manent-1"
-"""Signed into every request, so that a signature made for another purpose is none here."""
+"""Signed into every request, so that a signature that was made for another purpose is refused here."""
 MAX_AGE: Final = 300.0
 SKEW: Final = 60.0
 MOST_NONCES: Final = 60_000
-"""Requests of one key whose signatures were made within ten minutes, at most: a hundred a second."""
+"""Most requests of one key that were signed within ten minutes: a hundred a second."""
 LONGEST_FIELD: Final = 4096
 LONGEST_URL: Final = 8192
 
@@ -48,14 +48,21 @@ _BODY_FIELDS: Final = frozenset({"content-type", "content-encoding", "content-ra
 _OWN_PREFIX: Final = "manent-"
 _DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _NONCE: Final = re.compile(r"[\x21-\x7e]{16,64}")
-_BUCKET: Final = 600  # seconds of signing times whose nonces are kept, and forgotten, together
+_BUCKET: Final = 600  # seconds; nonces that were signed within one such span are removed together
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Signed:
-    """What is known of a request by its headers alone. The body does not count before `check_body`."""
+    """What the headers alone say of a request. Call `check_body` before its body is used.
+
+    Attributes:
+        keyid: the signer's public key, in hexadecimal.
+        created: seconds since 1970 (UTC).
+        nonce: 16 to 64 printable characters.
+        body_digest: the signed SHA-256 of the body, 32 bytes.
+    """
 
     keyid: str
     created: int
@@ -63,19 +70,19 @@ class Signed:
     body_digest: bytes
 
     def check_body(self, found: bytes) -> None:
-        """Raises NotAuthorized unless the body (as sent, before any decoding) has the SHA-256 that was signed."""
+        """Raises NotAuthorized unless the body (as sent, before any decoding) has the signed SHA-256."""
         if found != self.body_digest:
             raise refused("the body is not the one that was signed: its SHA-256 is another than Content-Digest says")
 
 
 def sign_request(request: httpx.Request, key: SigningKey, now: float, body_digest: bytes | None = None) -> None:
-    """Sign a request in place; the key's id is its public half in hexadecimal. Sign once more, not twice, what is sent once more.
+    """Sign a request in place. The key's id is its public half in hexadecimal. To send a request again, sign it again.
 
     Args:
         now: seconds since 1970 (UTC).
-        body_digest: SHA-256 of the body, 32 bytes; needed for one that is streamed, computed for any other.
+        body_digest: SHA-256 of the body, 32 bytes; needed for a streamed body, computed for any other.
 
-    Raises InvalidInput for a streamed body without its digest.
+    Raises InvalidInput for a streamed body without its digest, and for a URL or header that cannot be signed.
     """
     headers = request.headers
     for name in _FIELDS:
@@ -104,16 +111,16 @@ def sign_request(request: httpx.Request, key: SigningKey, now: float, body_diges
 
 
 class Verifier:
-    """Takes the requests that members have signed, each once.
+    """Accepts requests that members have signed, each once.
 
     Args:
-        keys: the public key (32 bytes) of a key id, or None for one that may not sign. Where it raises, the request is refused.
-        store: keeps the nonces, for as long as their signatures are accepted; several processes may share it. Or what commits to
-            one together with others' steps.
+        keys: gives the public key (32 bytes) of a key id, or None if it may not sign. If it raises, the request is refused.
+        store: keeps the nonces as long as their signatures are accepted. Several processes may share it. A `Together` commits
+            them with the steps of others.
         max_age: seconds for which a signature is accepted.
         skew: seconds by which the signer's clock may differ, either way.
         clock: seconds since 1970 (UTC).
-        most: nonces that are kept for one key and ten minutes, so that no member can fill the store.
+        most: nonces that are kept for one key in ten minutes, so that no member can fill the store.
     """
 
     def __init__(
@@ -136,10 +143,10 @@ class Verifier:
         Args:
             url: the absolute URL that was asked for. Its origin must be the server's own, whatever the Host header says: see
                 `received`.
-            headers: every field line, repeated ones too.
+            headers: every field line, also repeated ones.
             body_digest: SHA-256 of the body as sent, 32 bytes.
 
-        Raises NotAuthorized, with the reason, for everything that is not sound. Only errors of the store are others.
+        Raises NotAuthorized, with the reason, for everything that is not sound. Only the store raises other errors.
         """
         signed = self.examine(method, url, headers)
         signed.check_body(body_digest)
@@ -147,9 +154,9 @@ class Verifier:
         return signed.keyid
 
     def examine(self, method: str, url: str, headers: Headers) -> Signed:
-        """What a request's headers say, for a body that is still to come: hash that, `check_body`, then `spend` it.
+        """What a request's headers say, for a body that is still to come: hash the body, `check_body`, then `spend`.
 
-        Raises NotAuthorized as `verify` does; repeated nonces are for `spend`.
+        Raises NotAuthorized as `verify`, except for a repeated nonce: `spend` checks that.
         """
         message = _message(method, url, headers)
         covered, parameters = self._checked(message)
@@ -167,7 +174,8 @@ class Verifier:
     def spend(self, signed: Signed, transaction: Transaction | None = None) -> None:
         """Use up the nonce, in a transaction of its own or in the one in which the request takes effect.
 
-        Raises NotAuthorized for one that was used before, and where the key has signed too many.
+        Raises NotAuthorized for a nonce that was used before, for a key that has signed too many requests, and for a signature
+        that is too old by now.
         """
         if transaction is None:
             self._together.run(lambda shared, _: self.spend(signed, shared))
@@ -187,7 +195,7 @@ class Verifier:
         self._forget(transaction, oldest)
 
     def _forget(self, transaction: Transaction, oldest: int) -> None:
-        """Once in a bucket's time, drop the buckets of which no signature would be accepted."""
+        """Remove the nonces of signatures that are too old to be accepted; done once for each span of ten minutes."""
         if self._swept == oldest:
             return
         for key in transaction.keys(_KEYS):
@@ -196,13 +204,13 @@ class Verifier:
         self._swept = oldest
 
     def _checked(self, message: _Message) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        """What one sound signature covers, and its parameters."""
+        """What the one sound signature covers, and its parameters."""
         verifier = _Library(self._keys, lambda created: self._check_time(created, self._clock()))
         try:
             (result,) = verifier.verify(message, max_age=None)
         except NotAuthorized:
             raise
-        except Exception as error:  # noqa: BLE001 the message is hostile; whatever it provokes in a parser, it is not authorised
+        except Exception as error:  # noqa: BLE001 the message may be hostile: whatever its parser raises, it is refused
             raise refused(_told(error)) from None
         return result.covered_components, result.parameters
 
@@ -219,8 +227,8 @@ class Verifier:
 def received(scope: Mapping[str, Any], origins: Collection[str]) -> tuple[str, str, list[tuple[str, str]]]:
     """Method, URL and headers of an ASGI request, as `Verifier` takes them.
 
-    The URL is built from what was sent (the path undecoded) and from the one of the server's own origins that the Host header
-    names, so that what was signed for another server is of no use here.
+    The URL is built from the path as it was sent (undecoded), and from the server's own origin that the Host header names. So a
+    request that was signed for another server does not verify here.
 
     Args:
         origins: such as https://fl.example:8443; one for each name or address by which sites reach the server.
@@ -239,14 +247,14 @@ def received(scope: Mapping[str, Any], origins: Collection[str]) -> tuple[str, s
 
 
 def content_digest(body_digest: bytes) -> str:
-    """The Content-Digest field (RFC 9530) of a SHA-256."""
+    """The Content-Digest field (RFC 9530) of a SHA-256. Raises InvalidInput unless it has 32 bytes."""
     if len(body_digest) != 32:
         raise InvalidInput(f"A body's SHA-256 has 32 bytes; found {len(body_digest)}.")
     return f"sha-256=:{b64encode(body_digest).decode()}:"
 
 
 def refused(reason: str) -> NotAuthorized:
-    """The error for a request that is not taken."""
+    """The error for a request that is not accepted."""
     return NotAuthorized(f"This request is not signed as it should be: {reason}.")
 
 
@@ -260,7 +268,7 @@ class _Message:
 
 
 def _message(method: str, url: str, headers: Headers) -> _Message:
-    """Bounded, and without a second line of any header that counts: readers differ in which one they take."""
+    """A request within limits, in which no header that counts is repeated: readers differ in which of two they take."""
     if len(url) > LONGEST_URL:
         raise refused(f"its URL has {len(url):,} characters, more than {LONGEST_URL:,}")
     found: dict[str, str] = {}
@@ -308,12 +316,12 @@ def _key(bucket: int, name: str) -> str:
 
 
 def _told(error: Exception) -> str:
-    """A library's message without its full stop and without what could change a terminal."""
+    """A library's message, without its full stop and without characters that could control a terminal."""
     return ascii(str(error))[1:-1].rstrip(".")[:200] or type(error).__name__
 
 
 class _Ed25519(rfc9421.HTTPSignatureAlgorithm):
-    """This project's own check, which also refuses keys of low order."""
+    """This project's own signature check, which also refuses keys of low order."""
 
     algorithm_id = "ed25519"
 
@@ -321,20 +329,25 @@ class _Ed25519(rfc9421.HTTPSignatureAlgorithm):
         self._public, self._private = public_key, private_key
 
     def sign(self, message: bytes) -> bytes:
+        """The signature of a message."""
         if self._private is None:
             raise rfc9421.HTTPMessageSignaturesException("there is no key to sign with")
         return self._private.sign(message)
 
     def verify(self, signature: bytes, message: bytes) -> None:
+        """Raises the library's error for a signature that does not hold."""
         if self._public is None or not signature_holds(self._public, message, signature):
             raise rfc9421.InvalidSignature("the signature does not hold: the request was altered, or another key signed it")
 
 
 class _Own(rfc9421.HTTPSignatureKeyResolver):
+    """Gives the library the signer's own key."""
+
     def __init__(self, key: SigningKey) -> None:
         self._key = key
 
     def resolve_private_key(self, key_id: str) -> Any:
+        """The signer's key, whatever id is asked for."""
         return self._key
 
 
@@ -346,12 +359,14 @@ class _Library(rfc9421.HTTPMessageVerifier):
         super().__init__(signature_algorithm=_Ed25519, key_resolver=self)  # type: ignore[arg-type]
 
     def resolve_public_key(self, key_id: str) -> bytes | None:
+        """The public key of a member. Raises NotAuthorized for any other key."""
         found = self._members(key_id)
         if found is None:
             raise refused(f"its key {key_id[:16]!a} counts for nobody here; it has to be on the newest roster")
         return found
 
     def validate_created_and_expires(self, sig_input: Any, max_age: Any = None) -> None:
+        """Check the time of the signature. Raises the library's error without one, and for a signature that expires."""
         created, expires = sig_input.params.get("created"), sig_input.params.get("expires")
         if type(created) is not int or expires is not None:
             raise rfc9421.InvalidSignature("it needs the time at which it was created, and none at which it expires")

@@ -1,4 +1,4 @@
-"""TLS without an authority: a server makes its own certificate, and a site knows it by its hash."""
+"""TLS without an authority: a server makes its own certificate, and sites recognise it by its hash."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ _LARGEST: Final = 1 << 20
 
 
 def self_signed(folder: str | Path, hosts: Sequence[str]) -> tuple[Path, Path, str]:
-    """A server's own certificate and key (mode 0600), made in the folder unless they are there: (certificate, key, pin).
+    """A server's own certificate and key (mode 0600), made in the folder unless they are there.
 
-    ECDSA over P-256, valid for ten years; sites check the pin and nothing else, so a host that is added later does no harm.
+    ECDSA over P-256, valid for ten years. Sites check only the pin, so the server may also be reached by names that are not in
+    it.
 
     Args:
         hosts: names and addresses under which the server is reached; written into a new certificate.
+
+    Returns:
+        The paths of certificate and key, and the pin.
 
     Raises InvalidInput for files that do not fit each other, a certificate without its key, and no hosts.
     """
@@ -50,7 +54,9 @@ def self_signed(folder: str | Path, hosts: Sequence[str]) -> tuple[Path, Path, s
 
 
 def pin_of(certificate: str | Path) -> str:
-    """SHA-256 of the first certificate in a PEM file, over its DER form, in hexadecimal. Raises InvalidInput for another file."""
+    """SHA-256 of the first certificate in a PEM file, over its DER form, in hexadecimal. Raises InvalidInput for any other
+    file.
+    """
     path = Path(certificate)
     try:
         found = x509.load_pem_x509_certificate(read_file(path, _LARGEST))
@@ -60,18 +66,18 @@ def pin_of(certificate: str | Path) -> str:
 
 
 def pinned_context(pin: str) -> ssl.SSLContext:
-    """A client's context that accepts one certificate, whoever signed it and whatever hosts it names; TLS 1.3 only.
+    """A client's context that accepts exactly one certificate, whoever signed it and whatever hosts it names; TLS 1.3 only.
 
-    The server is refused with NotAuthorized at the end of the handshake, before any byte of a request is sent; nothing can be
-    sent over a connection whose certificate was not compared. It serves `httpx.Client(verify=...)` and its async twin, which let
-    NotAuthorized pass as it is.
+    A server with another certificate is refused with NotAuthorized at the end of the handshake, before any byte of a request is
+    sent; nothing can be sent over a connection whose certificate was not compared. Use it as `httpx.Client(verify=...)`, or with
+    the async client; both pass NotAuthorized on as it is.
 
     Raises InvalidInput for a pin that is no SHA-256 in hexadecimal.
     """
     wanted = from_hex("A certificate's pin", pin, 32)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    # The chain is not looked at, as there is none; that the server has the certificate's key, TLS 1.3 proves by itself.
+    # There is no chain to check. That the server has the certificate's key is proved by TLS 1.3 itself.
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.sslsocket_class = type("PinnedSocket", (_PinnedSocket,), {"wanted": wanted})
@@ -89,12 +95,15 @@ def _compare(connection: ssl.SSLSocket | ssl.SSLObject, wanted: bytes) -> None:
 
 
 class _PinnedSocket(ssl.SSLSocket):
-    """Checked when the handshake ends. OpenSSL would also shake hands at the first write; that is not let through unchecked."""
+    """A socket that is checked when the handshake ends. OpenSSL would also shake hands at the first write, so writes are
+    refused before.
+    """
 
     wanted: bytes = b""
     known = False
 
     def do_handshake(self, block: bool = False) -> None:
+        """Shake hands, then compare the certificate. Raises NotAuthorized, and closes the socket, for another one."""
         super().do_handshake(block)
         try:
             _compare(self, self.wanted)
@@ -104,10 +113,12 @@ class _PinnedSocket(ssl.SSLSocket):
         self.known = True
 
     def send(self, data: Any, flags: int = 0) -> int:
+        """Send. Raises NotAuthorized before the handshake."""
         _demand(self.known)
         return super().send(data, flags)
 
     def write(self, data: Any) -> int:
+        """Write. Raises NotAuthorized before the handshake."""
         _demand(self.known)
         return super().write(data)
 
@@ -119,11 +130,13 @@ class _PinnedObject(ssl.SSLObject):
     known = False
 
     def do_handshake(self) -> None:
+        """Shake hands, then compare the certificate. Raises NotAuthorized for another one."""
         super().do_handshake()
         _compare(self, self.wanted)
         self.known = True
 
     def write(self, data: Any) -> int:
+        """Write. Raises NotAuthorized before the handshake."""
         _demand(self.known)
         return super().write(data)
 
@@ -134,7 +147,9 @@ def _demand(known: bool) -> None:
 
 
 def _make(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
-    """The key comes first: one that is there without a certificate is of an attempt that was interrupted, and is used."""
+    """Make a certificate. The key is written first: a key without a certificate is left from an interrupted attempt, and is
+    used.
+    """
     if not hosts:
         raise InvalidInput("A certificate needs the names or addresses under which the server is reached; give at least one.")
     if not key.exists():

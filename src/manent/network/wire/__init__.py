@@ -1,1 +1,1 @@
-"""What crosses the network: frames, bundles, and what both ends agree on."""
+"""What travels between server, sites and researchers."""

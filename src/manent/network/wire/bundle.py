@@ -1,7 +1,7 @@
 """Bundles: a study as it travels. Plain data, code as text, pinned requirements, and the researcher's signature.
 
-On the wire a bundle is one canonical JSON text, and nothing in it is run by reading it. There is one text for each bundle: what
-does not read back as the same bytes is refused.
+On the wire a bundle is one canonical JSON text; reading it runs nothing. Each bundle has exactly one text: bytes that do not read
+back as the same bytes are refused.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Bundle:
     Attributes:
         study: `Study.to_plain()`.
         schema: plain data of the schema that the study's statement is about.
-        data: the data set that it asks for, by the name that sites know it under.
-        code: files by name, without folders; where there is any, `study.py` is among them.
+        data: the name under which sites know the data set that it asks for.
+        code: files by name, without folders; if there are any, `study.py` is among them.
         requirements: pinned packages, "name==version" each.
-        researcher: public key of who signed, 64 hexadecimal digits; empty while nobody has.
-        signature: 128 hexadecimal digits.
+        researcher: public key of the signer, 64 hexadecimal digits; "" before it is signed.
+        signature: 128 hexadecimal digits; "" before it is signed.
 
     Raises InvalidInput for what does not fit.
     """
@@ -61,14 +61,12 @@ class Bundle:
     signature: str = ""
 
     def __post_init__(self) -> None:
-        content = {name: getattr(self, name) for name in _PARTS}
-        check_depth(content, "The bundle")
-        # A copy, so that nothing that is changed later is in what was checked, hashed and signed.
-        for name, value in json.loads(_text(content)).items():
+        check_depth(self._content, "The bundle")
+        # A copy: what the caller changes later must not change what was checked, hashed and signed.
+        for name, value in json.loads(_text(self._content)).items():
             object.__setattr__(self, name, tuple(value) if name == "requirements" else value)
         _check_content(self)
-        for name, length in (("researcher", 64), ("signature", 128)):
-            found = getattr(self, name)
+        for name, found, length in (("researcher", self.researcher, 64), ("signature", self.signature, 128)):
             if found and not re.fullmatch(f"[0-9a-f]{{{length}}}", found):
                 raise InvalidInput(f"A bundle's {name} is {length} hexadecimal digits; found {shown(found)}.")
         if bool(self.researcher) != bool(self.signature):
@@ -78,13 +76,16 @@ class Bundle:
     def of(
         cls, study: Study, schema: Schema, data: str, code: Mapping[str, str] | None = None, requirements: Sequence[str] = ()
     ) -> Bundle:
-        """The bundle of a study, not signed yet; Windows line ends become plain ones."""
+        """The bundle of a study, not signed yet. Windows line ends in the code become plain ones."""
         files = {name: text.replace("\r\n", "\n") for name, text in (code or {}).items()}
         return cls(study.to_plain(), to_plain(schema), data, files, tuple(requirements))
 
     @classmethod
     def read(cls, encoded: bytes) -> Bundle:
-        """The bundle of its bytes. Raises InvalidInput for any other bytes than `encode` gives. A signature is not checked."""
+        """The bundle of its bytes. The signature is not checked here: see `verify`.
+
+        Raises InvalidInput for any other bytes than `encode` gives.
+        """
         if len(encoded) > MOST_BYTES + 1024:
             raise InvalidInput(f"A bundle has about {MOST_BYTES:,} bytes at most; found {len(encoded):,}. Send data another way.")
         try:
@@ -111,7 +112,7 @@ class Bundle:
         return canonical({"format": FORMAT, **self._content, "researcher": self.researcher, "signature": self.signature})
 
     def sign(self, key: SigningKey) -> Bundle:
-        """The same, signed by a researcher."""
+        """The same bundle, signed by a researcher."""
         return replace(self, researcher=key.public.hex(), signature=key.sign(self._signed).hex())
 
     def verify(self) -> str:
@@ -127,22 +128,29 @@ class Bundle:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all content, in hexadecimal: what a person approves."""
+        """SHA-256 of all content, in hexadecimal. A person approves this hash."""
         return digest(FORMAT, canonical(self._content)).hex()
 
     @property
     def code_hash(self) -> str:
-        """SHA-256 of code and requirements alone, in hexadecimal: the same for one code with other settings."""
+        """SHA-256 of code and requirements alone, in hexadecimal. It stays the same if only settings change."""
         return digest(f"{FORMAT} code", canonical({"code": self.code, "requirements": self.requirements})).hex()
 
     @property
     def study_hash(self) -> str:
-        """`Study.hash`."""
+        """The same as `Study.hash`."""
         return sha256(canonical(self.study)).hexdigest()
 
     @property
     def _content(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _PARTS}
+        """What is hashed and signed: all but the signature."""
+        return {
+            "study": self.study,
+            "schema": self.schema,
+            "data": self.data,
+            "code": self.code,
+            "requirements": self.requirements,
+        }
 
     @property
     def _signed(self) -> bytes:
@@ -150,9 +158,9 @@ class Bundle:
 
 
 def _check_content(bundle: Bundle) -> None:
-    for name in ("study", "schema", "code"):
-        if not isinstance(getattr(bundle, name), Mapping):
-            raise InvalidInput(f"A bundle's {name} is a table; found {shown(getattr(bundle, name))}.")
+    for name, found in (("study", bundle.study), ("schema", bundle.schema), ("code", bundle.code)):
+        if not isinstance(found, Mapping):
+            raise InvalidInput(f"A bundle's {name} is a table; found {shown(found)}.")
     if not isinstance(bundle.data, str) or not _DATA.fullmatch(bundle.data):
         raise InvalidInput(f"A data set's name is 1 to 200 letters, digits or . _ : @ -; found {shown(bundle.data)}.")
     for pin in bundle.requirements:
@@ -184,9 +192,10 @@ def _check_files(code: Mapping[str, str]) -> None:
 
 
 def _check_text(name: str, text: object) -> None:
-    """Raises InvalidInput for characters that make code look other than it is to who reviews it.
+    """Raises InvalidInput for characters that make code look different from what it is to a reviewer.
 
-    Boucher, Anderson 2023, "Trojan Source: Invisible Vulnerabilities": text that is turned around, hidden, or drives a terminal.
+    Boucher, Anderson 2023, "Trojan Source: Invisible Vulnerabilities": text that is turned around, hidden, or controls a
+    terminal.
     """
     if not isinstance(text, str):
         raise InvalidInput(f"The file {name!r} of a bundle is text; found {shown(text)}.")
@@ -194,7 +203,7 @@ def _check_text(name: str, text: object) -> None:
         hidden = next((c for c in line if c != "\t" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")), None)
         if hidden is not None:
             raise InvalidInput(
-                f"{name}, line {number}: the character U+{ord(hidden):04X} cannot be seen, and may hide what the code does. "
+                f"{name}, line {number}: the character U+{ord(hidden):04X} is invisible, and may hide what the code does. "
                 f"Remove it, or write it as an escape."
             )
 
@@ -218,10 +227,9 @@ def _refuse_table(annotation: object, table: Mapping[str, Any], where: str) -> N
 
 
 def difference(old: Bundle | None, new: Bundle) -> str:
-    """What a person reviews: every setting, requirement and line that `new` has otherwise than `old`; all of it without `old`.
+    """What a person reviews: every setting, requirement and line in which `new` differs from `old`; all of them without `old`.
 
-    What runs comes first, and the columns of the data last. Text of the bundle is shown with everything that cannot be seen as
-    escapes.
+    What runs comes first, and the columns of the data last. Characters that cannot be seen are shown as escapes.
     """
     lines: list[str] = []
     for part in ("study", "data", "requirements"):
@@ -234,7 +242,7 @@ def difference(old: Bundle | None, new: Bundle) -> str:
 
 
 def _changed_settings(part: str, old: Bundle | None, new: Bundle) -> list[str]:
-    before, after = ({} if bundle is None else dict(_settings({part: getattr(bundle, part)})) for bundle in (old, new))
+    before, after = ({} if bundle is None else dict(_settings({part: bundle._content[part]})) for bundle in (old, new))
     lines = []
     for name in sorted({*before, *after}, key=_by_number):
         if before.get(name) != after.get(name):
@@ -243,12 +251,14 @@ def _changed_settings(part: str, old: Bundle | None, new: Bundle) -> list[str]:
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """Sorts columns[2] before columns[10]."""
+    """A sorting key that puts columns[2] before columns[10]."""
     return [(int(piece), "") if piece.isascii() and piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", name)]
 
 
 def _settings(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Names such as study.layers[0].norm, and values, both in visible characters; an empty table or list counts as a value."""
+    """Names such as study.layers[0].norm with their values, both in visible characters. An empty table or list counts as a
+    value.
+    """
     items: Sequence[tuple[str, Any]] = ()
     if isinstance(value, Mapping):
         items = [(f".{key}" if _KEY.fullmatch(key) else f"[{_visible(key)}]", inner) for key, inner in value.items()]

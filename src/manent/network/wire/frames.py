@@ -1,8 +1,10 @@
 """Messages between a site and the process of a study's code: a JSON head and raw arrays, never code or pickles.
 
-A frame is a length (u32, little-endian), a head of so many bytes, which is a JSON table whose member "arrays" lists
-[name, type, shape] of each array, and then the arrays, in that order, little-endian and in row-major order. What is read comes
-from code that is not trusted: nothing is allocated that is larger than its reader has asked for.
+A frame is a length (u32, least significant byte first), a head of that many bytes, and arrays. The head is a JSON table; its
+member "arrays" lists [name, type, shape] of each array. The arrays follow in that order, least significant byte first and in
+row-major order.
+
+What is read comes from code that is not trusted: a reader never allocates more than it has asked for.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ class Frame:
 
 
 def encode(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> list[memoryview]:
-    """The bytes of a frame, in pieces; arrays are not copied where they lie in memory as they are sent.
+    """The bytes of a frame, in pieces. An array that lies in memory as it is sent is not copied.
 
-    Raises InvalidInput for an array of anything but real numbers and truth values.
+    Raises InvalidInput for an array of anything but real numbers and truth values, and for a head of more than MOST_HEAD bytes.
     """
     listed, pieces = [], []
     for name, array in arrays.items():
@@ -58,7 +60,7 @@ def encode(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> list[memoryv
 
 
 def reading(most: int, head: int = MOST_HEAD) -> Generator[memoryview, None, Frame]:
-    """Reads a frame without touching a pipe: yields memory, to be filled whole before the next step; returns the frame.
+    """Reads a frame without touching a pipe. Yields memory that must be filled before the next step, and returns the frame.
 
     Args:
         most: bytes that its arrays may have together.
@@ -126,7 +128,12 @@ def _is_shape(found: object) -> TypeGuard[list[int]]:
 def read(descriptor: int, most: int = 1 << 62, file: bool = False) -> Frame | None:
     """The next frame of a pipe, however long it takes, or None at its end; or the frame at the beginning of a file.
 
-    A file's position is left alone, as others may share it. Raises InvalidInput for what ends within a frame.
+    Args:
+        descriptor: of the pipe or file.
+        most: bytes that the frame's arrays may have together.
+        file: whether it is a file. Its position is left alone, as other processes may share it.
+
+    Raises InvalidInput if the end comes within a frame, and for what is no frame.
     """
     steps, at = reading(most), 0
     window = next(steps)
@@ -146,7 +153,7 @@ def read(descriptor: int, most: int = 1 << 62, file: bool = False) -> Frame | No
 
 
 def write(descriptor: int, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write a frame, however long it takes."""
+    """Write a frame, however long it takes. Raises InvalidInput as `encode`."""
     for piece in encode(head, arrays):
         left = piece
         while left:

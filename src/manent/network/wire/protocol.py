@@ -1,4 +1,4 @@
-"""What both ends of the wire agree on: its version, names of headers, limits, and lists of messages. See `docs/network.md`."""
+"""What both ends of the wire agree on: its version, header names, limits, and lists of messages. See `docs/network.md`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ VERSION = 1
 HEADER = "Manent-Version"
 OCTETS = "application/octet-stream"
 MOST_MESSAGE = 4 << 20
-"""Bytes of a message that is sent in one piece; larger ones are uploaded in parts."""
+"""Most bytes of a message that is sent in one piece; larger ones are uploaded in parts."""
 SMALL = 1 << 16
-"""Bytes of a message that is sent without asking whether there is room for it."""
+"""Most bytes of a message that is sent without asking for room first."""
 PART = 4 << 20
-"""Bytes of a part of an upload, at most."""
+"""Most bytes of a part of an upload."""
 MOST_LISTED = 1000
-"""Messages in a list, at most."""
+"""Most messages in a list."""
 LONGEST_WAIT = 30.0
-"""Seconds of a long poll, at most."""
+"""Most seconds of a long poll."""
 
 
 def check_version(text: str | None) -> None:
-    """Raises ProtocolAbort for a peer more than one version apart."""
+    """Raises ProtocolAbort for a peer that is more than one version apart. No version at all is accepted."""
     if text is None:
         return
     if not text.isascii() or not text.isdigit() or len(text) > 6 or abs(int(text) - VERSION) > 1:
@@ -30,7 +30,7 @@ def check_version(text: str | None) -> None:
 
 
 def pack(messages: Sequence[bytes]) -> bytes:
-    """Several messages as one body: their count, and each led by its length."""
+    """Several messages as one body: u32 count, then each message after its length (u32), most significant byte first."""
     parts = [len(messages).to_bytes(4, "big")]
     for message in messages:
         parts += [len(message).to_bytes(4, "big"), message]
@@ -38,7 +38,7 @@ def pack(messages: Sequence[bytes]) -> bytes:
 
 
 def unpack(body: bytes) -> list[bytes]:
-    """Raises ProtocolAbort for anything that `pack` does not give."""
+    """The messages in a body. Raises ProtocolAbort for anything that `pack` does not give."""
     count, at, found = int.from_bytes(body[:4], "big"), 4, []
     if count > MOST_LISTED:
         raise ProtocolAbort(f"A list has at most {MOST_LISTED} messages; this one says {count}.")
@@ -46,7 +46,7 @@ def unpack(body: bytes) -> list[bytes]:
         length = int.from_bytes(body[at : at + 4], "big")
         message = body[at + 4 : at + 4 + length]
         if at + 4 > len(body) or len(message) != length:
-            raise ProtocolAbort("A list of messages is cut short.")
+            raise ProtocolAbort("The list of messages is cut short.")
         found.append(message)
         at += 4 + length
     if len(body) < 4 or at != len(body):

@@ -1,4 +1,4 @@
-"""Where Alembic finds the connection: the one that `storage.schema.upgrade` holds, inside its transaction."""
+"""Where Alembic gets its connection: `storage.schema.upgrade` holds it, inside its transaction."""
 
 from __future__ import annotations
 

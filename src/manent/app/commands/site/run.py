@@ -10,8 +10,8 @@ def run(data: Data, folder: Folder = HERE) -> None:
 
     [dim]manent site run --data load.py:load[/]
     """
+    from manent.app.logs import log_json
     from manent.app.study.loader import loader
-    from manent.network.logs import log_json
     from manent.network.site.agent import Agent
     from manent.network.site.state import POLICY, SiteState
     from manent.network.trust.policy import Policy

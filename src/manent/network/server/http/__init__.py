@@ -1,1 +1,1 @@
-"""The server's HTTP face: the application, its routes, and connections."""
+"""The server over HTTP: routes of sites and of people, and limits on what a process does at a time."""

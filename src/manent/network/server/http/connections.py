@@ -1,4 +1,4 @@
-"""Connections that keep the server waiting: each has seconds to say what it wants, and only so many may take them."""
+"""Connections of clients that may be hostile: each has limited time to send its request, and only so many may take it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 SPEAKING = 20.0
-"""Seconds within which the head of a request arrives whole: after the connection was made, or after the last answer."""
+"""Seconds within which the whole head of a request must arrive, counted from the connection or from the last answer."""
 MOST_SILENT = 4096
-"""Connections that have not yet sent a whole head, at most: the oldest of more is closed."""
+"""Most connections that have not yet sent a whole head. With one more, the oldest is closed."""
 MOST_CONNECTIONS = 16_384
-"""With so many connections, further requests are answered with 503."""
+"""With so many connections, further requests get status 503."""
 MOST_HEAD = 32 << 10
-"""Bytes of a request's line and headers, at most."""
+"""Most bytes of a request's line and headers."""
 WAITING = 1 << 15
-"""Bytes of a body in a connection, beyond which no more are read or made: with hundreds of them, that is most of the memory."""
+"""Most bytes of a body that wait in one connection, either way. With hundreds of connections, that is most of the memory."""
 
 
 class Impatient(H11Protocol):
     """HTTP/1.1 for clients that may be hostile.
 
-    uvicorn closes a connection that is silent after an answer. This one closes also those whose request never begins or never
-    ends: a byte now and then is no sign of life. How long a body may take, and how large it may be, `requests` says.
+    uvicorn closes a connection that is silent after an answer. This class also closes a connection whose request never begins or
+    never ends; a byte now and then does not keep it open. How long a body may take, and how large it may be, is limited in
+    `requests`.
     """
 
     speaking, most_silent = SPEAKING, MOST_SILENT
@@ -43,8 +44,9 @@ class Impatient(H11Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time limit. If there are too many connections without a whole request head, close the oldest."""
         transport.set_write_buffer_limits(WAITING)
-        if hasattr(transport, "set_read_buffer_limits"):  # those of TLS have it
+        if hasattr(transport, "set_read_buffer_limits"):  # only TLS transports have it
             transport.set_read_buffer_limits(WAITING)
         super().connection_made(transport)
         self._wait()
@@ -56,19 +58,22 @@ class Impatient(H11Protocol):
             oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
         self._stop()
         _silent(self.server_state).pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """End the time limit once the head of a request is there."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             _silent(self.server_state).pop(self, None)
             self._stop()
 
     def on_response_complete(self) -> None:
+        """Start the time limit for the next request."""
         self._wait()  # for the next head, or for the rest of a body that nobody reads any more
-        super().on_response_complete()  # which may begin with a request that has arrived already
+        super().on_response_complete()  # it may begin the next request, if that has arrived already
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop()
 
@@ -83,13 +88,13 @@ class Impatient(H11Protocol):
 
 
 def _silent(state: ServerState) -> dict[Impatient, None]:
-    """A server's connections without a whole request yet, in the order in which they came."""
+    """A server's connections that have not sent a whole request head yet, oldest first."""
     found: dict[Impatient, None] = vars(state).setdefault("silent", {})
     return found
 
 
 def allow_descriptors() -> None:
-    """Let the process have as many connections as it takes; a system that does not tell is left as it is."""
+    """Let the process open as many files as its connections need. Does nothing on a system that does not support it."""
     if sys.platform == "win32":
         return
     import resource

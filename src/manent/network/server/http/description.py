@@ -41,18 +41,18 @@ _SECURITY: Schema = {
 
 
 def table(required: Mapping[str, Schema] | None = None, **optional: Schema) -> Schema:
-    """A JSON object; what else is in it is ignored."""
+    """The schema of a JSON object; further members are ignored."""
     given = required or {}
     return {"type": "object", "required": sorted(given), "properties": {**given, **optional}}
 
 
 def rows(of: Schema) -> Schema:
-    """A list."""
+    """The schema of a list."""
     return {"type": "array", "items": of}
 
 
 def octets(minimum: int, most: int) -> Schema:
-    """So many bytes."""
+    """The schema of a body of bytes, of so many at least and at most."""
     return {"type": "string", "format": "binary", "minLength": minimum, "maxLength": most}
 
 
@@ -72,12 +72,14 @@ def described(
     """What a route's decorator takes.
 
     Args:
-        by: SITE or PERSON, or nobody in particular.
-        answer: schema of a JSON answer; None where it is bytes.
-        body: schema of the body; of bytes where it is a string.
-        statuses: beside `good`, and those that every route with somebody has.
-        ranged: whether it takes Range.
-        kind: media type of the answer, where it is another.
+        summary: what the route gives or does.
+        by: SITE or PERSON; "" if anyone may ask.
+        answer: schema of a JSON answer; None for bytes.
+        body: schema of the body, one of bytes if it is a string; None without a body.
+        statuses: further ones, beside `good` and those of every route for sites or people.
+        good: the status of success.
+        ranged: whether it takes a Range header.
+        kind: media type of the answer; "" for JSON or bytes.
     """
     kind = kind or (protocol.OCTETS if answer is None else JSON)
     found: dict[int | str, dict[str, Any]] = {
@@ -113,7 +115,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         made = get_openapi(title=app.title, version=app.version, routes=app.routes, description=str(__doc__).split(":")[0])
         for operations in made["paths"].values():
             for operation in operations.values():
-                operation["responses"].pop("422", None)  # what does not fit is a 400, in this project's own words
+                operation["responses"].pop("422", None)  # instead, this server answers 400 in its own words
         made["components"] = {"securitySchemes": _SECURITY}
         app.openapi_schema = made
     return app.openapi_schema

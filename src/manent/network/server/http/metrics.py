@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: what happened since the process began, and how things stand in the store."""
+"""Metrics for Prometheus: what happened since the process began, and how studies and sites stand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The metrics of a server process. Nothing in them tells of a site's data: no label names a site."""
+    """The metrics of a server process. They tell nothing of a site's data: no label names a site."""
 
     def __init__(self, service: Service) -> None:
         self.registry = CollectorRegistry()
@@ -29,7 +29,7 @@ class Metrics:
         self.registry.register(_Standing(service))
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -40,6 +40,7 @@ class _Standing:
         self._service = service
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges, as Prometheus' client asks for them."""
         with self._service.store.snapshot() as view:
             studies = documents.studies(view)
             members = len(self._service.rosters.members(view))
@@ -66,11 +67,13 @@ class Measured:
         status, began, metrics = [500], time.perf_counter(), self._metrics
 
         async def counted() -> Message:
+            """Receive, and count the bytes."""
             message = await receive()
             metrics.received.inc(len(message.get("body", b"")))
             return message
 
         async def noted(message: Message) -> None:
+            """Send, and note status and bytes."""
             if message["type"] == "http.response.start":
                 status[0] = message["status"]
             metrics.sent.inc(len(message.get("body", b"")))
@@ -80,7 +83,7 @@ class Measured:
             await self._app(scope, counted, noted)
         finally:
             route: Any = scope.get("route")
-            # Whatever a stranger may choose would make one more counter for each.
+            # A label must not be of a stranger's choice: each new one would take memory.
             method = scope["method"] if scope["method"] in _METHODS else "other"
             name = f"{method} {getattr(route, 'path', 'unknown')}"
             metrics.requests.labels(name, str(status[0])).inc()

@@ -1,4 +1,6 @@
-"""What people ask of the server, by bearer token: to submit studies, and how they stand; each study by who may see it."""
+"""What people ask of the server, with a bearer token: to submit studies, and how they stand. Each study is shown to those who may
+see it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.network.server import documents
-from manent.network.server.documents import StudyRecord, history_log, study_of
+from manent.network.server.documents import StudyRecord, SumRecord, history_log, study_of
 from manent.network.server.http import description as said
 from manent.network.server.http.description import PERSON, TEXT, WHOLE, YES, Hash, Seed, Wanted, described
 from manent.network.server.http.requests import answer, blob, body_of
@@ -22,19 +24,31 @@ from manent.network.wire import protocol
 from manent.network.wire.bundle import MOST_BYTES, Bundle
 
 MOST_SUBMITTED = 2 * MOST_BYTES + (256 << 20)
-_TOLD = ("hash", "name", "phase", "clients", "needed", "round", "index", "released", "reason", "by", "seed")
-STUDY = {name: TEXT if name in ("hash", "name", "phase", "reason", "by") else WHOLE for name in _TOLD}
+STUDY = {
+    "hash": TEXT,
+    "name": TEXT,
+    "phase": TEXT,
+    "clients": WHOLE,
+    "needed": WHOLE,
+    "round": WHOLE,
+    "index": WHOLE,
+    "released": WHOLE,
+    "reason": TEXT,
+    "by": TEXT,
+    "seed": WHOLE,
+}
 STUDIES = said.table({"studies": said.rows(said.table(STUDY))})
 HASH = said.table({"hash": said.DIGEST})
 HISTORY = said.table({"history": said.rows(said.table())})
 STATEMENT = said.table({"statement": said.table(), "text": TEXT})
-_SUM = ("name", "round", "index", "attempt", "phase", "count", "closes")
-SUM = said.table({name: TEXT if name in ("name", "phase") else WHOLE for name in _SUM})
+SUM = said.table({"name": TEXT, "round": WHOLE, "index": WHOLE, "attempt": WHOLE, "phase": TEXT, "count": WHOLE, "closes": WHOLE})
 DECISIONS = {"type": "object", "additionalProperties": said.table({"accepted": YES, "reason": TEXT})}
 
 
 async def person(request: Request, service: Service) -> Person:
-    """Whose token the request has. Raises NotAuthorized for none, or one that does not hold."""
+    """The person whose token the request has. Raises NotAuthorized without a token, and for one that is unknown, wrong or
+    revoked.
+    """
     protocol.check_version(request.headers.get(protocol.HEADER))
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer":
@@ -45,7 +59,10 @@ async def person(request: Request, service: Service) -> Person:
 
 
 async def study_for(request: Request, service: Service, hash: str, action: Action) -> StudyRecord:
-    """A study that the person may look at in this way. Whoever may not see it is not told whether it exists."""
+    """A study that the person may use in this way.
+
+    Raises NotAuthorized otherwise. Whoever may not see a study is not told whether it exists.
+    """
     who = await person(request, service)
     with service.store.snapshot() as view:
         found = study_of(view, hash)
@@ -57,7 +74,7 @@ async def study_for(request: Request, service: Service, hash: str, action: Actio
 
 
 def routes(service: Service) -> APIRouter:
-    """The routes of people."""
+    """The routes of people that belong to no single study."""
     router = APIRouter(prefix="/v1")
 
     @router.get("/studies", **described("The studies that the person may see", PERSON, STUDIES))
@@ -85,7 +102,7 @@ def routes(service: Service) -> APIRouter:
 
 
 def study_routes(service: Service) -> APIRouter:
-    """The routes of people, of one study."""
+    """The routes of people for one study."""
     router = APIRouter(prefix="/v1")
 
     standing = said.table({**STUDY, "decisions": DECISIONS}, sum=SUM)
@@ -98,7 +115,7 @@ def study_routes(service: Service) -> APIRouter:
             decided = documents.decisions(view, hash)
             under_way = documents.sum_of(view, found.open) if found.open else None
         by_name = {members.get(key, key): {"accepted": yes, "reason": why} for key, (yes, why) in decided.items()}
-        sum = {} if under_way is None else {"sum": {**_picked(under_way, _SUM), "closes": math.ceil(under_way.closes)}}
+        sum = {} if under_way is None else {"sum": told_sum(under_way)}
         return answer({**told(found), "decisions": by_name, **sum})
 
     @router.post("/studies/{hash}/stop", **described("End a study", PERSON, said.table()))
@@ -131,8 +148,30 @@ def study_routes(service: Service) -> APIRouter:
 
 
 def told(study: StudyRecord) -> dict[str, Any]:
-    return _picked(study, _TOLD)
+    """What people are told of a study."""
+    return {
+        "hash": study.hash,
+        "name": study.name,
+        "phase": study.phase,
+        "clients": study.clients,
+        "needed": study.needed,
+        "round": study.round,
+        "index": study.index,
+        "released": study.released,
+        "reason": study.reason,
+        "by": study.by,
+        "seed": study.seed,
+    }
 
 
-def _picked(record: object, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in names}
+def told_sum(record: SumRecord) -> dict[str, Any]:
+    """What people are told of a sum under way; it closes at a whole second since the epoch, rounded up."""
+    return {
+        "name": record.name,
+        "round": record.round,
+        "index": record.index,
+        "attempt": record.attempt,
+        "phase": record.phase,
+        "count": record.count,
+        "closes": math.ceil(record.closes),
+    }

@@ -1,4 +1,4 @@
-"""Requests: bodies within limits, signatures, errors as JSON, and parts of large files."""
+"""Requests and answers: bodies within limits, signatures, errors as JSON, and parts of large files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from manent.network.wire import protocol
 from manent.storage.blobs import Blobs, Spool
 
 PATIENCE = 120.0
-"""Seconds in which a body arrives; at 4 MiB, 35 kB/s."""
+"""Seconds within which a body must arrive; for 4 MiB, that is 35 kB/s."""
 PIECE = 1 << 16
-"""Bytes of an answer that wait for a slow reader."""
+"""Most bytes of an answer that wait for a slow reader."""
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _STATUS: tuple[tuple[type[ManentError], int], ...] = (
     (NotAuthorized, 403),
@@ -41,6 +41,7 @@ class Asked:
 
     Attributes:
         key: public key of who signed it, 64 hexadecimal digits.
+        body: as it was signed.
     """
 
     key: str
@@ -48,7 +49,11 @@ class Asked:
 
 
 async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
-    """The body as it comes; nothing is ever unpacked. Raises InvalidInput for a larger one, before more of it is read."""
+    """The body as it arrives. Nothing is ever unpacked.
+
+    Raises InvalidInput for a body that is too large (before more of it is read), takes longer than PATIENCE, is encoded, or
+    breaks off.
+    """
     _check_told(request, most)
     size = 0
     try:
@@ -65,18 +70,18 @@ async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
 
 
 async def body_of(request: Request, most: int) -> bytes:
-    """The body, at once. Raises InvalidInput for a larger one, before more of it is read."""
+    """The whole body. Raises InvalidInput as `pieces_of`."""
     return b"".join([chunk async for chunk in pieces_of(request, most)])
 
 
 def told_size(request: Request) -> int:
-    """Bytes of the body by its header; without one, it may have any size."""
+    """Bytes of the body according to its header. Without that header the body may have any size, and counts as a full part."""
     told = request.headers.get("content-length", "")[:20]
     return int(told) if told.isascii() and told.isdigit() else protocol.PART
 
 
 def _check_told(request: Request, most: int) -> None:
-    """What the headers say of the body."""
+    """Raises InvalidInput if the headers announce a body that is too large, or encoded."""
     if "content-length" in request.headers and (told := told_size(request)) > most:
         raise InvalidInput(f"A body of at most {most:,} bytes is taken here; this one says {told}. Upload it in parts.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -84,16 +89,16 @@ def _check_told(request: Request, most: int) -> None:
 
 
 async def headed(request: Request, verifier: Verifier, origins: tuple[str, ...]) -> Signed:
-    """What the request's headers say, and who signed it; its body is not read yet, and its nonce not used up.
+    """Verify the headers' signature, and say who signed. The body is not read yet, and the nonce not used up.
 
-    Raises NotAuthorized where nobody signed it who may.
+    Raises NotAuthorized if nobody signed it who may.
     """
     protocol.check_version(request.headers.get(protocol.HEADER))
     return await run_in_threadpool(verifier.examine, *received(request.scope, origins))
 
 
 async def _sound(request: Request, verifier: Verifier, found: Signed, digest: bytes, once: bool = True) -> None:
-    """Check that a body is the one that was signed, and use up the nonce."""
+    """Check that the body is the signed one, and use up the nonce."""
     found.check_body(digest)
     if once:
         await run_in_threadpool(verifier.spend, found)
@@ -101,10 +106,15 @@ async def _sound(request: Request, verifier: Verifier, found: Signed, digest: by
 
 
 async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...], most: int = 1 << 16, once: bool = True) -> Asked:
-    """The request's body, and who signed it. Raises NotAuthorized where nobody did who may: of a stranger no body is read.
+    """A signed request's body, and who signed it. The body of a stranger is not read.
 
     Args:
-        once: whether its nonce is used up. Not for what anyone may ask, whom nothing must let write into the store.
+        most: bytes of the body.
+        once: whether the nonce is used up. False for what anyone may ask: strangers must not be able to write into the store.
+
+    Raises:
+        NotAuthorized: if nobody signed it who may.
+        InvalidInput: as `pieces_of`.
     """
     found = await headed(request, verifier, origins)
     body = await body_of(request, most)
@@ -114,7 +124,10 @@ async def signed(request: Request, verifier: Verifier, origins: tuple[str, ...],
 
 @asynccontextmanager
 async def spooled(request: Request, verifier: Verifier, found: Signed, blobs: Blobs, most: int) -> AsyncIterator[Spool]:
-    """The request's body, the one that was signed, written to a disk and hashed as it comes: memory does not grow with it."""
+    """A signed request's body, written to disk and hashed as it arrives, so that memory does not grow with it.
+
+    Raises as `signed`.
+    """
     with ExitStack() as stack:
         spool = await run_in_threadpool(lambda: stack.enter_context(blobs.spool()))
         async for chunk in pieces_of(request, most):
@@ -124,24 +137,24 @@ async def spooled(request: Request, verifier: Verifier, found: Signed, blobs: Bl
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Canonical JSON."""
+    """A value as canonical JSON."""
     return Response(canonical(value), status, {protocol.HEADER: str(protocol.VERSION), **(headers or {})}, "application/json")
 
 
 def octets(data: bytes | None, kind: str = protocol.OCTETS) -> Response:
-    """Bytes; 204 where there are none yet."""
+    """An answer of bytes; status 204 for None."""
     headers = {protocol.HEADER: str(protocol.VERSION)}
     return Response(status_code=204, headers=headers) if data is None else Response(data, 200, headers, kind)
 
 
 def failure(request: Request, error: Exception) -> Response:
-    """An error for people, in JSON."""
+    """An error as JSON, in words for people."""
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
     return JSONResponse({"error": str(error)}, status, {protocol.HEADER: str(protocol.VERSION)})
 
 
 def blob(request: Request, service: Service, digest: str) -> Response:
-    """A blob, or the rest of one from where a Range header says; a chunk at a time."""
+    """A blob, or the part that the Range header asks for, sent a chunk at a time."""
     blobs: Blobs = service.blobs
     size = blobs.size(digest)
     start, stop, found = 0, size, _RANGE.fullmatch(request.headers.get("range", ""))

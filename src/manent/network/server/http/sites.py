@@ -1,4 +1,4 @@
-"""What sites ask of the server. Every request is signed; every id is looked at together with who asks."""
+"""What sites ask of the server. Every request is signed, and every id is checked against who asks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput
 from manent.core.store import Snapshot
 from manent.network.server import documents, messages
-from manent.network.server.admission import AGAIN, POLLS, Turn
 from manent.network.server.documents import StudyRecord, study_of
 from manent.network.server.http import description as told
+from manent.network.server.http.admission import AGAIN, POLLS, Room, Turn
 from manent.network.server.http.description import SITE, TEXT, WHOLE, YES, Hash, Number, Offset, Seen, SumId, Wait, described
 from manent.network.server.http.requests import Asked, answer, blob, headed, octets, signed, spooled, told_size
+from manent.network.server.http.waiting import Pulse
 from manent.network.server.service import Service
 from manent.network.server.submitting import decide
 from manent.network.trust.signing import Verifier
@@ -35,8 +36,8 @@ LENGTH = told.table({"length": WHOLE})
 SUMS = "/v1/sums/{id}"
 
 
-def routes(service: Service) -> APIRouter:
-    """The routes of sites."""
+def routes(service: Service, pulse: Pulse) -> APIRouter:
+    """The routes of sites that belong to no study and no sum."""
     router = APIRouter(prefix="/v1")
     verifier, newcomers = service.verifier(), service.newcomers()
 
@@ -56,7 +57,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/join", **described("Join, with an invitation", SITE, told.table({"member": YES}), joins))
     async def join(request: Request) -> Response:
-        found = await signed(request, newcomers, service.origins, once=False)  # repeating it changes nothing
+        found = await signed(request, newcomers, service.origins, once=False)  # to repeat it changes nothing
         name, secret = texts(found.body, "name", "secret")
         on = await run_in_threadpool(service.rosters.join, secret, name, found.key, service.clock())
         service.look()
@@ -76,13 +77,13 @@ def routes(service: Service) -> APIRouter:
             found = await run_in_threadpool(tasks_of, service, key)
             return None if sha256(found).hexdigest() == seen else found
 
-        return await polled(service, look, wait, "application/json")
+        return await polled(service, pulse, look, wait, "application/json")
 
     return router
 
 
-def study_routes(service: Service) -> APIRouter:
-    """The routes of one study."""
+def study_routes(service: Service, pulse: Pulse) -> APIRouter:
+    """The routes of sites for one study."""
     router, verifier = APIRouter(prefix="/v1/studies/{hash}"), service.verifier()
 
     async def asked(request: Request, hash: str) -> tuple[Asked, StudyRecord]:
@@ -103,7 +104,7 @@ def study_routes(service: Service) -> APIRouter:
         accepted, reason = values.get("accepted"), values.get("reason", "")
         if not isinstance(accepted, bool) or not isinstance(reason, str):
             raise InvalidInput("A decision has accepted, true or false, and a reason, text.")
-        # It is looked at with the next tick: of thousands, each on its own would be a look at all.
+        # The next tick looks at it: to look at once, for each of thousands, would read all of them each time.
         await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason)
         return answer({})
 
@@ -112,7 +113,7 @@ def study_routes(service: Service) -> APIRouter:
         _, study = await asked(request, hash)
         if not study.result:
             raise InvalidInput("This study has not finished; there is no result yet.")
-        await service.pulse.room.download()
+        await pulse.room.download()
         return blob(request, service, study.result)
 
     return router
@@ -127,31 +128,36 @@ async def member(request: Request, id: str, service: Service, verifier: Verifier
 
 @asynccontextmanager
 async def member_sends(
-    request: Request, id: str, service: Service, verifier: Verifier, most: int
+    request: Request, id: str, service: Service, room: Room, verifier: Verifier, most: int
 ) -> AsyncIterator[tuple[str, Spool]]:
-    """Who sends, and what has come of it to a disk; nothing is read of a body that is not a member's."""
+    """Who sends to a sum, and the body on disk. A body is read only if it comes from a member of the cohort.
+
+    Raises:
+        NotAuthorized: for anyone else.
+        Busy: if there is no room for a large body.
+    """
     found = await headed(request, verifier, service.origins)
     await run_in_threadpool(messages.check_member, service, id, found.keyid)
     if told_size(request) > protocol.SMALL:
-        await service.pulse.room.upload(found.keyid)
+        await room.upload(found.keyid)
     async with spooled(request, verifier, found, service.blobs, most) as spool:
         yield found.keyid, spool
 
 
-def sum_routes(service: Service) -> APIRouter:
-    """The routes of one sum."""
+def sum_routes(service: Service, pulse: Pulse) -> APIRouter:
+    """The routes of sites for one sum."""
     router, verifier, anyone = APIRouter(prefix=SUMS), service.verifier(), service.newcomers()
 
     @router.get("", **described("How a sum stands", SITE, SUM))
     async def about(request: Request, id: SumId) -> Response:
-        # Also a site that has left the roster since hears how a sum ended to which it sent its vector.
+        # A site that has left the roster since still hears how a sum ended to which it sent its vector.
         key = (await member(request, id, service, anyone, once=False)).key
         return answer(await run_in_threadpool(sum_of_site, service, id, key))
 
     @router.get("/assignment", **described("What clients are sent, safetensors", SITE, ranged=True))
     async def assignment(request: Request, id: SumId) -> Response:
         await member(request, id, service, verifier)
-        await service.pulse.room.download()
+        await pulse.room.download()
         with service.store.snapshot() as view:
             return blob(request, service, service.rounds.record(view, id).assignment)
 
@@ -163,32 +169,32 @@ def sum_routes(service: Service) -> APIRouter:
             found = await run_in_threadpool(service.rounds.message, id, key)
             return None if found is None or sha256(found).hexdigest() == after else found
 
-        return await polled(service, look, wait)
+        return await polled(service, pulse, look, wait)
 
     @router.post("/message", **described("A message to the sum", SITE, body=told.MESSAGE))
     async def post(request: Request, id: SumId) -> Response:
-        async with member_sends(request, id, service, verifier, protocol.MOST_MESSAGE) as (key, spool):
+        async with member_sends(request, id, service, pulse.room, verifier, protocol.MOST_MESSAGE) as (key, spool):
             replies = await run_in_threadpool(messages.take_spooled, service, id, key, spool)
         return octets(protocol.pack(replies))
 
     return router
 
 
-def upload_routes(service: Service) -> APIRouter:
+def upload_routes(service: Service, pulse: Pulse) -> APIRouter:
     """The routes of an upload in parts."""
     router, verifier = APIRouter(prefix=SUMS), service.verifier()
 
     @router.get("/upload", **described("How much of an upload has arrived, once there is room", SITE, LENGTH, statuses=(204,)))
     async def stands(request: Request, id: SumId, wait: Wait = 0.0) -> Response:
         key = (await member(request, id, service, verifier)).key
-        if wait > 0 and not await service.pulse.room.turn(Turn.UPLOAD, min(wait, protocol.LONGEST_WAIT)):
+        if wait > 0 and not await pulse.room.turn(Turn.UPLOAD, min(wait, protocol.LONGEST_WAIT)):
             return later(AGAIN)
-        service.pulse.room.grant(key)
+        pulse.room.grant(key)
         return answer({"length": await run_in_threadpool(service.parts.length, upload_id(service, id, key))})
 
     @router.put("/upload", **described("A part of an upload", SITE, LENGTH, told.octets(0, protocol.PART)))
     async def part(request: Request, id: SumId, offset: Offset) -> Response:
-        async with member_sends(request, id, service, verifier, protocol.PART) as (key, spool):
+        async with member_sends(request, id, service, pulse.room, verifier, protocol.PART) as (key, spool):
             most = await run_in_threadpool(messages.largest, service, id)
             if not offset >= 0 or offset + spool.size > most:
                 raise InvalidInput(f"An upload of this sum has at most {most:,} bytes.")
@@ -208,12 +214,12 @@ def upload_routes(service: Service) -> APIRouter:
 
 
 async def polled(
-    service: Service, look: Callable[[], Awaitable[bytes | None]], wait: float, kind: str = protocol.OCTETS
+    service: Service, pulse: Pulse, look: Callable[[], Awaitable[bytes | None]], wait: float, kind: str = protocol.OCTETS
 ) -> Response:
-    """What a look finds within so many seconds; where it was not waited for, when to ask again."""
+    """What a look finds within so many seconds. If the poll could not be held that long, the answer says when to ask again."""
     clock, wait = asyncio.get_running_loop().time, min(wait, protocol.LONGEST_WAIT)
     began = clock()
-    found = await service.pulse.until(look, wait)
+    found = await pulse.until(look, wait)
     if found is not None or clock() - began >= wait:
         return octets(found, kind)
     sites = await run_in_threadpool(count_sites, service)
@@ -221,26 +227,26 @@ async def polled(
 
 
 def later(seconds: int) -> Response:
-    """Nothing yet, and after how many seconds to ask again; until then the connection is closed, and takes no memory."""
+    """Nothing yet, and in how many seconds to ask again. Until then the connection is closed, and takes no memory."""
     response = octets(None)
     response.headers.update({"Retry-After": str(seconds), "Connection": "close"})
     return response
 
 
 def count_sites(service: Service) -> int:
-    """On the newest roster."""
+    """How many sites are on the newest roster."""
     with service.store.snapshot() as view:
         return len(service.rosters.members(view))
 
 
 def upload_id(service: Service, id: str, key: str) -> str:
-    """Of a site's upload in the present attempt."""
+    """The name of a site's upload in the present attempt."""
     with service.store.snapshot() as view:
         return service.rounds.record(view, id).upload(key)
 
 
 def tasks_of(service: Service, key: str) -> bytes:
-    """Studies that a site should know of, and open sums that ask it."""
+    """The studies that a site should know of, and the open sums that ask it, as canonical JSON."""
     with service.store.snapshot() as view:
         studies = [study for study in documents.studies(view) if study.phase != "gathering"]
         return canonical(
@@ -258,25 +264,46 @@ def _asks(service: Service, view: Snapshot, id: str, key: str) -> bool:
 
 def _told(view: Snapshot, study: StudyRecord, key: str) -> dict[str, Any]:
     decided = view.get(documents.decision_key(study.hash, key)) is not None
-    told = ("hash", "name", "phase", "clients", "roster", "seed", "reason")
-    return {**{name: getattr(study, name) for name in told}, "decided": decided}
+    return {
+        "hash": study.hash,
+        "name": study.name,
+        "phase": study.phase,
+        "clients": study.clients,
+        "roster": study.roster,
+        "seed": study.seed,
+        "reason": study.reason,
+        "decided": decided,
+    }
 
 
 def sum_of_site(service: Service, id: str, key: str) -> dict[str, Any]:
-    """What a site is told of a sum beside the messages of its party.
+    """What a site is told of a sum, beside the messages of its party.
 
-    How many are in the sum is left out where noise hides it.
+    How many are in the sum is left out if noise hides that number.
     """
     with service.store.snapshot() as view:
         record = service.rounds.record(view, id)
         study = study_of(view, record.study)
-    told = ("id", "study", "name", "round", "index", "attempt", "call", "roster", "assignment", "state", "reason")
+    about: dict[str, Any] = {
+        "id": record.id,
+        "study": record.study,
+        "name": record.name,
+        "round": record.round,
+        "index": record.index,
+        "attempt": record.attempt,
+        "call": record.call,
+        "roster": record.roster,
+        "assignment": record.assignment,
+        "state": record.state,
+        "reason": record.reason,
+        "included": key in record.included,
+    }
     public = study is not None and service.rounds.plans.plan(study).divisor is None
-    counted = {"survivors": len(record.included)} if public else {}
-    return {**{name: getattr(record, name) for name in told}, "included": key in record.included, **counted}
+    return {**about, "survivors": len(record.included)} if public else about
 
 
 def known_study(service: Service, hash: str) -> StudyRecord:
+    """A study by its hash. Raises InvalidInput for an unknown one."""
     with service.store.snapshot() as view:
         found = study_of(view, hash)
     if found is None:
@@ -297,7 +324,7 @@ def table(body: bytes) -> dict[str, Any]:
 
 
 def texts(body: bytes, *names: str) -> list[str]:
-    """Text members of a JSON object. Raises InvalidInput where one is missing, or no text."""
+    """Text members of a JSON object. Raises InvalidInput if one is missing or is no text."""
     found = table(body)
     for name in names:
         if not isinstance(found.get(name), str):

@@ -1,4 +1,4 @@
-"""What a researcher asks of a server, by token: to queue studies, how they stand, and what came of them."""
+"""What a researcher asks of a server, with a token: to queue studies, how they stand, and what came of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, ProtocolAbort
-from manent.core.randomness import repeatable
 from manent.core.study import Study
 from manent.crypto import SigningKey
 from manent.network.trust.identity import from_hex
@@ -21,31 +20,25 @@ from manent.network.trust.join import check_url
 from manent.network.trust.tls import pinned_context
 from manent.network.wire import protocol
 from manent.network.wire.bundle import Bundle
-from manent.rounds.declared import DeclaredModel, rebuild
-from manent.storage.arrays import encode_arrays
+from manent.network.wire.models import first_vector
 
 MOST_ANSWER = 64 << 20
-"""Bytes of an answer that is held in memory, at most; a result goes to the disk instead."""
-
-
-def first_vector(study: Study, bundle: Bundle, seed: int) -> bytes:
-    """The model's first vector, safetensors with "model", where the server does not run the code that draws it; or nothing."""
-    if not isinstance(getattr(rebuild(bundle.study).algorithm, "model", None), DeclaredModel):
-        return b""
-    model = study.algorithm.model  # type: ignore[attr-defined]
-    return encode_arrays({"model": model.init(repeatable(seed, "init"))})
+"""Most bytes of an answer that is held in memory; a result goes to the disk instead."""
 
 
 class Researcher:
-    """A server, as a person sees it who has a token of it.
+    """A server, as a person with a token sees it.
 
     Args:
         url: the server's, https, without a slash at its end.
-        token: by `manent people add`; it is sent to this server alone.
-        pin: SHA-256 of its certificate in hexadecimal; None where the system's authorities vouch for it.
+        token: from `manent people add`; it is sent to this server alone.
+        pin: SHA-256 of the server's certificate in hexadecimal; None if an authority that the system knows vouches for it.
+        transport: how requests travel, in place of HTTPS.
 
-    Every method raises NotAuthorized for what the token does not allow, InvalidInput for what the server does not take, and
-    ProtocolAbort where it cannot be reached or answers something else.
+    Every method raises:
+        NotAuthorized: for what the token does not allow.
+        InvalidInput: for what the server does not take.
+        ProtocolAbort: if the server cannot be reached, or does not answer as a manent server does.
     """
 
     def __init__(self, url: str, token: str, pin: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
@@ -60,28 +53,30 @@ class Researcher:
         self._client = httpx.Client(verify=verify, headers=headers, timeout=60.0, follow_redirects=False, transport=transport)
 
     def close(self) -> None:
+        """Close the connections."""
         self._client.close()
 
     def submit(self, study: Study, bundle: Bundle, key: SigningKey, sites: int, seed: int = 0) -> str:
-        """Queue a study, signed by the key that sites' policies know the researcher by; its hash. Once more changes nothing.
+        """Queue a study, and return its hash. Repeating it changes nothing.
 
         Args:
-            sites: it waits for so many on the roster.
-            seed: of its repeatable randomness.
+            key: the researcher's, which signs the bundle; sites' policies know its public half.
+            sites: how many sites must be on the roster before the study is planned.
+            seed: of the study's repeatable randomness.
         """
         parts = [bundle.sign(key).encode(), first_vector(study, bundle, seed)]
         body = protocol.pack([part for part in parts if part])
         return str(self._table("POST", f"/v1/studies?sites={sites}&seed={seed}", body)["hash"])
 
     def studies(self) -> list[dict[str, Any]]:
-        """Those that the token may see: hash, name, phase, round and more of each."""
+        """The studies that the token may see: hash, name, phase, round and more of each."""
         found = self._table("GET", "/v1/studies")["studies"]
         if not isinstance(found, list) or not all(isinstance(one, dict) and isinstance(one.get("hash"), str) for one in found):
-            raise ProtocolAbort("The server's list of studies is none.")
+            raise ProtocolAbort("The server's list of studies is not one.")
         return found
 
     def find(self, start: str) -> str:
-        """The hash of the one study whose hash begins so. Raises InvalidInput where there is none, or several."""
+        """The hash of the one study whose hash begins with this text. Raises InvalidInput if there is none, or several."""
         found = [one["hash"] for one in self.studies() if one["hash"].startswith(start.lower())]
         if len(found) != 1:
             raise InvalidInput(
@@ -94,7 +89,7 @@ class Researcher:
         return self._table("GET", f"/v1/studies/{hash}")
 
     def statement(self, hash: str) -> str:
-        """Who sees what, for people."""
+        """Who sees what, as text."""
         return str(self._table("GET", f"/v1/studies/{hash}/statement")["text"])
 
     def history(self, hash: str) -> list[dict[str, Any]]:
@@ -106,7 +101,12 @@ class Researcher:
         self._table("POST", f"/v1/studies/{hash}/stop")
 
     def result(self, hash: str, target: Path) -> None:
-        """Fetch what a study has come to, safetensors, into a new file. Raises ProtocolAbort for other bytes than announced."""
+        """Fetch a study's result, safetensors, into a new file.
+
+        Raises:
+            InvalidInput: if the file exists.
+            ProtocolAbort: if the bytes are not those that the server announced.
+        """
         if target.exists():
             raise InvalidInput(f"{target} exists, and is not overwritten; name another file.")
         part = target.with_name(target.name + ".part")

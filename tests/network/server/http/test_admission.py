@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manent.network.server import admission
-from manent.network.server.admission import Admitted, Room, Turn
-from manent.network.server.waiting import Pulse
+from manent.network.server.http import admission
+from manent.network.server.http.admission import Admitted, Room, Turn
+from manent.network.server.http.waiting import Pulse
 
 
 async def asked(app, path="/v1/tasks"):

@@ -1,4 +1,4 @@
-"""How much a server process does at a time, whatever comes: so its memory does not grow with the number of sites."""
+"""How much a server process does at a time. So its memory does not grow with the number of sites."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from manent.network.wire import protocol
 
 MOST = 1024
-"""Requests in work or waiting. Whoever comes beyond is to come again; sites do so by themselves, ever more rarely."""
+"""Most requests that are in work or wait. Further ones are told to come again; sites do so by themselves, each time later."""
 MOST_HELD = 256
-"""Of these, long polls that wait for news. Further ones are answered at once, and say when to ask again."""
+"""Of these, most long polls that wait for news. Further ones are answered at once, and told when to ask again."""
 MOST_QUEUED = 128
-"""Of these, requests of each kind that wait for their turn. Further ones are to come again too."""
+"""Of these, most requests of each kind that wait for their turn. Further ones are told to come again."""
 MOST_WORKING = 96
-"""Requests in work while those who wait for their turn go on: uploads, then downloads, then long polls."""
+"""With fewer requests in work than this, those who wait for their turn go on: uploads, then downloads, then long polls."""
 GRANTED = 30.0
-"""Seconds for which room is kept for an upload that may come."""
+"""Seconds for which room is kept for an upload that was announced."""
 THREADS = 8
-"""That work for requests. Each has its memory and its connection to the store; more of them wait for each other alone."""
+"""Threads that work for requests. Each takes memory and a connection to the store; more would only wait for each other."""
 AGAIN = 4
-"""Seconds after which a long poll that was not held is to be repeated, on average; at least."""
+"""Seconds, on average, after which a site repeats a long poll that was not held; more when there are many sites."""
 POLLS = 40
-"""A second, of all sites together: of many, each asks more rarely."""
+"""Long polls that all sites together repeat in a second, about: the more sites, the more rarely each asks."""
 _EXEMPT = ("/health", "/ready", "/metrics")
 
 
 class Turn(IntEnum):
-    """Kinds of requests that can wait, those first with which somebody's work is done."""
+    """The kinds of requests that can wait for their turn, most urgent first: uploads and downloads let somebody get on with
+    work.
+    """
 
     UPLOAD = 0
     DOWNLOAD = 1
@@ -41,11 +43,15 @@ class Turn(IntEnum):
 
 
 class Busy(Exception):
-    """There is no room for this request; it is to come again."""
+    """There is no room for this request now; the client should send it again later."""
 
 
 class Room:
-    """The requests in a process: some wait for news, some for their turn, the others are in work. Used in one event loop."""
+    """The requests in a process. Some wait for news, some for their turn, and the others are in work. Used in one event loop.
+
+    Args:
+        most, most_held, most_queued, most_working: as MOST, MOST_HELD, MOST_QUEUED and MOST_WORKING.
+    """
 
     def __init__(
         self,
@@ -60,23 +66,25 @@ class Room:
         self._granted: dict[str, asyncio.TimerHandle] = {}
 
     def enter(self) -> bool:
-        """Whether there is room for one more request."""
+        """Take a place for one more request. Returns False if there is none."""
         if self._inside >= self._most:
             return False
         self._inside += 1
         return True
 
     def leave(self) -> None:
+        """Give a request's place back."""
         self._inside -= 1
         self._go_on()
 
     @property
     def can_hold(self) -> bool:
+        """Whether one more long poll may wait for news."""
         return self._held < self._most_held
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """A request waits for news."""
+        """Count a request as waiting for news."""
         self._held += 1
         self._go_on()
         try:
@@ -85,14 +93,17 @@ class Room:
             self._held -= 1
 
     async def turn(self, kind: Turn, seconds: float = protocol.LONGEST_WAIT) -> bool:
-        """Wait until there is room for work on this request. False where there was none in time, or too many wait."""
+        """Wait until there is room for work on this request.
+
+        Returns False if its turn did not come within so many seconds, or if too many of its kind wait already.
+        """
         queue = self._queues[kind]
         if self._idle and not self._queued:
             return True
         if len(queue) >= self._most_queued:
             return False
         queue.append(turn := asyncio.get_running_loop().create_future())
-        self._go_on()  # it was in work until now, and so may have kept itself waiting
+        self._go_on()  # until now this request counted as in work, which may have left no room for itself
         try:
             await asyncio.wait_for(turn, seconds)
         except TimeoutError:
@@ -103,17 +114,17 @@ class Room:
         return True
 
     async def download(self) -> None:
-        """Wait for the turn of a download. Raises Busy where it does not come."""
+        """Wait for the turn of a download. Raises Busy if it does not come."""
         if not await self.turn(Turn.DOWNLOAD):
             raise Busy
 
     async def upload(self, key: str) -> None:
-        """Wait for the turn of an upload, for which room may have been kept. Raises Busy where it does not come."""
+        """Wait for the turn of an upload, unless room was kept for it. Raises Busy if the turn does not come."""
         if not self._redeem(key) and not await self.turn(Turn.UPLOAD):
             raise Busy
 
     def grant(self, key: str) -> None:
-        """Keep room for an upload by this key, which is to come soon."""
+        """Keep room for an upload by this key for GRANTED seconds."""
         self._redeem(key)
         self._granted[key] = asyncio.get_running_loop().call_later(GRANTED, self._lapse, key)
 
@@ -128,12 +139,12 @@ class Room:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Let whoever waits longest go on; that one's end lets the next."""
+        """If there is room, let the one go on who is next in the queue; its end lets the next go on."""
         if self._idle:
             self.let_go(1)
 
     def let_go(self, count: int = MOST) -> None:
-        """Let so many go on who wait for their turn, whatever there is to do."""
+        """Let so many go on who wait for their turn, without regard to the load."""
         for queue in self._queues:
             while queue and count:
                 turn = queue.popleft()
@@ -151,7 +162,7 @@ class Room:
 
 
 class Admitted:
-    """Lets so many requests in at a time; others get status 503 before their body is read, and their connection is closed."""
+    """Lets a limited number of requests in. Others get status 503 before their body is read, and their connection is closed."""
 
     def __init__(self, app: ASGIApp, room: Room) -> None:
         self._app, self._room = app, room
@@ -175,6 +186,8 @@ async def _refuse(send: Send) -> None:
 
 
 def come_again() -> Response:
-    """For a request that there is no room for. Its connection is closed, which takes memory until it is used again."""
+    """The answer to a request that there is no room for. It closes the connection, which would take memory until it is used
+    again.
+    """
     headers = {protocol.HEADER: str(protocol.VERSION), "Retry-After": str(AGAIN), "Connection": "close"}
     return JSONResponse({"error": "The server has much to do; come again."}, 503, headers)
