@@ -1,21 +1,22 @@
-"""kill -9 of the server and of sites at random moments: is anything lost, counted twice, or another result?
+"""kill -9 of the server and of sites at random moments: is anything lost or counted twice, or any result different?
 
     python benchmarks/crash.py [--kills 200] [--seconds 600] [--seed 0] [--json]
 
-A server and four sites run as processes over TLS on this machine. Three kinds of study go on at once: training on heart disease
-with secure aggregation and no noise, whose model has to be the undisturbed one's to the last bit; training with noise on every
-step, of which each site's ledger keeps account; and a query after each restart of the server, whose answer is known: how many
-patients the four hospitals have, 303 + 261 + 46 + 130. No two sets of hospitals have the same number together, so the answer says
-who is in the sum, and how often.
+A server and four sites run as processes over TLS on this machine. Three kinds of study run at once. The first trains on heart
+disease with secure aggregation and no noise: its model has to equal that of an undisturbed run to the last bit. The second trains
+with noise on every step, which each site's ledger accounts for. The third is a query after each restart of the server, with a
+known answer: how many patients the four hospitals have, 303 + 261 + 46 + 130. No two sets of hospitals have the same total, so
+the answer says who is in the sum, and how often.
 
-The killing is done from outside, between 0 and `--pause` seconds after the process that was killed last is at work again (or, in
-one of four cases, while it is still starting). It ends with `--kills`, or after `--seconds`; the studies then run to their end.
+Processes are killed from outside, between 0 and `--pause` seconds after the last one that was killed is at work again (or, in one
+of four cases, while it is still starting). This ends after `--kills` kills or `--seconds` seconds; the studies then run to their
+end.
 
 `lost`: messages with a site's term that the site had sent (by its signed receipts) and that are in no released sum.
 `double`: terms that are in a sum more than once: by the receipts, by the server's lists, and by the answers of the queries.
-`abandoned`: sums that were given up; `failed`: studies, with the reason. `ledger_equal`: what each site has spent is what it
-spends undisturbed. `resume_s`: from the start of a server in the place of a killed one to the first thing that it stores; median,
-and the longest.
+`abandoned`: sums that were given up. `failed`: studies that failed, with the reason. `ledger_equal`: whether each site has spent
+what it spends in an undisturbed run. `resume_s`: seconds from the start of a server that replaces a killed one until it first
+stores something; the median, and the longest.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/endurance.py [--json] [--rounds 1000] [--folder MNIST]
 
-Every few rounds the process and its workers are looked at: the proportional set (PSS) of all, their open files, and how many they
-are. Growth is the difference between the last fifth of the looks and the second fifth (in the first, buffers are still made);
-memory by the mean, the others by the largest. The last line with --json is one object with the series.
+Every few rounds it measures the process with its workers: their proportional set (PSS), their open files, and how many they are.
+Growth is the difference between the last fifth of the measurements and the second (during the first, buffers are still
+allocated): of memory the mean, of the others the largest. The last line with --json is one object with the series.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python load_sites.py FOLDER FIRST SITES < invitation-and-seeds
 
-What is left out of a site is its computing and its disk: the update is drawn at random, and stores lie in memory, as the disk of
-2,000 sites is not the server's. A roster is verified, and a plan made, once in a process. The first line of standard input is the
-server's invitation; each further one the secret seed of a site that is on the roster already. Tells on standard output, a line
-each: that all are there; then, for each site, when its update was begun and acknowledged, and whether it is in the released sum.
+Only a site's computing and its disk are left out: the update is drawn at random, and stores are in memory, because 2,000 real
+sites do not share the server's disk. Each process verifies a roster once, and makes a plan once. The first line of standard input
+is the server's invitation; each further line is the secret seed of a site that is on the roster already. Standard output has a
+line when all are there, and then one for each site: when its update was begun and acknowledged, and whether it is in the released
+sum.
 """
 
 from __future__ import annotations

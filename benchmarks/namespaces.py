@@ -2,14 +2,14 @@
 
     python benchmarks/namespaces.py [--loss 0.05] [--delay 0.05] [--cut 20] [--rounds 6] [--json]
 
-As root on Linux, with `ip` and /dev/net/tun. Each link is a pair of TUN devices, one in the server's namespace and one in the
-site's; this process carries the packets between them, and loses and delays them as told, in both directions (no kernel module
-such as netem is needed). On the way, the device of one site is set down for `--cut` seconds, and then another's packets vanish
-for as long, without a word to either end. Kernel, TCP, TLS, server and sites are real.
+It runs as root on Linux, with `ip` and /dev/net/tun. Each link is a pair of TUN devices, one in the server's namespace and one in
+the site's. This process carries the packets between them, and loses and delays them in both directions, so no kernel module such
+as netem is needed. During the study, the device of one site is down for `--cut` seconds; later another's packets vanish for as
+long, and neither end is told. Kernel, TCP, TLS, server and sites are real.
 
-The study is training with secure aggregation and no noise on heart disease: `model_equal` says whether its result is the
-simulation's to the last bit, `history_equal` whether each round's row is. `slower` is the time of the study, with both cuts,
-beside that of the same over links that lose and delay nothing. Where it cannot run, it prints why, and keeps nothing.
+The study trains on heart disease with secure aggregation and no noise. `model_equal` says whether its result equals the
+simulation's to the last bit, `history_equal` whether each round's row does. `slower` is the time of the study with both cuts,
+over its time on links that lose and delay nothing. Where it cannot run, it prints why, and keeps nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rounds of secure aggregation, recorded from real clients, and played to a server that is measured.
 
-The server's part follows from what it receives, and from nothing else. So the clients' half runs once, in worker processes, and
-every message to the server is written down; then a server in a process of its own is given the same messages, one after another,
-from the files: nothing of the clients counts as its time or memory, and its uploads are not held by anyone.
+What the server does depends only on the messages that it receives. So the clients' half runs once, in worker processes, and every
+message to the server is recorded. Then a server in a process of its own gets the same messages from the files, one after another:
+no client's time or memory counts as the server's, and nobody holds the uploads in memory.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     python benchmarks/simulation.py [--json] [--quick] [--rounds N] [--only A.torch ...] [--folder MNIST]
 
-Each entry is a process of its own, held still between blocks of rounds; blocks of all entries alternate, so that what else the
-machine does meets all of them. `seconds_per_round` is the median over rounds and `ratio_to_bare` the median over blocks, without
-evaluation and without start-up; `startup_s` runs from the start of the process to the end of its first round, less one round;
-`peak_memory_mb` is the largest proportional set (PSS) of the whole process tree, looked at outside the timed blocks.
-Everything but the other libraries begins with the same weights and takes the same clients and batches, so the accuracies
-must agree. The other libraries run where `make peers` installed them. The last line with --json is one object by entry.
+Each entry is a process of its own, which pauses between blocks of rounds. Blocks of all entries alternate, so that other load on
+the machine affects all alike. `seconds_per_round` is the median over rounds and `ratio_to_bare` the median over blocks, both
+without evaluation and start-up. `startup_s` runs from the start of the process to the end of its first round, less one round.
+`peak_memory_mb` is the largest proportional set (PSS) of the whole process tree, measured outside the timed blocks. All but the
+other libraries begin with the same weights and take the same clients and batches, so their accuracies must agree. The other
+libraries run if `make peers` has installed them. The last line with --json is one object by entry.
 """
 
 from __future__ import annotations
