@@ -99,7 +99,7 @@ class Federation:
             (folder / f"load{index}.py").write_text(LOAD.format(index=index))
 
     def serve(self) -> None:
-        """Start the server, or start it again; with one more query."""
+        """Start the server, or start it again, with one more query."""
         self.queries += 1
         query = self.folder / f"query{self.queries}.py"
         query.write_text(HEAD + QUERY.format(number=self.queries, column=column(self.queries)))
@@ -109,7 +109,7 @@ class Federation:
         return ("--folder", "srv", "--port", str(self.port), "--grace-seconds", "60")
 
     def join(self, name: str) -> None:
-        """Start a site, or start it again; its rules, with a budget, are there before it."""
+        """Start a site, or start it again. Its rules, with a budget, are written first."""
         token, folder = (self.folder / "srv" / "invitation.txt").read_text().strip(), self.folder / name
         if not folder.exists():
             folder.mkdir(mode=0o700)
@@ -129,13 +129,13 @@ class Federation:
             self.join(name)
 
     def kept(self) -> int:
-        """Grows with all that the server stores."""
+        """A number that grows with everything that the server stores."""
         return _number(self.folder / "srv" / "server.db", "SELECT value FROM documents WHERE key = 'pulse'") + _number(
             self.folder / "srv" / "server.db", "SELECT count(*) FROM logs"
         )
 
     def taken(self, name: str) -> int:
-        """How far a site has come, by what it stores."""
+        """How far a site has come, judged by what it stores."""
         log = self.folder / f"{name}.log"
         return log.stat().st_size if log.exists() else 0
 
@@ -156,7 +156,7 @@ class Federation:
         return {"training", "private", *(f"query {number + 1}" for number in range(self.queries))}
 
     def finish(self, seconds: float) -> None:
-        """Wait for the end of every study, and until each site knows of it."""
+        """Wait until every study has ended and each site knows of it."""
         # A server that was killed while it started may not have queued its query: a last one queues what is missing.
         self.processes.kill("server")
         queries = [f"query{number + 1}.py" for number in range(self.queries)]
@@ -186,7 +186,7 @@ def _number(path: Path, query: str) -> int:
 
 
 def disturb(federation: Federation, kills: int, seconds: float, pause: float, chance: random.Random) -> dict[str, Any]:
-    """Kill, start again, and so on. Returns who was killed how often, and the seconds until servers were at work again."""
+    """Kill processes and start them again. Returns who was killed how often, and the seconds until servers were at work again."""
     killed: Counter[str] = Counter()
     resumed: list[float] = []
     early, end = 0, time.monotonic() + seconds

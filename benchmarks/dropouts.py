@@ -54,7 +54,7 @@ COLUMNS = ("completed", "abandoned", "exact", "wrong", "lost", "double", "answer
 
 
 def weathers(sites: int) -> Mapping[str, tuple[Weather, int]]:
-    """What goes wrong, and how many processes the server has."""
+    """The scenarios: what goes wrong, and how many processes the server has."""
     third = tuple(range(sites // 3))
     vanish = {f"{share:.0%} vanish": (Weather(vanish=share), 1) for share in (0.0, 0.1, 0.3, 0.5)}
     return {

@@ -28,7 +28,7 @@ LOOKS = 50
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen after a round."""
+    """What was measured after a round."""
 
     round: int
     memory_mb: float
@@ -38,7 +38,7 @@ class Look:
 
 @dataclass
 class Looking:
-    """A watcher that looks at this process and its workers every few rounds."""
+    """A watcher that measures this process and its workers every few rounds."""
 
     every: int
     looks: list[Look] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Looking:
 
 
 def growth(looks: Sequence[Look]) -> dict[str, float]:
-    """From the second fifth of the looks to the last."""
+    """The growth from the second fifth of the measurements to the last."""
     fifth = max(len(looks) // 5, 1)
     early, late = looks[fifth : 2 * fifth], looks[-fifth:]
     return {

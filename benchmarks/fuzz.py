@@ -29,7 +29,7 @@ from tests.network.parsers import PARSERS, Parser, attempt, inputs
 
 
 def tried(parser: Parser, count: int) -> dict[str, Any]:
-    """So many inputs to a parser: how many it took, refused, and what else it did."""
+    """Give a parser so many inputs: how many it accepted and refused, and what else happened."""
     found: dict[str, Any] = {"examples": 0, "taken": 0, "refused": 0, "errors": 0}
 
     @given(st.data())
@@ -51,7 +51,7 @@ def tried(parser: Parser, count: int) -> dict[str, Any]:
 
 
 def asked(count: int) -> dict[str, dict[str, Any]]:
-    """So many requests to each endpoint."""
+    """Send so many requests to each endpoint."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, Fuzzed(Path(folder)).served() as fuzzed:
         for name in track(fuzzed.operations, "Requests"):

@@ -218,7 +218,7 @@ def _until_killed(process: Any, words: Connection, draw: random.Random) -> list[
 
 
 def table(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The same as a table for people."""
     lines = [
         f"{found['concurrent']} reservations by {found['processes']} processes against one budget (epsilon {found['budget']:g})",
         f"  granted {found['granted']} of the {found['expected']} that fit, epsilon {found['epsilon']:.6f}",

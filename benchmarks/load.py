@@ -69,7 +69,7 @@ def study(size: int, sum: str) -> mn.Study:
 
 
 class Server:
-    """A server process, and what the system says of it."""
+    """A server process, and what the system reports of it."""
 
     def __init__(self, processes: Processes, sites: int) -> None:
         self.processes, self.folder, port = processes, processes.folder / "srv", free_port()
@@ -109,12 +109,12 @@ class Server:
 
     @property
     def cpu(self) -> tuple[float, float]:
-        """Processor seconds up to now: the program's own, and the system's for it."""
+        """Processor seconds so far: the program's own, and the system's on its behalf."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) / TICK, int(fields[12]) / TICK
 
     def status(self, name: str) -> int:
-        """Bytes of memory by a name in the system's file of status."""
+        """Bytes of memory under a name in the system's status file of a process."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -163,7 +163,7 @@ class Sites:
 
 
 def carried(sites: int, size: int, sum: str, seconds: float, drivers: int, kept: Path | None) -> dict[str, Any]:
-    """One round of so many sites, in so many processes, with a server of its own."""
+    """One round of so many sites, played by so many processes, with a server of its own."""
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory(dir=kept) as memory:  # noqa: SIM117 - in order
         with Processes(Path(place)) as processes:
             server = Server(processes, sites)

@@ -72,7 +72,7 @@ class Timed(Connection):
 
 
 class Kept(SiteState):
-    """A site's state whose store lies in memory."""
+    """A site's state with its store in memory."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ class Kept(SiteState):
 
 
 class Drawn:
-    """In the place of training: an update at random."""
+    """Stands in for training: an update drawn at random."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._size, self._seed = size, seed
@@ -93,7 +93,7 @@ class Drawn:
 
 
 class Free(Account):
-    """Of a study without privacy, which costs a site nothing and has no ledger."""
+    """The account of a study without privacy, which costs a site nothing and has no ledger."""
 
     def __init__(self) -> None:
         pass
@@ -123,7 +123,7 @@ class Many:
             thread.join()
 
     def _site(self, number: int) -> None:
-        """As the agent of a site: asks for work, decides, takes part, and tries again where the server is away."""
+        """Act as a site's agent: ask for work, decide, take part, and try again while the server is away."""
         state, connection, failures, seen, decided, reason = self.states[number], self.connections[number], 0, "", False, ""
         included = False
         time.sleep((number / self.count) * self.sites / ARRIVING)
@@ -209,13 +209,13 @@ _out = threading.Lock()
 
 
 def say(**values: Any) -> None:
-    """One line to whoever started this."""
+    """Print one line for the process that started this."""
     with _out:
         print(json.dumps(values), flush=True)
 
 
 def leave_with(parent: int) -> None:
-    """Nobody is waiting any more where the process that started this has ended."""
+    """End this process when the one that started it has ended: nobody waits for it any more."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

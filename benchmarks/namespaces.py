@@ -45,7 +45,7 @@ PREFIX, SERVER, PORT = "manent", "10.77.99.1", 8443
 
 
 def lacking() -> str | None:
-    """Why this cannot run here."""
+    """Why this cannot run here; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need root on Linux"
     if shutil.which("ip") is None:
@@ -94,7 +94,7 @@ def _device(name: str) -> int:
 
 
 class Carrier(threading.Thread):
-    """Carries packets from one end of each link to the other, and loses and delays them."""
+    """Carries packets between the two ends of each link, and loses and delays them."""
 
     def __init__(self, links: list[Link], loss: float, delay: float) -> None:
         super().__init__(daemon=True)
@@ -129,7 +129,7 @@ class Carrier(threading.Thread):
 
 
 def _passing(call: Any, end: int, value: Any) -> Any:
-    """None where there is nothing just now, or the device is down."""
+    """What a call on a device gives; None if nothing can pass at the moment, or the device is down."""
     try:
         return call(end, value)
     except OSError as error:
@@ -139,7 +139,7 @@ def _passing(call: Any, end: int, value: Any) -> Any:
 
 
 class Spaces:
-    """The namespaces, their links, and what runs in them. Use it in a `with`: nothing of it is left behind."""
+    """The namespaces, their links, and what runs in them. Use it in a `with`, which removes all of it at the end."""
 
     def __init__(self, folder: Path, loss: float, delay: float) -> None:
         self.folder, self.loss, self.delay = folder, loss, delay
@@ -174,7 +174,7 @@ class Spaces:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=30)
 
     def start(self) -> None:
-        """The server, and with its invitation the sites."""
+        """Start the server, and with its invitation the sites."""
         where = ("--folder", "srv", "--host", "0.0.0.0", "--port", str(PORT), "--url", f"https://{SERVER}:{PORT}")
         server = ("ip", "netns", "exec", f"{PREFIX}-server")
         self.processes.start("server", "serve", "training.py", *where, through=server)
@@ -199,7 +199,7 @@ class Spaces:
 
 
 def course(folder: Path, rounds: int, loss: float, delay: float, cut: float) -> dict[str, Any]:
-    """One study; both cuts where `cut` is not 0."""
+    """Run one study, with both cuts if `cut` is not 0."""
     folder.mkdir()
     (folder / "training.py").write_text(HEAD + TRAINING.format(rounds=rounds))
     for number in range(len(SITES)):
@@ -222,7 +222,7 @@ def course(folder: Path, rounds: int, loss: float, delay: float, cut: float) -> 
 
 
 def _cuts(spaces: Spaces, seconds: float) -> None:
-    """One site's device is down; then another's packets vanish."""
+    """Set one site's device down for a while; then let another's packets vanish."""
     spaces.links[1].down()
     time.sleep(seconds)
     spaces.links[1].up()

@@ -43,7 +43,7 @@ class Silent:
     """A watcher that shows nothing."""
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
-        """Nothing to show."""
+        """Do nothing."""
 
 
 def hospitals(epsilon: Epsilon) -> mn.Study:
@@ -79,7 +79,7 @@ def trained(study: mn.Study, data: mn.Federation, seed: int) -> mn.Run:
 
 
 def row(curve: str, epsilon: Epsilon, run: mn.Run, values: list[float]) -> dict[str, Any]:
-    """A point of a curve: accuracy by seed, and what its statement says."""
+    """A point of a curve: its accuracies by seed, and what its statement says."""
     found = run.statement.protection
     public = next(observer for observer in run.statement.observers if observer.name == "public")
     print(f"{curve}, epsilon {epsilon or 'none'}: {np.mean(values):.3f}", flush=True)

@@ -43,7 +43,7 @@ COLUMNS = ("job", "k", "t", "dropped", "server s", "CPU s", "floor s", "ratio", 
 
 
 def measured(job: Job, dropout: float, chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A round, recorded unless it is there, and played in a process of its own."""
+    """A round, recorded unless it is recorded already, and played in a process of its own."""
     recorded(job, chosen.workers, folder)
     command = [sys.executable, __file__, "--play", str(folder), "--dropout", str(dropout)]
     command += ["--threads", str(chosen.threads), "--runs", str(chosen.runs)]
@@ -167,7 +167,7 @@ def flower(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def sizes(terms: Terms, call: int) -> tuple[int, int]:
-    """Bytes that a client which stays to the end sends and gets, from the wire format; the mean over positions."""
+    """Bytes that a client sends and gets if it stays to the end, from the wire format; the mean over positions."""
     k, kem, head = terms.degree, terms.hybrid, wire.HEAD
     advert = 4 + 3 * 32 + 64 + 2 * wire.KEM_KEY * kem
     parcel = 4 + wire.SEALED + wire.KEM_TEXT * kem
@@ -179,7 +179,7 @@ def sizes(terms: Terms, call: int) -> tuple[int, int]:
 
 
 def expansion(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What a client sends and gets, over its vector in 16-bit numbers; the formula is compared with rounds that ran."""
+    """Bytes that a client sends and gets, over its vector in 16-bit numbers, by a formula that is compared with real rounds."""
     calls = 0
     for complete, hybrid in ((True, False), (True, True), (False, False), (False, True)):
         job = Job(60, 501, 0.1, (0.0,), complete=complete, hybrid=hybrid)

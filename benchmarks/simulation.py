@@ -54,7 +54,7 @@ class Pattern:
 
 @dataclass
 class Entry:
-    """A process under way, and what was seen of it."""
+    """A running process, and what was measured of it."""
 
     name: str
     child: Child
@@ -75,7 +75,7 @@ class Entry:
 
 
 def command(name: str, folder: Path, mnist: str | None, rounds: int) -> list[str]:
-    """How an entry is started. Raises FileNotFoundError, saying what to do, for a library that is not installed."""
+    """The command of an entry. Raises FileNotFoundError, with what to do, for a library that is not installed."""
     kind = name.split(".")[1]
     if kind == "bare":
         return [sys.executable, str(HERE / "peers" / "bare.py"), str(folder)]
@@ -90,7 +90,7 @@ def command(name: str, folder: Path, mnist: str | None, rounds: int) -> list[str
 
 
 def compare(job: str, names: Sequence[str], pattern: Pattern, mnist: str | None) -> dict[str, Any]:
-    """Facts of the bare loop and of each named entry of one job; a text for one that cannot run."""
+    """What was measured of the bare loop and of each named entry of one job; the reason for one that cannot run."""
     from jobs import JOBS, write
 
     found: dict[str, Any] = {}

@@ -34,7 +34,7 @@ SAID = ("fsync", "full_page_writes", "synchronous_commit", "wal_sync_method", "s
 
 
 def fsyncs(seconds: float, folder: Path) -> float:
-    """Writes of 4 KiB a second, each behind an fsync."""
+    """How many writes of 4 KiB this disk takes in a second, each followed by an fsync."""
     count, end = 0, time.monotonic() + seconds
     with (folder / "fsync").open("wb", buffering=0) as file:
         while time.monotonic() < end:
