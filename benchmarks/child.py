@@ -1,4 +1,4 @@
-"""A process that runs rounds when told to (see peers/pace.py), and the memory that it and its descendants take."""
+"""A process that runs rounds on request (see peers/pace.py), and how much memory it and its descendants take."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Child:
             self._process.wait()
 
     def hear(self) -> dict[str, Any]:
-        """What it says next. Raises EOFError where it has ended instead."""
+        """The next line that it says. Raises EOFError if it has ended instead."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
@@ -80,7 +80,7 @@ class Child:
         return values
 
     def ask(self, rounds: int) -> dict[str, Any]:
-        """Let it run so many rounds, and hear what it says."""
+        """Ask it for so many rounds, and return what it says."""
         assert self._process.stdin
         self._process.stdin.write(f"{rounds}\n")
         self._process.stdin.flush()
@@ -88,7 +88,7 @@ class Child:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look at its memory meanwhile."""
+        """Watch its memory inside the block."""
         over = threading.Event()
 
         def look() -> None:

@@ -27,7 +27,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def keep(name: str | None, values: dict[str, Any], print_json: bool) -> None:
-    """Write benchmarks/results/NAME.json (None: a short run, not kept), and print the values as the last line where asked."""
+    """Write the values to benchmarks/results/NAME.json (None: not, as for a short run), and print them last if asked."""
     if name is not None:
         RESULTS.mkdir(exist_ok=True)
         machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}

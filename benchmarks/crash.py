@@ -1,21 +1,22 @@
-"""kill -9 of the server and of sites at random moments: is anything lost, counted twice, or another result?
+"""kill -9 of the server and of sites at random moments: is anything lost or counted twice, or any result different?
 
     python benchmarks/crash.py [--kills 200] [--seconds 600] [--seed 0] [--json]
 
-A server and four sites run as processes over TLS on this machine. Three kinds of study go on at once: training on heart disease
-with secure aggregation and no noise, whose model has to be the undisturbed one's to the last bit; training with noise on every
-step, of which each site's ledger keeps account; and a query after each restart of the server, whose answer is known: how many
-patients the four hospitals have, 303 + 261 + 46 + 130. No two sets of hospitals have the same number together, so the answer says
-who is in the sum, and how often.
+A server and four sites run as processes over TLS on this machine. Three kinds of study run at once. The first trains on heart
+disease with secure aggregation and no noise: its model has to equal that of an undisturbed run to the last bit. The second trains
+with noise on every step, which each site's ledger accounts for. The third is a query after each restart of the server, with a
+known answer: how many patients the four hospitals have, 303 + 261 + 46 + 130. No two sets of hospitals have the same total, so
+the answer says who is in the sum, and how often.
 
-The killing is done from outside, between 0 and `--pause` seconds after the process that was killed last is at work again (or, in
-one of four cases, while it is still starting). It ends with `--kills`, or after `--seconds`; the studies then run to their end.
+Processes are killed from outside, between 0 and `--pause` seconds after the last one that was killed is at work again (or, in one
+of four cases, while it is still starting). This ends after `--kills` kills or `--seconds` seconds; the studies then run to their
+end.
 
 `lost`: messages with a site's term that the site had sent (by its signed receipts) and that are in no released sum.
 `double`: terms that are in a sum more than once: by the receipts, by the server's lists, and by the answers of the queries.
-`abandoned`: sums that were given up; `failed`: studies, with the reason. `ledger_equal`: what each site has spent is what it
-spends undisturbed. `resume_s`: from the start of a server in the place of a killed one to the first thing that it stores; median,
-and the longest.
+`abandoned`: sums that were given up. `failed`: studies that failed, with the reason. `ledger_equal`: whether each site has spent
+what it spends in an undisturbed run. `resume_s`: seconds from the start of a server that replaces a killed one until it first
+stores something; the median, and the longest.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Federation:
             (folder / f"load{index}.py").write_text(LOAD.format(index=index))
 
     def serve(self) -> None:
-        """Start the server, or start it again; with one more query."""
+        """Start the server, or start it again, with one more query."""
         self.queries += 1
         query = self.folder / f"query{self.queries}.py"
         query.write_text(HEAD + QUERY.format(number=self.queries, column=column(self.queries)))
@@ -108,7 +109,7 @@ class Federation:
         return ("--folder", "srv", "--port", str(self.port), "--grace-seconds", "60")
 
     def join(self, name: str) -> None:
-        """Start a site, or start it again; its rules, with a budget, are there before it."""
+        """Start a site, or start it again. Its rules, with a budget, are written first."""
         token, folder = (self.folder / "srv" / "invitation.txt").read_text().strip(), self.folder / name
         if not folder.exists():
             folder.mkdir(mode=0o700)
@@ -128,13 +129,13 @@ class Federation:
             self.join(name)
 
     def kept(self) -> int:
-        """Grows with all that the server stores."""
+        """A number that grows with everything that the server stores."""
         return _number(self.folder / "srv" / "server.db", "SELECT value FROM documents WHERE key = 'pulse'") + _number(
             self.folder / "srv" / "server.db", "SELECT count(*) FROM logs"
         )
 
     def taken(self, name: str) -> int:
-        """How far a site has come, by what it stores."""
+        """How far a site has come, judged by what it stores."""
         log = self.folder / f"{name}.log"
         return log.stat().st_size if log.exists() else 0
 
@@ -155,7 +156,7 @@ class Federation:
         return {"training", "private", *(f"query {number + 1}" for number in range(self.queries))}
 
     def finish(self, seconds: float) -> None:
-        """Wait for the end of every study, and until each site knows of it."""
+        """Wait until every study has ended and each site knows of it."""
         # A server that was killed while it started may not have queued its query: a last one queues what is missing.
         self.processes.kill("server")
         queries = [f"query{number + 1}.py" for number in range(self.queries)]
@@ -185,7 +186,7 @@ def _number(path: Path, query: str) -> int:
 
 
 def disturb(federation: Federation, kills: int, seconds: float, pause: float, chance: random.Random) -> dict[str, Any]:
-    """Kill, start again, and so on. Returns who was killed how often, and the seconds until servers were at work again."""
+    """Kill processes and start them again. Returns who was killed how often, and the seconds until servers were at work again."""
     killed: Counter[str] = Counter()
     resumed: list[float] = []
     early, end = 0, time.monotonic() + seconds

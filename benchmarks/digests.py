@@ -3,8 +3,8 @@
     python benchmarks/digests.py --out before.json            # of one checkout (PYTHONPATH=.../src names another)
     python benchmarks/digests.py --against before.json        # of the present one, compared row by row
 
-Two checkouts that compute the same bits print the same rows: for a change that only moves code. Noise and rounding are drawn from
-the vectors themselves here, instead of the operating system's randomness, so that they repeat in every process.
+This checks a change that only moves code: two checkouts that compute the same bits print the same rows. Here, noise and rounding
+are drawn from generators seeded by the vectors, not from the operating system's randomness, so that they repeat in every process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORKERS = (1, 2, 4)
 
 
 def repeatable_noise() -> Any:
-    """The halves of every stack draw from a generator that the vectors themselves seed."""
+    """Make both halves of every stack draw from a generator that the vectors seed."""
     old = {name: getattr(Stack, name) for name in ("client", "remember", "server")}
 
     def patched(name: str) -> Any:
@@ -47,7 +47,7 @@ def repeatable_noise() -> Any:
 
 
 def repeatable_draws(study: mn.Study) -> Any:
-    """Private training draws from a generator that the client's name and the round seed."""
+    """Make private training draw from a generator that the client's name and the round seed."""
     kind: Any = type(study.algorithm)
     answer = kind.answer
 

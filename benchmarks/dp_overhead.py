@@ -3,10 +3,10 @@
     python benchmarks/dp_overhead.py [--json] [--rounds 6] [--repeats 5]
 
 The job: a network of 784-200-200-10 on MNIST, 1,000 clients of two shards each, 100 a round, one local epoch in batches of 10.
-Three studies that differ in their layers only, all with equal weights, take turns, so that whatever else the machine does falls
-on all alike. A round's time is the median over all rounds but the first of each run. Without MNIST on this machine, random
-pictures of the same shape are used, which cost the same. The last line with --json is one object: `ratio` is central noise over
-none, `distributed_ratio` shares of noise over none.
+Three studies, which differ only in their layers and all have equal weights, take turns, so that other load on the machine affects
+all alike. A round's time is the median over all rounds but the first of each run. Without MNIST on this machine, random pictures
+of the same shape are used, which cost the same. The last line with --json is one object: `ratio` is the time with central noise
+over that with none, `distributed_ratio` the time with shares of noise over that with none.
 """
 
 from __future__ import annotations

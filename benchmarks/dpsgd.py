@@ -2,11 +2,11 @@
 
     python benchmarks/dpsgd.py [--json] [--rounds 15]
 
-A step takes a batch of 256 images of 28 x 28: one pass, the clipped sum, the noise, the new weights. Times are of the processor;
-all ways take turns, and ratios are medians over the turns of the ratio within one. "Plain SGD" is a step of torch.optim.SGD, the
-measure that other libraries give; over manent's own plain step, which skips autograd, the ratio is given beside it. Opacus is
-timed where it is installed. The last line with --json is one object: `cnn_ratio` and `mlp_ratio` over torch, `cnn_ratio_own` and
-`mlp_ratio_own` over manent's own plain step, the same ending in `_without_noise`, and the milliseconds.
+A step takes a batch of 256 images of 28 x 28: one pass, the clipped sum, the noise, the new weights. Times are processor time.
+All ways take turns; a ratio is taken within each turn, and the median over the turns is given. "Plain SGD" is a step of
+torch.optim.SGD, with which other libraries compare too; the ratio to manent's own plain step, which skips autograd, stands beside
+it. Opacus is timed where it is installed. The last line with --json is one object: `cnn_ratio` and `mlp_ratio` over torch,
+`cnn_ratio_own` and `mlp_ratio_own` over manent's own plain step, the same with `_without_noise` at the end, and the milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Step = Callable[[], object]
 
 
 def networks() -> dict[str, nn.Sequential]:
-    """The convolutional network of 26,010 parameters that DP-SGD on MNIST is mostly measured with; a perceptron of 269,322."""
+    """The convolutional network of 26,010 parameters on which DP-SGD on MNIST is usually measured; a perceptron of 269,322."""
     cnn = nn.Sequential(
         nn.Conv2d(1, 16, 8, 2, padding=3), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Conv2d(16, 32, 4, 2), nn.ReLU(), nn.MaxPool2d(2, 1),
         nn.Flatten(), nn.Linear(512, 32), nn.ReLU(), nn.Linear(32, 10),
@@ -44,7 +44,7 @@ def networks() -> dict[str, nn.Sequential]:
 
 
 class WithoutNoise:
-    """What shows the time that noise takes, by leaving it out."""
+    """Draws without noise: the difference is the time that noise takes."""
 
     secure = False
 
@@ -87,7 +87,7 @@ def torch_steps(network: nn.Sequential, data: Examples) -> Iterator[tuple[str, S
 
 
 def opacus_steps(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[str, Step]]:
-    """Opacus' three ways; its noise is torch's normal in floating point."""
+    """Opacus in its three modes. Its noise is torch's normal distribution in floating point."""
     try:
         from opacus import GradSampleModule, __version__
         from opacus.grad_sample import GradSampleModuleFastGradientClipping

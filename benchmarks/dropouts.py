@@ -3,20 +3,20 @@
     python benchmarks/dropouts.py [--sites 10] [--rounds 10] [--seed 0] [--only NAME] [--json]
     python benchmarks/dropouts.py --storms 40 [--seed 0] [--json]
 
-The server's and the sites' own code, on a virtual clock (`manent.storm.federation`): hours of waiting take seconds, and a seed
-gives one course. Each site holds a one in a place of its own, so a sum says itself who is in it and how often.
+This runs the real code of server and sites on a virtual clock (`manent.storm.federation`): hours of waiting take seconds, and a
+seed always gives the same course. Each site's vector has a one in a place of its own, so a sum shows who is in it and how often.
 
 Scenarios, each with `Plain` and with `SecAgg`: 0, 10, 30 and 50% of the sites vanish in each round, each at a random step of the
-protocol, and are back afterwards; a partition keeps a third of the sites away for ten minutes; the link of everyone is gone for
-ten minutes; requests and answers are lost, sites and the server's two processes are killed. SecAgg is set to bear 40%.
+protocol, and are back afterwards; a partition keeps a third of the sites away for ten minutes; nobody has a link for ten minutes;
+requests and answers are lost, and sites and the server's two processes are killed. SecAgg is set to tolerate 40%.
 
 `completed`, `abandoned`: rounds. `exact`: completed rounds whose sum is, bit for bit, that of the sites that the server names.
 `wrong`, `lost`, `double`: sums that are not; acknowledged uploads that a sum lacks; sites that a sum has twice. `answers`: of the
 sites, on average over the completed rounds. The result goes to benchmarks/results/dropouts.json.
 
-With `--storms`, so many courses of two rounds, a seed each, of which every one draws its own faults, sites, partitions, server
-processes that are killed, studies beside each other, and a site that is taken off the roster. `unfinished`: courses that did not
-end, or after which a site still waits for the end of a sum. Kept in benchmarks/results/storms.json.
+With `--storms`, this runs so many courses of two rounds, one for each seed. Each draws its own faults, sites, partitions, killed
+server processes, studies that run at once, and a site that is taken off the roster. `unfinished`: courses that did not end, or
+after which a site still waits for the end of a sum. The result goes to benchmarks/results/storms.json.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ COLUMNS = ("completed", "abandoned", "exact", "wrong", "lost", "double", "answer
 
 
 def weathers(sites: int) -> Mapping[str, tuple[Weather, int]]:
-    """What goes wrong, and how many processes the server has."""
+    """The scenarios: what goes wrong, and how many processes the server has."""
     third = tuple(range(sites // 3))
     vanish = {f"{share:.0%} vanish": (Weather(vanish=share), 1) for share in (0.0, 0.1, 0.3, 0.5)}
     return {

@@ -2,9 +2,9 @@
 
     python benchmarks/endurance.py [--json] [--rounds 1000] [--folder MNIST]
 
-Every few rounds the process and its workers are looked at: the proportional set (PSS) of all, their open files, and how many they
-are. Growth is the difference between the last fifth of the looks and the second fifth (in the first, buffers are still made);
-memory by the mean, the others by the largest. The last line with --json is one object with the series.
+Every few rounds it measures the process with its workers: their proportional set (PSS), their open files, and how many they are.
+Growth is the difference between the last fifth of the measurements and the second (during the first, buffers are still
+allocated): of memory the mean, of the others the largest. The last line with --json is one object with the series.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOOKS = 50
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen after a round."""
+    """What was measured after a round."""
 
     round: int
     memory_mb: float
@@ -38,7 +38,7 @@ class Look:
 
 @dataclass
 class Looking:
-    """A watcher that looks at this process and its workers every few rounds."""
+    """A watcher that measures this process and its workers every few rounds."""
 
     every: int
     looks: list[Look] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Looking:
 
 
 def growth(looks: Sequence[Look]) -> dict[str, float]:
-    """From the second fifth of the looks to the last."""
+    """The growth from the second fifth of the measurements to the last."""
     fifth = max(len(looks) // 5, 1)
     early, late = looks[fifth : 2 * fifth], looks[-fifth:]
     return {

@@ -1,11 +1,11 @@
-"""Hostile input in numbers: requests made up from the server's description of itself, and bytes for every parser.
+"""Hostile input: requests made up from the server's OpenAPI description, and bytes for every parser.
 
     python benchmarks/fuzz.py [--requests 100] [--examples 400] [--json]
 
-Requests go over TLS to a server with studies in each phase, signed by a site, with a token of each role, or by nobody; each
-answer is compared with the description (schemathesis). Bytes are any, and sound ones with bits, pieces and ends changed
-(hypothesis); a parser gives a value, or the error that it declares. Expected: 0 server errors, 0 schema violations, 0 other
-errors. The last line with --json is one object; it is kept in benchmarks/results/fuzz.json.
+Requests go over TLS to a server that has studies in each phase. They are signed by a site, carry a token of each role, or have
+neither; each answer is compared with the description (schemathesis). Bytes are random, or valid ones with bits, pieces and ends
+changed (hypothesis); a parser has to give a value, or the error that it declares. Expected: 0 server errors, 0 schema violations,
+0 other errors. The last line with --json is one object; it is kept in benchmarks/results/fuzz.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.network.parsers import PARSERS, Parser, attempt, inputs
 
 
 def tried(parser: Parser, count: int) -> dict[str, Any]:
-    """So many inputs to a parser: how many it took, refused, and what else it did."""
+    """Give a parser so many inputs: how many it accepted and refused, and what else happened."""
     found: dict[str, Any] = {"examples": 0, "taken": 0, "refused": 0, "errors": 0}
 
     @given(st.data())
@@ -51,7 +51,7 @@ def tried(parser: Parser, count: int) -> dict[str, Any]:
 
 
 def asked(count: int) -> dict[str, dict[str, Any]]:
-    """So many requests to each endpoint."""
+    """Send so many requests to each endpoint."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, Fuzzed(Path(folder)).served() as fuzzed:
         for name in track(fuzzed.operations, "Requests"):

@@ -1,4 +1,4 @@
-"""Two jobs that many simulators were measured on: McMahan et al. 2017's networks on MNIST, two shards of it a client."""
+"""Two jobs on which many simulators were measured: McMahan et al. 2017's networks on MNIST, two shards for each client."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _leaves(job: str, vector: np.ndarray) -> dict[str, Any]:
 
 
 def write(job: Job, data: mn.Federation, rounds: int, folder: Path) -> None:
-    """Everything that another loop needs to do the same: arrays, first weights, and each round's cohort and orders of rows."""
+    """Write what another loop needs to do the same: arrays, first weights, and each round's cohort and orders of rows."""
     samples = len(data.clients[0].train)
     cohorts = [mn.Cohort(size=job.cohort).draw(job.clients, repeatable(SEED, "cohort", r, 0)) for r in range(1, rounds + 1)]
     orders = np.empty((rounds, job.cohort, samples), np.int64)

@@ -1,7 +1,7 @@
 """The ledger under load and under kill -9.
 
-Concurrent: several processes ask for more than one budget holds; nothing may be overspent, nothing lost.
-Kills: a process is killed between reserving and committing, at random points; what it had reserved must count.
+Concurrent: several processes together ask for more than the budget holds. Nothing may be overspent, and nothing lost.
+Kills: a process is killed at random points between reserving and committing. What it had reserved must count.
 
     python benchmarks/ledger.py [--json] [--reservations 1000] [--processes 4] [--kills 200]
 
@@ -218,7 +218,7 @@ def _until_killed(process: Any, words: Connection, draw: random.Random) -> list[
 
 
 def table(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The same as a table for people."""
     lines = [
         f"{found['concurrent']} reservations by {found['processes']} processes against one budget (epsilon {found['budget']:g})",
         f"  granted {found['granted']} of the {found['expected']} that fit, epsilon {found['epsilon']:.6f}",

@@ -4,19 +4,20 @@
     python benchmarks/load.py --large [--sites 4] [--megabytes 500] [--json]
     python benchmarks/load.py --flower [--sites 100] [--megabytes 1] [--json]
 
-For each kind of sum, the real server (`manent serve`, a process, over TLS) carries a round of `--fewer` sites, and, started anew,
-one of `--sites`. Sites are played by a few processes, with many threads each (`load_sites.py`): each with its own key,
-connection, signatures and party, and updates at random. They arrive at 40 a second; the sum is opened when all have decided.
+For each kind of sum, the real server (`manent serve`, a process, over TLS) runs a round of `--fewer` sites, and after a fresh
+start a round of `--sites`. A few processes with many threads play the sites (`load_sites.py`). Each site has its own key,
+connection, signatures and party, and a random update. 40 arrive each second; the sum is opened when all have decided.
 
-`updates_per_second`: acknowledged updates, from the first request of the sum to the last acknowledgement. `p50_s`, `p99_s`: of
-one site's update, from its first request of the sum to its acknowledgement. `server_memory_mb`: the largest resident set of the
-server, from its start; `memory_ratio`: to that with fewer sites. `failed`: sites whose update is not in the released sum.
+`updates_per_second`: acknowledged updates, from the first request of the sum to the last acknowledgement. `p50_s`, `p99_s`:
+seconds of one site's update, from its first request of the sum to its acknowledgement. `server_memory_mb`: the largest resident
+set of the server since its start; `memory_ratio`: that over the one with fewer sites. `failed`: sites whose update is not in the
+released sum.
 
-With `--large`, one round of a large model, each site a process: `server_models` and `site_models` are the largest resident sets
-of the server and of a site, in models.
+With `--large`: one round of a large model, each site a process. `server_models` and `site_models` are the largest resident sets
+of the server and of a site, as multiples of the model's size.
 
-With `--flower`, a round over a SuperLink of Flower, without TLS, where it is installed (see `peers/flower_link.py`): with its
-state in a database, and, under `in_memory`, in memory.
+With `--flower`: a round over a SuperLink of Flower, without TLS, where it is installed (see `peers/flower_link.py`), with its
+state in a database, and under `in_memory` in memory.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def study(size: int, sum: str) -> mn.Study:
 
 
 class Server:
-    """A server process, and what the system says of it."""
+    """A server process, and what the system reports of it."""
 
     def __init__(self, processes: Processes, sites: int) -> None:
         self.processes, self.folder, port = processes, processes.folder / "srv", free_port()
@@ -108,12 +109,12 @@ class Server:
 
     @property
     def cpu(self) -> tuple[float, float]:
-        """Processor seconds up to now: the program's own, and the system's for it."""
+        """Processor seconds so far: the program's own, and the system's on its behalf."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) / TICK, int(fields[12]) / TICK
 
     def status(self, name: str) -> int:
-        """Bytes of memory by a name in the system's file of status."""
+        """Bytes of memory under a name in the system's status file of a process."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -162,7 +163,7 @@ class Sites:
 
 
 def carried(sites: int, size: int, sum: str, seconds: float, drivers: int, kept: Path | None) -> dict[str, Any]:
-    """One round of so many sites, in so many processes, with a server of its own."""
+    """One round of so many sites, played by so many processes, with a server of its own."""
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory(dir=kept) as memory:  # noqa: SIM117 - in order
         with Processes(Path(place)) as processes:
             server = Server(processes, sites)

@@ -2,10 +2,11 @@
 
     python load_sites.py FOLDER FIRST SITES < invitation-and-seeds
 
-What is left out of a site is its computing and its disk: the update is drawn at random, and stores lie in memory, as the disk of
-2,000 sites is not the server's. A roster is verified, and a plan made, once in a process. The first line of standard input is the
-server's invitation; each further one the secret seed of a site that is on the roster already. Tells on standard output, a line
-each: that all are there; then, for each site, when its update was begun and acknowledged, and whether it is in the released sum.
+Only a site's computing and its disk are left out: the update is drawn at random, and stores are in memory, because 2,000 real
+sites do not share the server's disk. Each process verifies a roster once, and makes a plan once. The first line of standard input
+is the server's invitation; each further line is the secret seed of a site that is on the roster already. Standard output has a
+line when all are there, and then one for each site: when its update was begun and acknowledged, and whether it is in the released
+sum.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Timed(Connection):
 
 
 class Kept(SiteState):
-    """A site's state whose store lies in memory."""
+    """A site's state with its store in memory."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         folder.mkdir(parents=True)
@@ -82,7 +83,7 @@ class Kept(SiteState):
 
 
 class Drawn:
-    """In the place of training: an update at random."""
+    """Stands in for training: an update drawn at random."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._size, self._seed = size, seed
@@ -93,7 +94,7 @@ class Drawn:
 
 
 class Free(Account):
-    """Of a study without privacy, which costs a site nothing and has no ledger."""
+    """The account of a study without privacy, which costs a site nothing and has no ledger."""
 
     def __init__(self) -> None:
         pass
@@ -123,7 +124,7 @@ class Many:
             thread.join()
 
     def _site(self, number: int) -> None:
-        """As the agent of a site: asks for work, decides, takes part, and tries again where the server is away."""
+        """Act as a site's agent: ask for work, decide, take part, and try again while the server is away."""
         state, connection, failures, seen, decided, reason = self.states[number], self.connections[number], 0, "", False, ""
         included = False
         time.sleep((number / self.count) * self.sites / ARRIVING)
@@ -200,13 +201,13 @@ _out = threading.Lock()
 
 
 def say(**values: Any) -> None:
-    """One line to whoever started this."""
+    """Print one line for the process that started this."""
     with _out:
         print(json.dumps(values), flush=True)
 
 
 def leave_with(parent: int) -> None:
-    """Nobody is waiting any more where the process that started this has ended."""
+    """End this process when the one that started it has ended: nobody waits for it any more."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

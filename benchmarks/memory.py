@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--json] [--quick]
 
-Every run is a process of its own in which all clients take part in two rounds; their rows are views of the same array, so the
-data take the same memory in all. Memory is the largest proportional set (PSS) of the whole process tree, workers included.
+Every run is a process of its own, in which all clients take part in two rounds. Their rows are views of the same array, so the
+data take the same memory in every run. Memory is the largest proportional set (PSS) of the whole process tree, workers included.
 SCAFFOLD's clients keep a control variate each, in a file. The last line with --json is one object.
 """
 

@@ -2,14 +2,14 @@
 
     python benchmarks/namespaces.py [--loss 0.05] [--delay 0.05] [--cut 20] [--rounds 6] [--json]
 
-As root on Linux, with `ip` and /dev/net/tun. Each link is a pair of TUN devices, one in the server's namespace and one in the
-site's; this process carries the packets between them, and loses and delays them as told, in both directions (no kernel module
-such as netem is needed). On the way, the device of one site is set down for `--cut` seconds, and then another's packets vanish
-for as long, without a word to either end. Kernel, TCP, TLS, server and sites are real.
+It runs as root on Linux, with `ip` and /dev/net/tun. Each link is a pair of TUN devices, one in the server's namespace and one in
+the site's. This process carries the packets between them, and loses and delays them in both directions, so no kernel module such
+as netem is needed. During the study, the device of one site is down for `--cut` seconds; later another's packets vanish for as
+long, and neither end is told. Kernel, TCP, TLS, server and sites are real.
 
-The study is training with secure aggregation and no noise on heart disease: `model_equal` says whether its result is the
-simulation's to the last bit, `history_equal` whether each round's row is. `slower` is the time of the study, with both cuts,
-beside that of the same over links that lose and delay nothing. Where it cannot run, it prints why, and keeps nothing.
+The study trains on heart disease with secure aggregation and no noise. `model_equal` says whether its result equals the
+simulation's to the last bit, `history_equal` whether each round's row does. `slower` is the time of the study with both cuts,
+over its time on links that lose and delay nothing. Where it cannot run, it prints why, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PREFIX, SERVER, PORT = "manent", "10.77.99.1", 8443
 
 
 def lacking() -> str | None:
-    """Why this cannot run here."""
+    """Why this cannot run here; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need root on Linux"
     if shutil.which("ip") is None:
@@ -94,7 +94,7 @@ def _device(name: str) -> int:
 
 
 class Carrier(threading.Thread):
-    """Carries packets from one end of each link to the other, and loses and delays them."""
+    """Carries packets between the two ends of each link, and loses and delays them."""
 
     def __init__(self, links: list[Link], loss: float, delay: float) -> None:
         super().__init__(daemon=True)
@@ -129,7 +129,7 @@ class Carrier(threading.Thread):
 
 
 def _passing(call: Any, end: int, value: Any) -> Any:
-    """None where there is nothing just now, or the device is down."""
+    """What a call on a device gives; None if nothing can pass at the moment, or the device is down."""
     try:
         return call(end, value)
     except OSError as error:
@@ -139,7 +139,7 @@ def _passing(call: Any, end: int, value: Any) -> Any:
 
 
 class Spaces:
-    """The namespaces, their links, and what runs in them. Use it in a `with`: nothing of it is left behind."""
+    """The namespaces, their links, and what runs in them. Use it in a `with`, which removes all of it at the end."""
 
     def __init__(self, folder: Path, loss: float, delay: float) -> None:
         self.folder, self.loss, self.delay = folder, loss, delay
@@ -174,7 +174,7 @@ class Spaces:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=30)
 
     def start(self) -> None:
-        """The server, and with its invitation the sites."""
+        """Start the server, and with its invitation the sites."""
         where = ("--folder", "srv", "--host", "0.0.0.0", "--port", str(PORT), "--url", f"https://{SERVER}:{PORT}")
         server = ("ip", "netns", "exec", f"{PREFIX}-server")
         self.processes.start("server", "serve", "training.py", *where, through=server)
@@ -199,7 +199,7 @@ class Spaces:
 
 
 def course(folder: Path, rounds: int, loss: float, delay: float, cut: float) -> dict[str, Any]:
-    """One study; both cuts where `cut` is not 0."""
+    """Run one study, with both cuts if `cut` is not 0."""
     folder.mkdir()
     (folder / "training.py").write_text(HEAD + TRAINING.format(rounds=rounds))
     for number in range(len(SITES)):
@@ -222,7 +222,7 @@ def course(folder: Path, rounds: int, loss: float, delay: float, cut: float) -> 
 
 
 def _cuts(spaces: Spaces, seconds: float) -> None:
-    """One site's device is down; then another's packets vanish."""
+    """Set one site's device down for a while; then let another's packets vanish."""
     spaces.links[1].down()
     time.sleep(seconds)
     spaces.links[1].up()

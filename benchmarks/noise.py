@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py [--json] [--samples 4000000]
 
-A speed is samples a second of CPU time, the best of several runs; the table of a law is built before. The last line with --json
-is one object: `gaussian_per_second` for the rounded Gaussian at sigma 10 and 10,000, `per_second` for the whole table.
+A speed is samples per second of CPU time, the best of several runs; each law's table is built beforehand. The last line with
+--json is one object: `gaussian_per_second` for the rounded Gaussian at sigma 10 and 10,000, `per_second` for the whole table.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Accuracy against epsilon, beside the same training without privacy: what differential privacy costs in accuracy.
 
-Hospitals: heart disease at four centres, each *example* (a patient's row) protected, by DP-SGD in local training. Beside it
-stands the row of FLamby's own table (du Terrail et al. 2022), DP-SGD at record level, delta 1e-3, mean accuracy over centres; its
-recipe is another one (15 rounds of 100 updates; here 10 of 5), so the two are beside each other, not a race.
-Digits: MNIST (Fashion-MNIST where MNIST is not on this machine) dealt to 1,000 and to 6,000 label-skewed clients, each *client*
-protected whole, by clipping and noise on the total of Poisson cohorts.
+Hospitals: heart disease at four centres. Each *example* (a patient's row) is protected, by DP-SGD in local training. The row of
+FLamby's own table (du Terrail et al. 2022) stands beside it: DP-SGD at record level, delta 1e-3, mean accuracy over centres. Its
+recipe differs (15 rounds of 100 updates; here 10 of 5), so this is no race. Digits: MNIST (Fashion-MNIST where MNIST is not on
+this machine), dealt to 1,000 and to 6,000 label-skewed clients. Each whole *client* is protected, by clipping, and by noise on
+the total of Poisson cohorts.
 
-What remains of the digits' gap at large epsilon is the clipping, not the noise: with Clip alone accuracy is the same.
+The gap that the digits still have at large epsilon comes from the clipping, not the noise: with Clip alone accuracy is the same.
 
-Learning rates, clip norms and rounds are the same for every epsilon. They were chosen once, by a few runs on the same data, and
-that choice is not in any epsilon. Accuracies are on test rows; the error bars are one standard deviation over seeds. Every
-epsilon is that of a deployed study: a simulation protects nobody.
+Learning rates, clip norms and rounds are the same for every epsilon. They were chosen once, by a few runs on the same data; no
+epsilon counts that choice. Accuracies are on test rows; error bars are one standard deviation over seeds. Every epsilon is that
+of a deployed study: a simulation protects nobody.
 
     python benchmarks/privacy_utility.py [--json] [--quick] [--seeds 5] [--redraw]
 
@@ -43,7 +43,7 @@ class Silent:
     """A watcher that shows nothing."""
 
     def advance(self, round: int, clients: int, metrics: dict[str, float]) -> None:
-        """Nothing to show."""
+        """Do nothing."""
 
 
 def hospitals(epsilon: Epsilon) -> mn.Study:
@@ -79,7 +79,7 @@ def trained(study: mn.Study, data: mn.Federation, seed: int) -> mn.Run:
 
 
 def row(curve: str, epsilon: Epsilon, run: mn.Run, values: list[float]) -> dict[str, Any]:
-    """A point of a curve: accuracy by seed, and what its statement says."""
+    """A point of a curve: its accuracies by seed, and what its statement says."""
     found = run.statement.protection
     public = next(observer for observer in run.statement.observers if observer.name == "public")
     print(f"{curve}, epsilon {epsilon or 'none'}: {np.mean(values):.3f}", flush=True)

@@ -3,17 +3,16 @@
     python benchmarks/secagg.py --clients 100 --dim 1000000 --dropout 0.1 [--graph complete] [--suite hybrid] [--json]
     python benchmarks/secagg.py --table bonawitz | large | expansion | flower [--json]
 
-The clients are real and run first, in worker processes; the server then gets their messages in a process of its own, from files
+The clients are real and run first, in worker processes. The server then gets their messages from files, in a process of its own
 (see secagg_rounds.py). Clients vanish where it costs the server most: after their shares, before their upload.
 
-`client_ms` is processor time of one client, the median over all, by step: "open" opens the neighbours' shares and agrees on the
-masks' keys, "mask" adds masks and packs. `server_s` is the wall time of all that the server does, the fastest of several runs;
-`floor_s` is what its masks take by cipher and NumPy alone, and the key agreements, in one thread of the same process.
-`ratio_to_floor` is server_s over floor_s, where the time of the last step, in which masks come off, counts once for each thread;
-`cpu_ratio_to_floor` is the same of processor time, which other processes disturb less.
-`peak_memory_mb` is the server's above what it held before the round. `round_s` is the round on this machine: all the clients'
-halves and the server's.
-`--folder` keeps the clients' messages, and takes them from there when they are there; `--record` stops when they are.
+`client_ms` is the processor time of one client, by step, as the median over all: "open" opens the neighbours' shares and agrees
+on the masks' keys, "mask" adds masks and packs. `server_s` is the wall time of all that the server does, in the fastest of
+several runs. `floor_s` is the time of its masks with cipher and NumPy alone, and of its key agreements, in one thread of the same
+process. `ratio_to_floor` is server_s over floor_s; the time of the last step, in which masks come off, counts once for each
+thread. `cpu_ratio_to_floor` is the same with processor time, which other processes disturb less. `peak_memory_mb` is the server's
+peak above what it held before the round. `round_s` is the whole round on this machine: all the clients' halves and the server's.
+`--folder` keeps the clients' messages there, and reads them if they are there already. `--record` stops once they are recorded.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ COLUMNS = ("job", "k", "t", "dropped", "server s", "CPU s", "floor s", "ratio", 
 
 
 def measured(job: Job, dropout: float, chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A round, recorded unless it is there, and played in a process of its own."""
+    """A round, recorded unless it is recorded already, and played in a process of its own."""
     recorded(job, chosen.workers, folder)
     command = [sys.executable, __file__, "--play", str(folder), "--dropout", str(dropout)]
     command += ["--threads", str(chosen.threads), "--runs", str(chosen.runs)]
@@ -168,7 +167,7 @@ def flower(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def sizes(terms: Terms, call: int) -> tuple[int, int]:
-    """Bytes that a client which stays to the end sends and gets, from the wire format; the mean over positions."""
+    """Bytes that a client sends and gets if it stays to the end, from the wire format; the mean over positions."""
     k, kem, head = terms.degree, terms.hybrid, wire.HEAD
     advert = 4 + 3 * 32 + 64 + 2 * bodies.KEM_KEY * kem
     parcel = 4 + bodies.SEALED + bodies.KEM_TEXT * kem
@@ -180,7 +179,7 @@ def sizes(terms: Terms, call: int) -> tuple[int, int]:
 
 
 def expansion(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What a client sends and gets, over its vector in 16-bit numbers; the formula is compared with rounds that ran."""
+    """Bytes that a client sends and gets, over its vector in 16-bit numbers, by a formula that is compared with real rounds."""
     calls = 0
     for complete, hybrid in ((True, False), (True, True), (False, False), (False, True)):
         job = Job(60, 501, 0.1, (0.0,), complete=complete, hybrid=hybrid)

@@ -1,8 +1,8 @@
 """Rounds of secure aggregation, recorded from real clients, and played to a server that is measured.
 
-The server's part follows from what it receives, and from nothing else. So the clients' half runs once, in worker processes, and
-every message to the server is written down; then a server in a process of its own is given the same messages, one after another,
-from the files: nothing of the clients counts as its time or memory, and its uploads are not held by anyone.
+What the server does depends only on the messages that it receives. So the clients' half runs once, in worker processes, and every
+message to the server is recorded. Then a server in a process of its own gets the same messages from the files, one after another:
+no client's time or memory counts as the server's, and nobody holds the uploads in memory.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Job:
 
 
 class Clients:
-    """Some clients in a worker process, and what each step takes them."""
+    """Some clients in a worker process, and how long each step takes them."""
 
     def __init__(self, job: Job, call: Call, roster: Roster, keys: Mapping[int, SigningKey]) -> None:
         expected = Expected(call.study, call.sum, call.round, call.model, call.terms, call.beacon)
@@ -189,7 +189,7 @@ class Crowd:
 
 
 class Recorder:
-    """A server that is given messages for the sake of its answers."""
+    """A server that gets messages only for its answers."""
 
     def __init__(self, call: Call, roster: Roster) -> None:
         self.server = SecAggServer(call, roster)
@@ -204,7 +204,7 @@ class Recorder:
         return self.asked(self.server.receive(Envelope(self.server.cohort[position].hex(), SERVER, message)))
 
     def take(self, file: BinaryIO, answers: Iterable[tuple[int, bytes]]) -> dict[int, bytes]:
-        """Write answers down, give them to the server, and return what it sends when it has them all."""
+        """Record answers, give them to the server, and return what it sends once it has them all."""
         asked: dict[int, bytes] = {}
         for position, message in answers:
             write(file, position, message)
@@ -213,7 +213,7 @@ class Recorder:
 
 
 def record(job: Job, folder: Path, workers: int) -> None:
-    """Run the clients, and write down all that the server is sent: `common`, `uploads`, and a branch for each dropout."""
+    """Run the clients, and record all that the server is sent: `common`, `uploads`, and a branch for each dropout."""
     folder.mkdir(parents=True, exist_ok=True)
     random, terms, began = SystemRandom(), job.terms(), time.perf_counter()
     identities = [SigningKey.generate(random) for _ in range(job.clients)]
@@ -244,7 +244,7 @@ def record(job: Job, folder: Path, workers: int) -> None:
 
 
 def branch(job: Job, folder: Path, dropout: float, crowd: Crowd, server: Recorder) -> None:
-    """The round from the uploads on, where some of the clients have vanished before theirs."""
+    """The round from the uploads on, with some clients that vanish before theirs."""
     gone, messages = job.gone(dropout), dict[int, bytes]()
     for position, upload in read(folder / "uploads"):
         if position not in gone:
@@ -301,7 +301,7 @@ class Tally:
 
 
 def per_client(lengths: dict[Kind, list[int]]) -> dict[str, int]:
-    """Bytes by phase and in total, of a client that stays to the end."""
+    """Bytes by phase and in total, for a client that stays to the end."""
     found: dict[str, int] = {}
     for kind, each in lengths.items():
         found[PHASES[kind]] = found.get(PHASES[kind], 0) + round(sum(each) / len(each))
@@ -349,7 +349,7 @@ def play(folder: Path, dropout: float, threads: int, runs: int) -> dict[str, Any
 
 
 def script(folder: Path, job: Job, dropout: float) -> Iterator[tuple[int, bytes]]:
-    """All that the server is sent, in order."""
+    """Everything that the server is sent, in order."""
     gone = job.gone(dropout)
     yield from read(folder / "common")
     yield from ((position, upload) for position, upload in read(folder / "uploads") if position not in gone)

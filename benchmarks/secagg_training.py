@@ -1,9 +1,9 @@
-"""Training behind both guards: each client clips, adds its share of the noise and masks its vector, and one in ten drops out.
+"""Training with noise and masks: each client clips, adds its share of the noise and masks its vector; one in ten drops out.
 
     python benchmarks/secagg_training.py [--data mnist|fashion_mnist] [--clients N] [--rounds N] [--json]
 
-The protocol is the real one: keys, shares, masks, consents. Beside it the same study in the clear, with the same drop-outs,
-without noise, and the same study with modelled sums. Kept: benchmarks/results/secagg_training.json and .txt (the statement).
+The protocol is the real one: keys, shares, masks, consents. Beside it run the same study in the clear, with the same drop-outs
+and no noise, and the same study with modelled sums. Kept: benchmarks/results/secagg_training.json and .txt (the statement).
 """
 
 from __future__ import annotations

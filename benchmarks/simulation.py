@@ -3,12 +3,12 @@
     python benchmarks/simulation.py [--json] [--quick] [--rounds N] [--only A.torch ...] [--folder MNIST]
     python benchmarks/simulation.py --beside CHECKOUT         # the same entries of another checkout, block by block
 
-Each entry is a process of its own, held still between blocks of rounds; blocks of all entries alternate, so that what else the
-machine does meets all of them. `seconds_per_round` is the median over rounds and `ratio_to_bare` the median over blocks, without
-evaluation and without start-up; `startup_s` runs from the start of the process to the end of its first round, less one round;
-`peak_memory_mb` is the largest proportional set (PSS) of the whole process tree, looked at outside the timed blocks.
-Everything but the other libraries begins with the same weights and takes the same clients and batches, so the accuracies
-must agree. The other libraries run where `make peers` installed them. The last line with --json is one object by entry.
+Each entry is a process of its own, which pauses between blocks of rounds. Blocks of all entries alternate, so that other load on
+the machine affects all alike. `seconds_per_round` is the median over rounds and `ratio_to_bare` the median over blocks, both
+without evaluation and start-up. `startup_s` runs from the start of the process to the end of its first round, less one round.
+`peak_memory_mb` is the largest proportional set (PSS) of the whole process tree, measured outside the timed blocks. All but the
+other libraries begin with the same weights and take the same clients and batches, so their accuracies must agree. The other
+libraries run if `make peers` has installed them. The last line with --json is one object by entry.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Pattern:
 
 @dataclass
 class Entry:
-    """A process under way, and what was seen of it."""
+    """A running process, and what was measured of it."""
 
     name: str
     child: Child
@@ -79,9 +79,10 @@ class Entry:
 
 
 def command(name: str, folder: Path, mnist: str | None, rounds: int, script: Path = Path(__file__)) -> list[str]:
-    """How an entry is started; `script` is this file, or that of another checkout.
+    """The command of an entry; `script` is this file, or that of another checkout.
 
-    Raises FileNotFoundError, saying what to do, for a library that is not installed."""
+    Raises FileNotFoundError, with what to do, for a library that is not installed.
+    """
     kind = name.split(".")[1]
     if kind == "bare":
         return [sys.executable, str(HERE / "peers" / "bare.py"), str(folder)]
@@ -96,7 +97,7 @@ def command(name: str, folder: Path, mnist: str | None, rounds: int, script: Pat
 
 
 def compare(job: str, names: Sequence[str], pattern: Pattern, mnist: str | None) -> dict[str, Any]:
-    """Facts of the bare loop and of each named entry of one job; a text for one that cannot run."""
+    """What was measured of the bare loop and of each named entry of one job; the reason for one that cannot run."""
     from jobs import JOBS, write
 
     found: dict[str, Any] = {}

@@ -1,14 +1,14 @@
-"""Commits per second of the durable stores, each commit on the disk before it returns.
+"""Commits per second of the durable stores. Each commit is on the disk before it returns.
 
     python benchmarks/stores.py [--seconds 4] [--json]
 
 A commit is what a server stores for a site's message: a row of 200 bytes at the end of a log, and a document of 500 bytes
 replaced. SQLite is a file in WAL mode with full synchronisation; PostgreSQL is a server on this machine, reached by a socket,
-with fsync, full_page_writes and synchronous_commit on (`settings` shows them as the server says them). One writer, then four
-processes that write at once: writers wait for each other, as a store promises.
+with fsync, full_page_writes and synchronous_commit on (`settings` shows what the server reports of them). First one writer, then
+four processes that write at once: writers wait for each other, as a store promises.
 
-`share_of_fsync` is the rate of one writer beside that at which this disk takes 4 KiB behind an fsync, measured before and after.
-The result goes to benchmarks/results/stores.json.
+`share_of_fsync` is the rate of one writer over the rate at which this disk takes writes of 4 KiB with an fsync each, measured
+before and after. The result goes to benchmarks/results/stores.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SAID = ("fsync", "full_page_writes", "synchronous_commit", "wal_sync_method", "s
 
 
 def fsyncs(seconds: float, folder: Path) -> float:
-    """Writes of 4 KiB a second, each behind an fsync."""
+    """How many writes of 4 KiB this disk takes in a second, each followed by an fsync."""
     count, end = 0, time.monotonic() + seconds
     with (folder / "fsync").open("wb", buffering=0) as file:
         while time.monotonic() < end:

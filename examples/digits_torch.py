@@ -1,8 +1,8 @@
-"""Twenty clients with unlike data train a small convolutional network, while most of them are slow and some drop out.
+"""Twenty clients with differing data train a small convolutional network, while most of them are slow and some drop out.
 
     manent run examples/digits_torch.py
     manent run examples/digits_torch.py --set conditions.stragglers=0.5 --set algorithm.mu=0.1
-    python examples/digits_torch.py             is it better to count slow clients, or to drop them? Drawn into runs/digits.png
+    python examples/digits_torch.py             compares counting slow clients with dropping them; draws runs/digits.png
 
 Needs: pip install 'manent[torch,sklearn,plots]'
 """
@@ -15,7 +15,7 @@ from torch import nn
 import manent as mn
 from manent.engines.plots import plot_runs
 
-# 1,797 digits of 8 x 8 pixels. Dirichlet(0.3) gives each client much of a few digits and little of the others.
+# 1,797 digits of 8 x 8 pixels. Dirichlet(0.3) gives each client many of a few digits and few of the others.
 data = mn.data.digits(clients=20, split=mn.data.Dirichlet(0.3), test_fraction=0.2)
 
 network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10))
@@ -24,13 +24,13 @@ local = mn.LocalSGD(lr=0.1, epochs=3, batch_size=16)
 
 study = mn.Study(
     name="digits",
-    # FedProx counts what slow clients managed to do, and pulls each client's model towards the one it was sent.
+    # FedProx uses what slow clients managed to do, and pulls each client's model towards the one that it was sent.
     algorithm=mn.FedProx(model, local, mu=0.01),
     rounds=30,
     cohort=mn.Cohort(size=10),  # ten of the twenty, drawn anew in every round
 )
 
-# The simulated world, which is no part of the study: four clients of five are slow, and one answer in ten is lost.
+# The simulated world, which is not part of the study: four clients of five are slow, and one answer in ten is lost.
 conditions = mn.Conditions(stragglers=0.8, drop_before_upload=0.1)
 
 if __name__ == "__main__":

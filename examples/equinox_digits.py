@@ -1,4 +1,4 @@
-"""An equinox module over twenty clients; afterwards the trained weights are put back into the module.
+"""An equinox module, trained over twenty clients; the trained weights are then put back into the module.
 
     manent run examples/equinox_digits.py
     python examples/equinox_digits.py           trains, and reads ten digits with the module itself
@@ -24,7 +24,7 @@ def network(key):
 
 
 def init(key):
-    """The arrays of a fresh module. The rest of it (activations, sizes) is the same for every key, and no parameter."""
+    """The arrays of a fresh module. The rest of it (activations, sizes) is the same for every key, and is not trained."""
     return eqx.filter(network(key), eqx.is_array)
 
 
@@ -34,7 +34,9 @@ def apply(parameters, x):
 
 
 data = mn.data.digits(clients=20, split=mn.data.Dirichlet(0.3), flat=True)
-model = mn.JaxModel(init, apply, "cross_entropy", classes=10)  # before JAX computes anything, so that it starts with one thread
+model = mn.JaxModel(
+    init, apply, "cross_entropy", classes=10
+)  # made before JAX computes anything, so that JAX starts with one thread
 STATIC = eqx.filter(network(jax.random.key(0)), eqx.is_array, inverse=True)
 
 study = mn.Study(

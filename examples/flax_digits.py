@@ -1,4 +1,4 @@
-"""A flax network over clients that hold few kinds of digit, with SCAFFOLD against the drift that this brings.
+"""A flax network over clients that hold only a few kinds of digit. SCAFFOLD corrects the drift that this causes.
 
     manent run examples/flax_digits.py
     python examples/flax_digits.py              SCAFFOLD beside FedAvg, with the same network and the same seed
@@ -19,7 +19,7 @@ except ImportError:
 
 
 class Network(nn.Module):
-    """Two convolutions and a dense layer. GroupNorm in place of BatchNorm: a row's scores depend on that row alone."""
+    """Two convolutions and a dense layer. With GroupNorm in place of BatchNorm, a row's scores depend on that row alone."""
 
     @nn.compact
     def __call__(self, x):

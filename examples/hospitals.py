@@ -1,4 +1,4 @@
-"""Four hospitals learn together who has coronary disease, and no patient's row leaves its hospital.
+"""Four hospitals learn together who has coronary disease. No patient's row leaves its hospital.
 
     manent check examples/hospitals.py         who will see what
     manent run examples/hospitals.py           train, and keep everything in a folder under runs/
@@ -19,7 +19,7 @@ study = mn.Study(
         mn.LogisticModel(features=13),
         # In each round, each hospital makes 100 steps on batches of 4 of its own patients, and sends how its model changed.
         local=mn.LocalSGD(lr=0.01, steps=100, batch_size=4),
-        # Every fifth round the hospitals also sum up how well the model does on patients that it was not trained on.
+        # Every fifth round they also add up how well the model does on patients that it was not trained on.
         evaluation=mn.Evaluation(every=5, metrics=("accuracy", "auc")),
     ),
     rounds=15,

@@ -4,8 +4,8 @@
     manent run examples/mean_age.py --set algorithm.column=chol
     python examples/mean_age.py                 the mean, and a histogram of chest pain
 
-Each hospital sends two numbers, the sum of its patients' ages and how many they are; the server adds them up. The schema bounds
-the column publicly (0 to 120 years), and values are clipped to that.
+Each hospital sends two numbers, the sum of its patients' ages and how many they are; the server adds them up. The schema declares
+public bounds of the column (0 to 120 years), and values are clipped to them.
 """
 
 import manent as mn
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     answer = mn.simulate(study, data).result
     print(f"Mean age {float(answer['mean']):.1f} years, of {int(answer['count'])} patients")
 
-    # Any declared column will do. One with codes is counted by code.
+    # Any declared column will do. A column of codes is counted code by code.
     column = data.schema.column("cp")
     counted = mn.simulate(mn.Study(mn.Histogram("cp")), data).result
     for code, count in zip(counted["codes"], counted["counts"], strict=True):

@@ -1,11 +1,11 @@
-"""Phones learn to read digits: each adds its share of the noise and masks its vector, and one in ten drops out in every round.
+"""Phones learn to read digits. Each adds its share of the noise and masks its vector; one in ten drops out of every round.
 
     python examples/secure_phones.py
     manent check examples/secure_phones.py
     manent run examples/secure_phones.py --set summation.modelled=true        the same sums without the cryptography
 
-Secure aggregation: the server learns the total of each round and nothing of its terms, even if it lies. Shares of noise:
-together, those of the phones that are certain to answer hide what one phone adds to a total, so no server is trusted with that.
+Secure aggregation: the server learns the total of each round and nothing about its terms, even if it lies. Shares of noise:
+together, those of the honest phones that answer hide what one phone adds to a total. So nobody trusts the server with the noise.
 Needs: pip install 'manent[data]' for the digits.
 """
 
@@ -17,7 +17,7 @@ study = mn.Study(
     name="secure phones",
     algorithm=mn.FedAvg(mn.SoftmaxModel(64, 10), mn.LocalSGD(lr=1.0, epochs=1, batch_size=4), weighting="equal"),
     rounds=8,
-    # Sized so that the noise suffices if 15% of those asked vanish and another 10% keep theirs from the sum.
+    # There is enough noise even if 15% of those asked vanish, and another 10% leave theirs out or reveal it.
     layers=[mn.Clip(1.0), mn.DistributedNoise(dropout=0.15, colluders=0.1)],
     summation=mn.SecAgg(corrupt=0.1, dropped=0.15),
     budget=mn.Budget(epsilon=8.0, delta=1e-4, privacy_unit="client", neighboring_relation="add_or_remove"),

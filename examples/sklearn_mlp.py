@@ -1,8 +1,8 @@
-"""Keep your scikit-learn estimator: a small neural network on digits, trained over clients, under a server that adapts its steps.
+"""A scikit-learn estimator, trained over clients: a small neural network on digits, with a server that adapts its steps.
 
     manent run examples/sklearn_mlp.py
     manent run examples/sklearn_mlp.py --set algorithm.server_lr=0.03
-    python examples/sklearn_mlp.py              the trained model, saved and loaded again
+    python examples/sklearn_mlp.py              trains; then saves the model and loads it again
 
 scikit-learn says what the model is; manent computes its gradients. Needs: pip install 'manent[sklearn]'
 """

@@ -134,7 +134,7 @@ class _Watch:
 
 
 def carry_out(jobs: Sequence[Job], seconds: float, workers: int) -> list[Cell]:
-    """Run cells one after another, each within its share of the time that is left, and say a line about each."""
+    """Run cells one after another, each within its share of the time that is left, and print a line about each."""
     deadline, cells = time.monotonic() + seconds, []
     for index, job in enumerate(jobs):
         share = job.weight / sum(other.weight for other in jobs[index:])
@@ -193,7 +193,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Needed:
-    """Rounds to a target over seeds: mean and sd of those that reached it, how many did, and the fewest rounds others ran."""
+    """Rounds to a target over seeds: mean and sd of those that reached it, their number, and the fewest that others ran."""
 
     mean: float
     sd: float
@@ -289,7 +289,7 @@ def draw_curves(axes: Any, groups: Mapping[str, Sequence[Cell]], colours: Mappin
 
 
 def draw_rounds(axes: Any, rows: Sequence[tuple[str, Needed | None, float | None, bool]], colours: Sequence[str]) -> None:
-    """Rounds to a target, a line a cell: ours a dot with its sd (an arrow where it was not reached), published a hollow diamond.
+    """Rounds to a target, one line for each cell: ours a dot with its sd (an arrow if not reached), the published one a diamond.
 
     Args:
         rows: label, ours, published, and whether the published figure is a lower bound ("1k+").

@@ -222,7 +222,7 @@ def found(cells: Sequence[Cell]) -> list[tuple[Task, dict[str, list[Cell]], int]
 
 
 def lead(groups: Mapping[str, Sequence[Cell]], name: str, until: int) -> tuple[float, float]:
-    """Points by which a method is ahead of FedAvg at the same seed, mean and sd over seeds."""
+    """Points by which a method is ahead of FedAvg with the same seed, mean and sd over seeds."""
     pairs = zip(groups[name], groups["FedAvg"], strict=True)
     return spread([100 * (one.tail(until) - other.tail(until)) for one, other in pairs])
 

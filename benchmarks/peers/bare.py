@@ -18,7 +18,7 @@ PROCESSES = 2
 
 
 def serve(pipe: Connection, work: Work, vector: Tensor, total: Tensor) -> None:
-    """One process: train the clients it is given, add up their vectors."""
+    """One process: trains the clients that it is given, and adds up their vectors."""
     torch.set_num_threads(1)
     facts, model = work.facts, network(work.facts["job"])
     x, y, orders = torch.from_numpy(work.x), torch.from_numpy(work.y), torch.from_numpy(work.orders)

@@ -1,4 +1,4 @@
-"""The far side of a timed run: told through stdin how many rounds it may run, it tells through stdout how long each took.
+"""The process that is timed: it reads from stdin how many rounds it may run, and writes to stdout how long each took.
 
 Standard library only, so that any environment can import it. What libraries print goes to stderr.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Pace:
-    """Runs one round at once, then as many as it is told to, and says after each block what its rounds took."""
+    """Runs one round at once, then as many as it is asked for, and says after each block how long its rounds took."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")
@@ -23,7 +23,7 @@ class Pace:
         self._last = time.perf_counter()
 
     def round_over(self) -> None:
-        """A round is over: go on, or wait to be told."""
+        """A round is over: go on, or wait for the next request."""
         self._seconds.append(time.perf_counter() - self._last)
         self._left -= 1
         if self._left == 0:
@@ -40,6 +40,6 @@ class Pace:
         self.round_over()
 
     def say(self, **values: Any) -> None:
-        """One line to whoever started this."""
+        """Print one line for the process that started this."""
         self._out.write(json.dumps(values) + "\n")
         self._out.flush()

@@ -28,6 +28,7 @@ class _Commands(TyperGroup):
     """Commands whose errors are a message, not a traceback. The exit code is 2 for invalid input, 1 for the rest."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command. Errors that are not the user's or a peer's are raised, with their traceback."""
         try:
             return super().invoke(ctx)
         except ManentError as error:
@@ -47,6 +48,7 @@ class _Commands(TyperGroup):
 
 
 def _refuse(text: str) -> None:
+    """Print an error to standard error."""
     say(f"[bold red]Error:[/] {escape(text)}")
 
 

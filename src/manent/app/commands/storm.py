@@ -80,6 +80,7 @@ def _teller(bar: Progress, rounds: int) -> Callable[[Verdict], None]:
     task, drawn, failed = bar.add_task("storm", total=rounds, failed=""), 0.0, 0
 
     def told(verdict: Verdict) -> None:
+        """Count a verdict, and redraw the bar now and then."""
         nonlocal drawn, failed
         failed += bool(verdict.violations)
         bar.update(task, advance=1, failed=f"[red]{failed} failed" if failed else "")
@@ -112,6 +113,7 @@ def _summarise(scenario: str, outcome: Outcome, seeds: range, seconds: float) ->
     """Print how many rounds ended how, which faults they met, and which seeds failed."""
 
     def listed(counts: dict[str, int]) -> str:
+        """Names with their counts."""
         return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
     speed = outcome.rounds / max(seconds, 1e-9)

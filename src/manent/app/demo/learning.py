@@ -35,6 +35,7 @@ def find(seeds: Sequence[int], folder: Path | None, console: Console, together_a
     runs: dict[str, Run] = dict(together_as or {})
 
     def note(way: str, run: Run, centres: Federation) -> None:
+        """Keep the scores of a run's model on each centre's test patients."""
         for centre in centres:
             if centre.test is None:
                 raise InvalidInput(f"{centre.name} has no test part.")

@@ -136,7 +136,7 @@ def page(findings: Findings, drawn: Drawn, seconds: float) -> str:
 
 def _figure(drawn: Drawn, name: str, caption: str) -> str:
     if name not in drawn:
-        return '<p class="quiet">(Here is a plot where matplotlib is installed: pip install "manent[plots]".)</p>'
+        return '<p class="quiet">(There is a plot here if matplotlib is installed: pip install "manent[plots]".)</p>'
     return f"<figure>{drawn[name]}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -150,7 +150,7 @@ patients' rows, better than the one that each could train alone?</p>
 <p>{escape(headline(findings))}</p>
 <p>{escape(exceptions(findings))}</p>
 <p>{escape(correctness(findings))}</p>
-<p class="quiet">Computed from this run. Beyond chance: a 95 % interval over the test patients leaves no change out.</p>
+<p class="quiet">Computed from this run. Beyond chance means that the 95 % interval over the test patients does not contain zero.</p>
 </div>"""
 
 
@@ -181,19 +181,18 @@ times from different starts."""
 <h2>What was compared</h2>
 <ul>
 <li><b>Alone</b>: each centre trains on its own patients.</li>
-<li><b>All data in one place</b>: what could be had if the patients' rows were put together. Here for comparison only.</li>
+<li><b>All data in one place</b>: what would be possible if the patients' rows were put together. Here for comparison only.</li>
 <li><b>Together</b>: in {findings.statement.rounds} rounds, each centre improves the shared model on its own patients and sends
-the change, not the patients. FedAvg averages the changes; FedAdam takes the average with a step that adapts.</li>
+the change, not the patients. FedAvg averages the changes; FedAdam applies the average with a step that adapts.</li>
 </ul>
 <p>The model is logistic regression throughout, on features that each centre puts on its own scale. {times} It was tested
 on patients that no training saw.</p>
 <p><b>AUC</b> is the chance that an ill patient is scored above a healthy one: 0.5 is a coin, 1 is perfect, whatever the base
-rate. <b>Accuracy</b> is the share of right answers; calling everyone by the commoner diagnosis reaches the base rate for
-free.</p>"""
+rate. <b>Accuracy</b> is the share of right answers; giving everyone the commoner diagnosis already reaches the base rate.</p>"""
 
 
 def _results(findings: Findings, drawn: Drawn) -> str:
-    caption = """A dot for each training, a bar at the mean. Dashed: what costs nothing, a coin or the commoner diagnosis for
+    caption = """A dot for each training, a bar at the mean. Dashed: what needs no model, a coin or the commoner diagnosis for
     everyone."""
     return f"""
 <h2>The result</h2>

@@ -77,9 +77,11 @@ class _Text(SourceLoader):
         self.path, self.text = str(path), text
 
     def get_filename(self, fullname: str) -> str:
+        """Where the source came from."""
         return self.path
 
     def get_data(self, path: str) -> bytes:
+        """The source."""
         return self.text.encode()
 
 

@@ -35,6 +35,7 @@ def loader(text: str, data_sets: Collection[str] = ()) -> Callable[[str], Client
         )
 
     def load(data: str) -> Client:
+        """The client that holds a data set, by the data set's name."""
         return as_client(function(data) if named else function())
 
     return load
