@@ -73,7 +73,7 @@ def test_types_follow_what_is_given():
         ({"by": HOSPITAL[:5]}, "each of the 60 rows; found 5"),
         ({"clients": 100}, "need 100 rows; found 60"),
         ({"clients": 3, "test_fraction": 1.0}, "test_fraction"),
-        ({"clients": 3, "y": Y[:4]}, "as many rows"),
+        ({"clients": 3, "y": Y[:4]}, "same number of rows"),
         ({"clients": 3, "x": np.array(["a"] * 60)}, "expected numbers"),
         ({"clients": 3, "x": np.where(np.arange(180).reshape(60, 3) == 7, np.nan, X)}, r"Row 2, column 'x' at \(1,\): value nan"),
         ({"by": HOSPITAL, "y": np.where(np.arange(60) == 9, -1, Y)}, f"Client '{HOSPITAL[9]}', row 9, column 'y': value -1"),

@@ -218,7 +218,7 @@ def test_what_the_noise_is_not_sized_for_is_refused_with_the_cure(declared, why)
 @pytest.mark.parametrize(
     ("build_it", "why"),
     [
-        (lambda: mn.Cohort(sampling_probability=0.5, min_separation=2), "keeps no distance"),
+        (lambda: mn.Cohort(sampling_probability=0.5, min_separation=2), "alone or with size"),
         (lambda: mn.Cohort(min_separation=0), "min_separation >= 1"),
         (lambda: mn.Cohort(size=6, min_separation=4).check(20), "min_separation <= 3"),
         (lambda: mn.Cohort(min_separation=21).check(20), "min_separation <= 20"),

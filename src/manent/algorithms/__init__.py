@@ -1,4 +1,4 @@
-"""Training algorithms, one file each."""
+"""Training algorithms, each in a file of its own."""
 
 from manent.algorithms.fedadagrad import FedAdagrad
 from manent.algorithms.fedadam import FedAdam

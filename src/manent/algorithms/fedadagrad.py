@@ -1,4 +1,4 @@
-"""FedAdagrad: an adaptive server."""
+"""FedAdagrad: a server that adapts its step size by the sum of squared updates."""
 
 from __future__ import annotations
 
@@ -18,4 +18,5 @@ class FedAdagrad(AdaptiveServer):
     """
 
     def second_moment(self, v: Array, squared: Array) -> Array:
+        """v + u^2, float64[p]."""
         return v + squared

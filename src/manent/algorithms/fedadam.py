@@ -1,4 +1,4 @@
-"""FedAdam: an adaptive server."""
+"""FedAdam: a server that adapts its step size by a moving average of squared updates."""
 
 from __future__ import annotations
 
@@ -18,4 +18,5 @@ class FedAdam(AdaptiveServer):
     """
 
     def second_moment(self, v: Array, squared: Array) -> Array:
+        """The moving average of u^2, float64[p]."""
         return self.beta2 * v + (1 - self.beta2) * squared

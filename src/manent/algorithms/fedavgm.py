@@ -19,6 +19,8 @@ class FedAvgM(GradientAlgorithm):
 
     Hsu, Qi, Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification",
     section 4. Defaults: momentum 0.9, server_lr 1.
+
+    Raises InvalidInput unless momentum lies in [0, 1) and server_lr is a finite number.
     """
 
     momentum: float = 0.9
@@ -30,8 +32,10 @@ class FedAvgM(GradientAlgorithm):
         validate.fraction("FedAvgM", "momentum", self.momentum, one=False)
 
     def slots(self, size: int) -> dict[str, Array]:
+        """ "velocity", float64[p], starts at zero."""
         return {"velocity": np.zeros(size)}
 
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
+        """One step along the velocity."""
         velocity = self.momentum * state["velocity"] + totals.mean("update")
         return parameters + self.server_lr * velocity, {"velocity": velocity}

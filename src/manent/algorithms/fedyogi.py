@@ -1,4 +1,4 @@
-"""FedYogi: an adaptive server."""
+"""FedYogi: FedAdam, with a second moment that changes by at most (1 - beta2) u^2 in a round."""
 
 from __future__ import annotations
 
@@ -20,5 +20,6 @@ class FedYogi(AdaptiveServer):
     """
 
     def second_moment(self, v: Array, squared: Array) -> Array:
+        """v moved towards u^2, by (1 - beta2) u^2, float64[p]."""
         moment: Array = v - (1 - self.beta2) * squared * np.sign(v - squared)
         return moment

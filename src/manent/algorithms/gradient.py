@@ -1,7 +1,7 @@
-"""What every gradient algorithm shares: one round of local training, summed and applied.
+"""What every gradient algorithm shares: one round of local training, whose results are summed and applied.
 
-An algorithm is a choice of the kernel's arguments (`kernel`), of what is sent (`terms`) and of what the server does with the mean
-(`step`). Evaluation on the clients' own test parts is one more sum of the round.
+An algorithm chooses three things: the arguments of the local kernel (`kernel`), what a client sends (`terms`), and what the
+server does with the mean (`step`). Evaluation on the clients' own test parts is a second sum of the round.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class Evaluation:
     """A sum of metrics over the clients' own test parts, every so many rounds.
 
     Attributes:
-        every: rounds between two evaluations.
-        metrics: names from `core.metrics.METRICS`; None takes accuracy (or RMSE) and loss.
+        every: evaluated in each round whose number it divides; at least 1.
+        metrics: names from `core.metrics.METRICS`. None takes accuracy and loss, or RMSE and loss for regression.
+
+    Raises InvalidInput unless every is a whole number of at least 1.
     """
 
     every: int = 1
@@ -53,7 +55,7 @@ class Evaluation:
         validate.count("Evaluation", "every", self.every)
 
     def names(self, model: Model) -> tuple[str, ...]:
-        """The metrics, checked against the model's task."""
+        """The metrics' names. Raises InvalidInput for an unknown one, or one that does not fit the model."""
         names = self.metrics or default_metrics(model.kind)
         check_metrics(names, model.kind)
         return tuple(names)
@@ -61,7 +63,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Correction:
-    """What an algorithm adds to each local gradient: prox * (w - start) + shift."""
+    """What an algorithm adds to each local gradient: prox * (w - start) + shift.
+
+    Attributes:
+        prox: strength of the pull towards the start.
+        shift: float32[p], or None for no shift.
+    """
 
     prox: float = 0.0
     shift: Vector | None = None
@@ -69,12 +76,12 @@ class Correction:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a client sends, by block, and what it keeps.
+    """What a client sends, by name of the block, and what it keeps.
 
     Attributes:
-        weighted: multiplied by the client's weight before the sum.
-        unweighted: summed as it is.
-        memory: float32[m] to keep if the term is released.
+        weighted: blocks that are multiplied by the client's weight before they are summed.
+        unweighted: blocks that are summed as they are.
+        memory: float32[m], kept if the client's vector is in the released sum; or None.
     """
 
     weighted: Mapping[str, Array]
@@ -84,11 +91,13 @@ class Terms:
 
 @dataclass(frozen=True)
 class Totals:
-    """A released training sum, by block.
+    """A released training sum, read by block.
 
     Attributes:
-        weight: sum of the clients' weights, or the public divisor.
-        answers: how many clients are in the sum, or were expected to be.
+        layout: how the total is cut into blocks.
+        total: float64[d].
+        weight: the sum of the clients' weights, or the public divisor.
+        answers: how many clients are in the sum, or under differential privacy how many were expected.
         round: counted from 1.
     """
 
@@ -99,16 +108,16 @@ class Totals:
     round: int
 
     def sum(self, block: str) -> Array:
-        """float64, the sum of a block."""
+        """float64[size of the block], its sum. Raises InvalidInput for an unknown block, as `part` and `mean` do."""
         return self.total[self.layout.slice(block)]
 
     def part(self, block: str, where: slice) -> Array:
-        """float64, some coordinates of the sum of a block."""
+        """float64, the sum of some coordinates of a block."""
         first = self.layout.slice(block).start
         return self.total[first + where.start : first + where.stop]
 
     def mean(self, block: str) -> Array:
-        """float64, the weighted mean of a block."""
+        """float64[size of the block], its weighted mean."""
         mean: Array = self.sum(block) / self.weight
         return mean
 
@@ -120,9 +129,12 @@ class GradientAlgorithm(ABC):
     Attributes:
         model: what is trained.
         local: what each client does in a round.
-        weighting: "examples" weights a client by its number of training rows (McMahan et al. 2017), "equal" by 1. In private
-            training the number of rows does not leave a client: updates, which grow with it by themselves, all weigh 1.
-        evaluation: metrics summed over the clients' test parts, or None.
+        weighting: a client's weight. "examples" is its number of training rows (McMahan et al. 2017), "equal" is 1. In private
+            training the number of rows must not leave a client, so all weigh 1; there a client with more rows has a larger update
+            anyway.
+        evaluation: metrics that are summed over the clients' test parts, or None.
+
+    Raises InvalidInput for another weighting.
     """
 
     model: Model
@@ -137,30 +149,44 @@ class GradientAlgorithm(ABC):
 
     @abstractmethod
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
-        """New parameters [p], and the state's arrays that change."""
+        """The new parameters [p], and those of the state's arrays that change.
+
+        Args:
+            parameters: float32[p], the parameters before the round.
+            state: the server's state.
+            totals: what the clients sent, summed.
+        """
 
     def slots(self, size: int) -> dict[str, Array]:
-        """The server's arrays beside the model; `size` is p."""
+        """The server's arrays beside the model, as they start. `size` is p."""
         return {}
 
     def sends(self) -> tuple[str, ...]:
-        """Arrays of the state that go to each client beside the model."""
+        """The names of the state's arrays that each client is sent beside the model."""
         return ()
 
     def extra_blocks(self) -> tuple[Block, ...]:
-        """Blocks of a client's vector beside the update, the statistics and the weight."""
+        """The blocks of a client's vector beside the update, the statistics and the weight."""
         return ()
 
     def kernel(self, assignment: Assignment, memory: Vector | None) -> Correction:
-        """Arguments of the local kernel."""
+        """What is added to each local gradient."""
         return Correction()
 
     def terms(self, update: Vector, work: LocalTraining, assignment: Assignment, memory: Vector | None, client: Client) -> Terms:
-        """What is sent for `update` float32[p] = new - old."""
+        """What a client sends after training, and what it keeps.
+
+        Args:
+            update: float32[p], new minus old parameters.
+            work: the training that was carried out.
+            assignment: what the client was sent.
+            memory: what the client kept, or None.
+            client: the client.
+        """
         return Terms({"update": update})
 
     def memory(self, public: Public) -> Layout | None:
-        """What a client keeps between rounds."""
+        """What a client keeps between rounds, or None."""
         return None
 
     # What is the same for all.
@@ -172,7 +198,7 @@ class GradientAlgorithm(ABC):
 
     @cached_property
     def train_layout(self) -> Layout:
-        """The vector of a training sum."""
+        """How a client's vector is cut: update, statistics where the model has any, extra blocks, and any weight."""
         blocks = [self.parameter_block("update")]
         if "statistics" in self.model.layout:
             blocks.append(self._block("statistics", "statistics"))
@@ -183,7 +209,7 @@ class GradientAlgorithm(ABC):
 
     @property
     def weighted(self) -> bool:
-        """Whether a client's weight, its number of training rows, travels with its update."""
+        """Whether a client's number of training rows is sent along, as its weight."""
         return self.weighting == "examples" and self.local.privacy is None
 
     def parameter_block(self, name: str) -> Block:
@@ -196,15 +222,16 @@ class GradientAlgorithm(ABC):
 
     @property
     def together(self) -> int:
-        """How many clients the model likes to train in one call."""
+        """How many clients the model trains in one call."""
         return traits(self.model, ModelTraits).together
 
     @property
     def scalable(self) -> bool:
-        """Whether a client's vector may be scaled down as a whole, as clipping does."""
+        """Whether a client's vector keeps its meaning when clipping scales it down as a whole."""
         return True
 
     def sums(self, public: Public) -> tuple[SumSpec, ...]:
+        """ "train", and "evaluate" where evaluation is declared. Raises Refused for a model that cannot be trained privately."""
         if self.local.privacy is not None:
             check_private(self.model)
         divisor = "weight" if "weight" in self.train_layout else None
@@ -215,6 +242,7 @@ class GradientAlgorithm(ABC):
         return train, SumSpec("evaluate", layout, "metrics on the clients' own test parts", self.evaluation.every)
 
     def check(self, client: Client) -> None:
+        """Raises InvalidInput for a client without training rows, or with rows that do not fit the model."""
         if not len(client.train):
             raise InvalidInput(f"Client {client.name!r} has no training rows; leave it out, or give it data.")
         self.model.check(client.train, f"client {client.name!r}, training part")
@@ -222,9 +250,11 @@ class GradientAlgorithm(ABC):
             self.model.check(client.test, f"client {client.name!r}, test part")
 
     def init(self, public: Public, rng: np.random.Generator) -> Arrays:
+        """ "model" float32[d], "clients" (how many there are), and the slots."""
         return {"model": self.model.init(rng), "clients": np.array(public.clients), **self.slots(self.parameters)}
 
     def assign(self, state: Arrays, round: int, index: int) -> Assignment | None:
+        """First training, then evaluation in the rounds that have one."""
         if index == 0:
             names = ("model", *self.sends())
             return Assignment("train", {name: np.asarray(state[name], np.float32) for name in names})
@@ -239,6 +269,7 @@ class GradientAlgorithm(ABC):
         memory: Sequence[Vector | None],
         contexts: Sequence[ClientContext],
     ) -> Sequence[Contribution]:
+        """Trains, or evaluates, each client. The probe of a training has its "loss" and its "steps"."""
         if assignment.sum == "evaluate":
             return [Contribution(self._measure(assignment, client)) for client in clients]
         works = [self._work(assignment, *each) for each in zip(clients, memory, contexts, strict=True)]
@@ -260,7 +291,7 @@ class GradientAlgorithm(ABC):
             draws=context.draws,
         )
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is found by whoever takes the vector
+    @np.errstate(over="ignore", invalid="ignore")  # whoever takes the vector looks for what is not finite
     def _contribution(
         self, assignment: Assignment, work: LocalTraining, trained: Trained, client: Client, memory: Vector | None
     ) -> Contribution:
@@ -293,6 +324,7 @@ class GradientAlgorithm(ABC):
         return self.evaluation
 
     def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
+        """After training: the next model, and "update_norm", the L2 norm of the mean update. After evaluation: the metrics."""
         if assignment.sum == "evaluate":
             return state, finish(self._evaluation.names(self.model), released.total, self.model.classes)
         layout = self.train_layout
@@ -309,11 +341,12 @@ class GradientAlgorithm(ABC):
         return {**state, **changed, "model": model}, {"update_norm": _norm(totals)}
 
     def result(self, state: Arrays) -> Arrays:
+        """ "model", float32[d]."""
         return {"model": state["model"]}
 
 
 def blocks(size: int, block: int = 1 << 20) -> Iterator[slice]:
-    """A long vector's coordinates, so many at a time."""
+    """The coordinates of a vector of this size, cut into slices of at most `block`, in order."""
     return (slice(start, min(start + block, size)) for start in range(0, size, block))
 
 
@@ -325,7 +358,7 @@ def _norm(totals: Totals) -> float:
 
 
 def need_plain_sgd(algorithm: GradientAlgorithm, reason: str) -> None:
-    """Raises InvalidInput where the local steps are not plain SGD."""
+    """Raises InvalidInput, with the reason, where the clients' steps are not plain SGD."""
     if not algorithm.local.plain_sgd:
         raise InvalidInput(
             f"{type(algorithm).__name__} needs plain SGD on the clients ({reason}); found "
@@ -334,9 +367,9 @@ def need_plain_sgd(algorithm: GradientAlgorithm, reason: str) -> None:
 
 
 def full_gradient(algorithm: GradientAlgorithm, model: Vector, client: Client) -> Vector:
-    """float32[p], the gradient of a client's whole objective, weight decay included. Raises Refused in private training."""
+    """float32[p], the gradient of a client's mean loss plus weight decay, at `model` [d]. Raises Refused in private training."""
     if algorithm.local.privacy is not None:
-        raise Refused(f"{type(algorithm).__name__} would use a gradient without noise; that is not private training.")
+        raise Refused(f"{type(algorithm).__name__} would use a gradient without noise, so the training would not be private.")
     gradient = algorithm.model.gradient(model, client.train)
     if algorithm.local.weight_decay:
         gradient = gradient + np.float32(algorithm.local.weight_decay) * model[: algorithm.parameters]

@@ -1,4 +1,4 @@
-"""What every query on a declared column shares."""
+"""What all queries of a declared column share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from manent.core.vectors import Array
 
 
 def bounded(column: Column, query: str) -> tuple[float, float]:
-    """The column's public bounds. Raises InvalidInput where it declares none."""
+    """The column's public bounds (low, high). Raises InvalidInput where it does not declare both, with low < high."""
     if column.low is None or column.high is None or not column.low < column.high:
         raise InvalidInput(
             f"{query} needs public bounds low < high for column {column.name!r}; the schema has low={column.low}, "
-            f"high={column.high}. Declare them; they must not be read off the data."
+            f"high={column.high}. Declare them from what is publicly known, not from the data."
         )
     return column.low, column.high
 
 
 def values(client: Client, name: str) -> Array:
-    """float64[n], a client's values of a column over all its rows, NaN left out."""
+    """float64[n], a client's values of a column in all its rows, without NaN. Raises InvalidInput for an unknown column."""
     parts = [client.train] if client.test is None else [client.train, client.test]
     for part in parts:
         if name not in part.columns:

@@ -1,4 +1,4 @@
-"""The canonical form: a declaration as plain data, one byte string for equal data, and hashes of code."""
+"""The canonical form: a declaration as plain data, plain data as one byte string, and hashes of code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ from manent.core.errors import InvalidInput
 
 
 def canonical(value: object) -> bytes:
-    """One byte string for equal plain data: JSON with sorted keys and no spaces."""
+    """Plain data as bytes, the same bytes for equal data: JSON with sorted keys and no spaces, in UTF-8.
+
+    Raises ValueError for NaN and infinity, which `to_plain` writes as text.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def to_plain(value: Any, skip_own: bool = False) -> Any:
-    """Plain data for a declaration: frozen dataclasses by type and field, functions by name and source hash, arrays by digest.
+    """A declaration as plain data: JSON values only.
 
-    A class may have its own `to_plain()` instead. Raises InvalidInput for anything else.
+    A class with a `to_plain()` of its own is written as that says. Frozen dataclasses are written by type and field, functions
+    and classes by name and hash of their source, arrays by type, shape and digest, and NaN and infinity as text.
+
+    Args:
+        skip_own: do not use the value's own `to_plain()`. That method itself calls with this, to write its fields.
+
+    Raises InvalidInput for any other value.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -53,19 +62,20 @@ def to_plain(value: Any, skip_own: bool = False) -> Any:
 
 
 def type_name(value: Any) -> str:
-    """The short name of manent's own types; module and name of others."""
+    """The name of one of manent's own types or functions; "module:name" of any other."""
     module = value.__module__ or ""
     return str(value.__qualname__ if module.startswith("manent.") else f"{module}:{value.__qualname__}")
 
 
 def code_hash(value: Any) -> str:
-    """SHA-256 of the source of a class or function, and of what a function captured: defaults, and variables around it.
+    """SHA-256, in hexadecimal, of the source of a class or function, and of the values that a function captured.
 
-    Where there is no source, of its byte code. Global names that it uses are not followed.
+    Captured are its defaults and the variables of functions around it. Globals that it uses are not followed. Where the source is
+    not to be had, its byte code is hashed instead.
     """
     captured = [*(getattr(value, "__defaults__", None) or ()), *(getattr(value, "__kwdefaults__", None) or {}).values()]
     for cell in getattr(value, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # a cell may be empty still
+        with contextlib.suppress(ValueError):  # a cell may still be empty
             captured.append(cell.cell_contents)
     source = _source(value) if not captured else f"{_source(value)}{canonical([_captured(item) for item in captured]).decode()}"
     return hashlib.sha256(source.encode()).hexdigest()
@@ -79,13 +89,13 @@ def _source(value: Any) -> str:
         return _byte_code(code) if code else repr(value)
     if code is None or value.__name__ != "<lambda>":
         return source
-    # The source of a lambda is its whole line, on which there may be others: where it ends tells them apart.
+    # The source of a lambda is its whole line, which may hold several. The place where each ends tells them apart.
     ends = [(end - code.co_firstlineno, column) for _, end, _, column in code.co_positions() if end and column]
     return f"{source}{max(ends, default=None)}"
 
 
 def _byte_code(code: types.CodeType) -> str:
-    """The same text in every process: no addresses, and sets in order."""
+    """Byte code as text that is the same in every process: without addresses, and with sets in order."""
     constants = []
     for item in code.co_consts:
         if isinstance(item, types.CodeType):
@@ -96,7 +106,7 @@ def _byte_code(code: types.CodeType) -> str:
 
 
 def _captured(value: Any) -> Any:
-    """Plain data for a captured value; the name of its type where there is none."""
+    """A captured value as plain data; the name of its type where it cannot be written so."""
     if isinstance(value, type) or inspect.isroutine(value):
         return [type_name(value), _source(value)]
     if isinstance(value, types.ModuleType):

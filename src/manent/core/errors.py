@@ -1,10 +1,20 @@
-"""The error tree. Every message says what was expected, what was found, and what to change."""
+"""The error tree. Every message says what was expected, what was found, and what to change.
+
+ManentError
+    InvalidInput      a value, file or data set does not fit
+    Refused           no honest privacy statement can be made
+    BudgetSpent       not enough privacy budget is left
+    ProtocolAbort     a protocol stopped, so as not to return a wrong sum
+    NotAuthorized     the requester may not do this
+    MissingExtra      an optional package is not installed
+    ClientFailed      a client's own work failed
+"""
 
 from __future__ import annotations
 
 
 class ManentError(Exception):
-    """Root of every error that manent raises on purpose."""
+    """The root of every error that manent raises on purpose."""
 
 
 class InvalidInput(ManentError):
@@ -12,23 +22,29 @@ class InvalidInput(ManentError):
 
 
 class Refused(ManentError):
-    """A study for which no honest statement can be made."""
+    """A study for which no honest statement about privacy can be made."""
 
 
 class BudgetSpent(ManentError):
-    """A privacy budget that does not cover what was asked."""
+    """A request that the remaining privacy budget does not cover."""
 
 
 class ProtocolAbort(ManentError):
-    """A protocol that stopped rather than return a wrong sum."""
+    """A protocol that stopped, because it would otherwise have returned a wrong sum."""
 
 
 class NotAuthorized(ManentError):
-    """A request by someone who may not make it."""
+    """A request from someone who is not allowed to make it."""
 
 
 class MissingExtra(ManentError):
-    """An optional part that is not installed."""
+    """An optional package that is needed and not installed.
+
+    Attributes:
+        package: its name ("torch").
+        extra: manent's extra that installs it ("torch").
+        purpose: what needs it ("TorchModel").
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -41,13 +57,14 @@ class MissingExtra(ManentError):
 
 
 class ClientFailed(ManentError):
-    """A client whose work raised, or whose update was not finite.
+    """A client's work that raised an error, or gave an update that is not finite.
 
     Attributes:
-        client: name of the client.
-        round: round, counted from 1.
-        stage: what it was doing ("train", "evaluate", ...).
-        folder: where its inputs were kept for replay, or None.
+        client: the client's name.
+        round: the round, counted from 1.
+        stage: what the client was doing ("train", "evaluate", ...).
+        reason: what went wrong.
+        folder: where the client's inputs were kept for replay, or None.
     """
 
     def __init__(self, client: str, round: int, stage: str, reason: str, folder: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A client's data, and the schema that declares what its columns mean."""
+"""A client's data, and the schema that declares what the columns mean."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Column:
     """One declared column.
 
     Attributes:
-        name: its name.
-        unit: physical unit, for people ("mm Hg", "years").
-        low, high: public bounds; values outside are refused by a check, and clipped by a query that needs the bound.
+        name: unique among the columns of its kind.
+        unit: the physical unit, for people ("mm Hg", "years").
+        low, high: public bounds. A check refuses values outside them; a query that needs the bounds clips to them.
         codes: for a coded column, each allowed value and its meaning.
-        missing: what to do with NaN: "refuse" the data set, or "drop" the row.
+        missing: what happens where a value is NaN: "refuse" the data set, or "drop" the row.
         description: for people.
     """
 
@@ -38,12 +38,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """What every client's data look like; public.
+    """What every client's data look like. It is public.
 
     Attributes:
         features: columns of x, in order (empty for images and text).
         target: the column of y, or None where there is none.
-        shape: shape of one example of x.
+        shape: the shape of one example of x.
         classes: number of classes of y, or None for regression.
         columns: further columns that queries may name.
     """
@@ -55,7 +55,7 @@ class Schema:
     columns: tuple[Column, ...] = ()
 
     def column(self, name: str) -> Column:
-        """The declared column. Raises InvalidInput, listing those there are, for an unknown name."""
+        """The column of this name. Raises InvalidInput, listing the declared columns, for an unknown one."""
         target = () if self.target is None else (self.target,)
         known: dict[str, Column] = {c.name: c for c in (*self.features, *target, *self.columns)}
         if name not in known:
@@ -71,6 +71,8 @@ class Examples:
         x: inputs, [n, ...]; float32, or int64 for characters.
         y: targets, [n] or [n, ...]; int64 for classes, float32 for regression.
         columns: further arrays [n] by name, in their own units, for queries.
+
+    Raises InvalidInput where the arrays differ in their number of rows.
     """
 
     x: Array
@@ -81,7 +83,7 @@ class Examples:
         lengths = {"x": len(self.x), "y": len(self.y), **{name: len(c) for name, c in self.columns.items()}}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise InvalidInput(f"All arrays of a data set need as many rows; found {found}.")
+            raise InvalidInput(f"All arrays of a data set need the same number of rows; found {found}.")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -92,7 +94,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Client:
-    """One holder of data: a hospital, a bank, a phone."""
+    """One holder of data: a hospital, a bank, a phone.
+
+    Attributes:
+        name: unique in its federation.
+        train: the rows it trains on, at least one; queries look at them too.
+        test: the rows it tests on, or None.
+    """
 
     name: str
     train: Examples
@@ -101,7 +109,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Public:
-    """What everyone may know about a population before a study: its schema and how many clients it has."""
+    """What everyone may know of a population before a study: its schema, and how many clients it has."""
 
     schema: Schema
     clients: int
@@ -111,14 +119,21 @@ class Population(Protocol):
     """Who takes part. `manent.data.Federation` is one; a server's roster of sites is another."""
 
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """The clients' names, in a fixed order."""
+        ...
 
     @property
-    def public(self) -> Public: ...
+    def public(self) -> Public:
+        """What everyone may know of it."""
+        ...
 
 
 def join(parts: Sequence[Examples]) -> Examples:
-    """All rows of several data sets, one after another. Only a simulation can pool data like this."""
+    """All rows of several data sets, one after another. Only a simulation can pool data like this.
+
+    Raises InvalidInput for no data set, and for data sets that differ in columns or in the shape of an example.
+    """
     if not parts:
         raise InvalidInput("Nothing to join: expected at least one data set.")
     for kind, found in (

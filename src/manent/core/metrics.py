@@ -1,6 +1,6 @@
-"""Metrics as sums: each is a few numbers that clients add up, and a function of the total.
+"""Metrics as sums. Each metric is a few numbers that are added up over the clients, and a function of the total.
 
-So a metric can travel as blocks of a vector through the same layers and summation as an update.
+So a metric travels as blocks of a vector, through the same layers and summation as an update.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from manent.core.errors import InvalidInput
 from manent.core.vectors import Array, Block, Entry
 
 Task = Literal["binary", "multiclass", "regression"]
-AUC_BINS = 1000
+AUC_BINS = 1000  # bins of the predicted probability, in which scores are counted for the AUC
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Scored:
     """A model's answers on some examples.
 
     Attributes:
-        scores: logits [n] (binary), [n, classes] or [n, length, classes] (multiclass), predictions [n] (regression).
-        y: targets of the same leading shape.
-        loss: mean loss.
+        scores: logits [n] (binary), logits [n, classes] or [n, length, classes] (multiclass), or predictions [n] (regression).
+        y: targets [n] or [n, length].
+        loss: the mean loss.
     """
 
     scores: Array
@@ -35,12 +35,12 @@ class Scored:
 
     @property
     def count(self) -> int:
-        """Answers, counting each position of a sequence."""
+        """Number of answers. Each position of a sequence counts."""
         return int(self.y.size)
 
     @property
     def labels(self) -> Array:
-        """Predicted classes, shaped like y."""
+        """int64, the predicted classes, shaped like y."""
         if self.scores.ndim == self.y.ndim:
             return (self.scores > 0).astype(np.int64)
         labels: Array = self.scores.argmax(axis=-1)
@@ -49,7 +49,15 @@ class Scored:
 
 @dataclass(frozen=True)
 class Metric:
-    """`size(classes)` numbers a client sums, and `finish(total, count)` that turns the total into the metric."""
+    """One metric.
+
+    Attributes:
+        name: by which it is asked for.
+        tasks: the kinds of model that it fits.
+        size: a function of the number of classes: how many numbers a client sends.
+        statistic: a function of (scored, classes) that gives these numbers, float64[size].
+        finish: a function of (total, count) that makes the metric of the summed numbers and the number of answers.
+    """
 
     name: str
     tasks: tuple[Task, ...]
@@ -67,7 +75,7 @@ def _squared_error(scored: Scored, classes: int) -> Array:
 
 
 def _confusion(scored: Scored, classes: int) -> Array:
-    """True positives, predicted and actual counts of each class, [3 * classes]."""
+    """float64[3 * classes]: true positives of each class, then how often each was predicted, then how often each is true."""
     y, labels = scored.y.reshape(-1).astype(np.int64), scored.labels.reshape(-1)
     hits = np.bincount(y[labels == y], minlength=classes)
     return np.concatenate([hits, np.bincount(labels, minlength=classes), np.bincount(y, minlength=classes)]).astype(float)
@@ -83,14 +91,14 @@ def _f1(total: Array, count: float) -> float:
 
 
 def _score_bins(scored: Scored, classes: int) -> Array:
-    """Counts of the predicted probability in equal bins, negatives then positives, [2 * AUC_BINS]."""
+    """float64[2 * AUC_BINS]: counts by predicted probability in equal bins, for the negatives and then for the positives."""
     probability = 1 / (1 + np.exp(-np.clip(scored.scores.astype(np.float64), -500, 500)))
     bins = np.minimum((probability * AUC_BINS).astype(np.int64), AUC_BINS - 1)
     return np.concatenate([np.bincount(bins[scored.y == label], minlength=AUC_BINS) for label in (0, 1)]).astype(float)
 
 
 def _auc(total: Array, count: float) -> float:
-    """Area under the ROC curve; pairs in one bin count half. NaN where one class is absent."""
+    """The area under the ROC curve. Pairs within one bin count half. NaN where one class is absent."""
     negative, positive = total.reshape(2, -1)
     pairs = negative.sum() * positive.sum()
     below = np.cumsum(negative) - negative
@@ -116,12 +124,12 @@ METRICS = {
 
 
 def default_metrics(task: Task) -> tuple[str, ...]:
-    """What is measured when nothing is asked for."""
+    """The metrics that are measured where none are named."""
     return ("rmse", "loss") if task == "regression" else ("accuracy", "loss")
 
 
 def check_metrics(names: Sequence[str], task: Task) -> None:
-    """Raises InvalidInput for an unknown metric, or one that does not fit the task."""
+    """Raises InvalidInput for an unknown metric, and for one that does not fit the task."""
     for name in names:
         if name not in METRICS:
             raise InvalidInput(f"Unknown metric {name!r}; expected one of {', '.join(METRICS)}.")
@@ -130,18 +138,18 @@ def check_metrics(names: Sequence[str], task: Task) -> None:
 
 
 def metric_blocks(names: Sequence[str], classes: int) -> tuple[Block, ...]:
-    """The blocks in which metrics travel: the number of answers, then each metric's statistic."""
+    """The blocks in which metrics travel: "examples", the number of answers, and then one block for each metric."""
     blocks = [Block("examples", (Entry("examples", ()),))]
     return (*blocks, *(Block(n, (Entry(n, (METRICS[n].size(classes),)),)) for n in names))
 
 
 def statistics(names: Sequence[str], scored: Scored, classes: int) -> NDArray[np.float64]:
-    """One client's term, laid out as `metric_blocks`."""
+    """float64[d], what one client sends, laid out as `metric_blocks`."""
     return np.concatenate([[scored.count], *(METRICS[n].statistic(scored, classes) for n in names)])
 
 
 def finish(names: Sequence[str], total: Array, classes: int) -> dict[str, float]:
-    """The metrics of a summed vector laid out as `metric_blocks`."""
+    """The metrics of a summed vector [d], laid out as `metric_blocks`. NaN where nobody gave an answer."""
     count, values, start = float(total[0]), {}, 1
     for name in names:
         size = METRICS[name].size(classes)
@@ -151,7 +159,7 @@ def finish(names: Sequence[str], total: Array, classes: int) -> dict[str, float]
 
 
 def measure(names: Sequence[str], scored: Scored, classes: int) -> dict[str, float]:
-    """The metrics of one data set. AUC is exact here, with ties counted half."""
+    """The metrics of one data set. The AUC is exact here, without bins; ties count half."""
     values = finish(names, statistics(names, scored, classes), classes)
     if "auc" in values:
         values["auc"] = _exact_auc(scored)

@@ -1,4 +1,4 @@
-"""Overrides: a setting of a declaration, by its dotted name, set from text."""
+"""Overrides: setting a field of a declaration from text, by its dotted name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from manent.core.errors import InvalidInput
 
 
 def override(study: Any, path: str, text: str) -> Any:
-    """A copy of a declaration with the field at a dotted path set from text.
+    """A copy of a declaration in which the field at a dotted path is set from text.
 
     >>> override(Study(algorithm=..., rounds=5), "rounds", "10").rounds      # doctest: +SKIP
     10
 
-    Raises InvalidInput for an unknown name, listing near ones, or for text that does not fit the field.
+    Raises InvalidInput for an unknown name, with near ones, for text that does not fit the field, and where the declaration
+    itself refuses the new value.
     """
     return _replace(study, path.split("."), text, path, study)
 
@@ -36,7 +37,7 @@ def _replace(node: Any, path: list[str], text: str, whole: str, root: Any) -> An
         return dataclasses.replace(node, **{head: parse(text, hints[head], whole)})
     if isinstance(node, tuple) and head.isdigit() and int(head) < len(node):
         if not rest:
-            raise InvalidInput(f"{whole} is an object; set one of its fields, such as {whole}.NAME=VALUE.")
+            raise InvalidInput(f"{whole} is an object and cannot be set as a whole; set one of its fields: {whole}.NAME=VALUE.")
         items = list(node)
         items[int(head)] = _replace(items[int(head)], rest, text, whole, root)
         return tuple(items)
@@ -55,7 +56,7 @@ def _unknown(path: str, root: Any) -> InvalidInput:
 
 
 def settings(node: Any, prefix: str = "") -> list[str]:
-    """Dotted names of every field that `override` can set."""
+    """The dotted names of all fields that `override` can set."""
     names: list[str] = []
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         for f in dataclasses.fields(node):
@@ -72,14 +73,22 @@ def settings(node: Any, prefix: str = "") -> list[str]:
 
 
 def parse(text: str, annotation: Any, name: str) -> Any:
-    """Text as a value of the annotated type. Raises InvalidInput with what was expected."""
+    """Text as a value of the annotated type.
+
+    Args:
+        text: JSON, or plain text; "none" and "None", "True" and "False" are read too.
+        annotation: the field's type.
+        name: the field's name, for the message.
+
+    Raises InvalidInput, saying what was expected, where the text does not fit.
+    """
     try:
         value = json.loads(text)
     except ValueError:
         value = {"none": None, "None": None, "True": True, "False": False}.get(text, text)
     fitted = _fit(value, annotation)
     if fitted is _MISFIT:
-        fitted = _fit(text, annotation)  # where text is wanted, it may look like something else
+        fitted = _fit(text, annotation)  # where text is wanted, it may look like a number
     if fitted is _MISFIT:
         raise InvalidInput(f"{name} expects {_describe(annotation)}; found {text[:80]!r}.")
     return fitted

@@ -17,18 +17,19 @@ from manent.core.protocols import Algorithm, Layer, PrivacyBudget, Summation
 
 @dataclass(frozen=True)
 class Cohort:
-    """Who takes part in each sum.
+    """Who takes part in each sum. With neither size nor sampling_probability it is everyone (in the group whose turn it is).
 
     Attributes:
-        size: a fixed number, drawn without replacement.
-        sampling_probability: each client independently with this probability (Poisson); a cohort may be empty.
-        minimum: the fewest answers with which a sum is released; with fewer it is abandoned.
-        maximum: of more clients than this, only so many, at random, are asked (with sampling_probability).
-        min_separation: the fewest rounds from one participation of a client to its next. The clients are dealt into so many
-            groups, once and at random, and the groups take turns; a sum's cohort is drawn from the group whose turn it is. So in
-            r rounds nobody takes part more than ceil(r / min_separation) times, whoever answers.
+        size: this many clients, drawn without replacement.
+        sampling_probability: each client is drawn independently with this probability, in (0, 1] (Poisson sampling). A cohort
+            may then be empty.
+        minimum: the fewest answers with which a sum is released. A sum with fewer is abandoned.
+        maximum: only with sampling_probability: if more clients than this are drawn, so many of them, at random, are asked.
+        min_separation: the fewest rounds between two participations of a client. The clients are dealt at random, once, into this
+            many groups, which take turns; each sum's cohort is drawn from the group whose turn it is. So in r rounds no client
+            takes part more than ceil(r / min_separation) times.
 
-    With neither size nor sampling_probability, everyone (whose turn it is) takes part.
+    Raises InvalidInput for numbers out of range, and for settings that exclude each other.
     """
 
     size: int | None = None
@@ -39,7 +40,7 @@ class Cohort:
 
     def __post_init__(self) -> None:
         if self.size is not None and self.sampling_probability is not None:
-            raise InvalidInput("Cohort takes size or sampling_probability, not both.")
+            raise InvalidInput("Cohort takes size or sampling_probability, not both. Leave one of them out.")
         if self.size is not None:
             validate.count("Cohort", "size", self.size, " or None (everyone)")
         if self.sampling_probability is not None:
@@ -48,30 +49,38 @@ class Cohort:
         if self.maximum is not None:
             validate.count("Cohort", "maximum", self.maximum, " or None (no limit)")
             if self.sampling_probability is None:
-                raise InvalidInput(f"Cohort takes maximum with sampling_probability only; found maximum={self.maximum}.")
+                raise InvalidInput(
+                    f"Cohort takes maximum only with sampling_probability; found maximum={self.maximum}. Use size instead."
+                )
         if self.min_separation is not None:
             validate.count("Cohort", "min_separation", self.min_separation, " or None (any)")
             if self.sampling_probability is not None:
-                raise InvalidInput("Cohort takes min_separation with size or by itself; a Poisson cohort keeps no distance.")
+                raise InvalidInput(
+                    "Cohort takes min_separation alone or with size, not with sampling_probability. Leave one of them out."
+                )
 
     def check(self, clients: int) -> None:
-        """Raises InvalidInput where a population of this many clients cannot fill the cohort."""
+        """Raises InvalidInput where so few clients cannot fill the cohort, or can never give the fewest answers."""
         turn = clients // (self.min_separation or 1)  # the smallest group
         largest = min(turn, self.size or clients, self.maximum or clients)
         if self.size is not None and self.size > clients:
             raise InvalidInput(f"Cohort asks for {self.size} clients, but the data have {clients}; ask for fewer.")
         if self.min_separation is not None and (self.size or 1) > turn:
             raise InvalidInput(
-                f"Cohort asks for {self.size or 'all'} of a group, and {clients} clients in {self.min_separation} groups are "
+                f"Cohort asks for {self.size or 'all'} of a group, but {clients} clients in {self.min_separation} groups leave "
                 f"{turn} in the smallest. Use min_separation <= {clients // (self.size or 1)}."
             )
         if self.minimum > largest:
             raise InvalidInput(f"Cohort expects at least {self.minimum} answers, but at most {largest} clients are asked.")
 
     def turn(self, clients: int, round: int, dealing: np.random.Generator) -> tuple[int, ...] | None:
-        """Sorted indices of the group whose turn it is in a round, from 1; None where the cohort keeps no distance.
+        """Sorted indices of the clients whose turn it is in a round; None where there is no min_separation.
 
-        `dealing` must be the same, and untouched, in every round of a run: then the groups are, and no client is in two.
+        Args:
+            clients: how many there are.
+            round: counted from 1.
+            dealing: deals the clients into groups. It must be in the same state in every round of a run, so that the groups are
+                the same too.
         """
         if self.min_separation is None:
             return None
@@ -79,7 +88,15 @@ class Cohort:
         return tuple(sorted(int(i) for i in dealt))
 
     def draw(self, clients: int, rng: np.random.Generator, turn: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Sorted indices of the clients of one sum; of those whose turn it is, see `turn`."""
+        """Sorted indices of the clients of one sum.
+
+        Args:
+            clients: how many there are.
+            rng: decides who is drawn.
+            turn: with min_separation, the clients to draw from, as `turn` gives them.
+
+        Raises InvalidInput where the cohort has min_separation and `turn` is None.
+        """
         if self.min_separation is not None:
             if turn is None:
                 raise InvalidInput("A cohort with min_separation is drawn from a group; pass turn=cohort.turn(...).")
@@ -98,16 +115,18 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Study:
-    """What is computed, on whom, behind which guards. It says nothing of the machine that runs it.
+    """What is computed, on whom, behind which guards. It does not say which machines run it.
 
     Attributes:
         algorithm: what is computed, and how each sum changes the state.
-        rounds: how many rounds (a query takes one).
+        rounds: how many rounds, at least 1 (a query takes one).
         cohort: who takes part in each sum.
-        layers: what is done to a client's vector before it is summed, and undone after.
-        summation: how terms are brought together, so who can see them.
+        layers: what is done to a client's vector before it is summed, in order, and undone after.
+        summation: how the vectors are brought together, and so who can see them. None means the plain sum.
         name: for people; part of the hash.
-        budget: the differential privacy that the result must have; the noise is derived from it.
+        budget: the differential privacy that the result must have. The noise is derived from it.
+
+    Raises InvalidInput unless rounds is a whole number of at least 1.
     """
 
     algorithm: Algorithm
@@ -123,10 +142,10 @@ class Study:
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def to_plain(self) -> dict[str, Any]:
-        """Canonical plain data: JSON values only."""
+        """The study as plain data: JSON values only. Raises InvalidInput for a part that cannot be written so."""
         return typing.cast("dict[str, Any]", to_plain(self, skip_own=True))
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical form, in hexadecimal."""
+        """SHA-256 of the canonical form, in hexadecimal: equal for studies that declare the same."""
         return hashlib.sha256(canonical(self.to_plain())).hexdigest()

@@ -1,7 +1,8 @@
 """The sum of a cohort's vectors along one fixed binary tree.
 
-Floating-point addition is not associative. The tree depends only on the positions in the cohort's roster, so the
-result has the same bits for any number of workers and any order of arrival. Memory is O(d log n) when terms come in order.
+Floating-point addition is not associative, so the order of additions decides the last bits. Here it depends only on each
+client's position in the cohort, never on the number of workers or the order of arrival: the total has the same bits every time.
+Memory is O(d log n) when the vectors come in order of position.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ Total = Array  # float64[d]; int64[d] where the terms are whole numbers
 
 @dataclass(frozen=True)
 class Partial:
-    """The sum over the positions [index * 2**level, (index + 1) * 2**level); `total` None where none of them answered."""
+    """The sum over one aligned run of positions: from index * 2**level up to, but without, (index + 1) * 2**level.
+
+    Attributes:
+        level: log2 of the run's length.
+        index: which run of this length, from 0.
+        total: [d], or None where nobody in the run answered.
+    """
 
     level: int
     index: int
@@ -27,31 +34,37 @@ class Partial:
 
 
 class TreeSum:
-    """Sum of at most `count` vectors of `size` numbers, in float64; or exactly in int64, for whole numbers that cannot overflow.
+    """The sum of at most `count` vectors of `size` numbers each, in float64, or exactly in int64 where it cannot overflow.
 
-    `add`, `skip` and `merge` may come in any order; each position once. `finish` needs every position.
+    Call `add`, `skip` or `merge` in any order, so that every position from 0 to count - 1 is given exactly once; then `finish`.
+    All three raise InvalidInput for a vector of another size or a position outside the cohort, and ProtocolAbort for a position
+    that was given before.
     """
 
     def __init__(self, size: int, count: int, dtype: Number = np.float64) -> None:
         self.size, self.count, self.dtype = size, count, dtype
         self._nodes: dict[tuple[int, int], Total | None] = {}
         self._taken = 0
-        self._spare: list[Total] = []  # buffers to use again: fresh pages cost more than the addition
+        self._spare: list[Total] = []  # buffers for reuse: getting fresh memory takes longer than the addition
 
     def add(self, position: int, vector: Array) -> None:
-        """Add the [d] vector of one position. It is only read."""
+        """Adds the vector [d] of one position. The vector is only read, never kept."""
         self._place(0, position, vector, owned=False)
 
     def skip(self, position: int) -> None:
-        """Record that a position contributes nothing."""
+        """Records that a position contributes nothing."""
         self._place(0, position, None, owned=True)
 
     def merge(self, part: Partial) -> None:
-        """Take the sum over an aligned run of positions. Its array is only read."""
+        """Adds the sum over an aligned run of positions. Its array is only read, never kept."""
         self._place(part.level, part.index, part.total, owned=part.total is None)
 
     def _place(self, level: int, index: int, total: Array | None, owned: bool) -> None:
-        """Take in the sum of a run, and join what became whole. An array not owned is only read, and copied if it must stay."""
+        """Adds the sum of a run, and joins it with its neighbours where a longer run is complete.
+
+        Args:
+            owned: whether the array may be changed and kept. If not, it is copied before it is kept.
+        """
         if total is not None and total.shape != (self.size,):
             raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {total.shape}.")
         first = index << level
@@ -73,16 +86,20 @@ class TreeSum:
         self._nodes[level, index] = total
 
     def finish(self) -> Total:
-        """The [d] total, once. Raises ProtocolAbort where a position is unaccounted for."""
+        """The total [d]; zeros where nobody answered. It can be taken once. Raises ProtocolAbort where a position is missing."""
         if self._taken != self.count:
             raise ProtocolAbort(f"Only {self._taken} of {self.count} positions were added or skipped; no sum is formed.")
         total, self._taken = self._join(list(self._nodes)), 0
         return np.zeros(self.size, self.dtype) if total is None else total
 
     def take(self, level: int, index: int, out: Total | None = None) -> Partial:
-        """Remove and return the sum over one aligned run, to be merged elsewhere; copied into `out` where given.
+        """Removes the sum over one aligned run and returns it, to be merged into another TreeSum.
 
-        Raises ProtocolAbort where positions of the run are missing, or summed with others already.
+        Args:
+            level, index: the run; see `Partial`.
+            out: [d], an array to copy the sum into, or None to hand over the own one.
+
+        Raises ProtocolAbort where positions of the run are missing, or already summed with positions outside it.
         """
         inside = [(lower, at) for lower, at in self._nodes if lower <= level and at >> (level - lower) == index]
         found, width = sum(self._width(*key) for key in inside), self._width(level, index)
@@ -97,11 +114,11 @@ class TreeSum:
         return Partial(level, index, out)
 
     def _width(self, level: int, index: int) -> int:
-        """How many of a run's positions are in the cohort: all, but for the last run, which may be cut short."""
+        """How many positions of a run are in the cohort. The last run may reach beyond the cohort's end."""
         return min((index + 1) << level, self.count) - (index << level)
 
     def _join(self, keys: list[tuple[int, int]]) -> Total | None:
-        # What remains of a run are the aligned runs of the binary form of its length; the tree joins them from the right.
+        # The pieces left have lengths that are the binary digits of the run's length. The tree joins them from the right.
         total: Total | None = None
         for key in sorted(keys, key=lambda key: key[1] << key[0], reverse=True):
             total = self._plus(self._nodes.pop(key), total)

@@ -1,12 +1,12 @@
 """Shared checks of arguments. Each raises InvalidInput, saying who expects what, what was found, and what to change.
 
-| value given                      | `count`               | `number`, `positive`, `not_negative`, `fraction` |
-|----------------------------------|-----------------------|--------------------------------------------------|
-| int, or a numpy integer          | taken if large enough | taken if in range                                |
-| float, Fraction, or a numpy float| refused               | taken if in range                                |
-| NaN, True, False                 | refused               | refused                                          |
-| infinity                         | refused               | refused; `positive` can allow it                 |
-| None, text, a list, an array     | refused               | refused                                          |
+| value given                       | `count`               | `number`, `positive`, `not_negative`, `fraction` |
+|-----------------------------------|-----------------------|--------------------------------------------------|
+| int, or a numpy integer           | taken if large enough | taken if in range                                |
+| float, Fraction, or a numpy float | refused               | taken if in range                                |
+| NaN, True, False                  | refused               | refused                                          |
+| infinity                          | refused               | refused; `positive` can allow it                 |
+| None, text, a list, an array      | refused               | refused                                          |
 """
 
 from __future__ import annotations

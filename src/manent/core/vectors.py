@@ -1,4 +1,4 @@
-"""Vectors and layouts: every model and every client's term is one flat vector, cut into named blocks."""
+"""Vectors and layouts: every model, and everything a client sends, is one flat vector, cut into named blocks of tensors."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ LINE = 64  # bytes of a cache line
 
 @dataclass(frozen=True)
 class Entry:
-    """One named tensor. `shape` () is a scalar."""
+    """One named tensor. The shape () is a scalar."""
 
     name: str
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
+        """Number of coordinates."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a vector with its own rule.
+    """A part of a vector with its own rules.
 
     Attributes:
         name: unique in the layout.
         entries: the tensors, in order.
-        bound: public bound on the absolute value of each coordinate that a client may send, or None where none is declared
-            (then only a summation that needs no bound accepts it).
+        bound: a public bound on the absolute value of each coordinate that a client may send. None declares no bound; then only
+            a summation that needs none accepts the block.
     """
 
     name: str
@@ -49,17 +50,21 @@ class Block:
 
     @property
     def size(self) -> int:
+        """Number of coordinates."""
         return sum(entry.size for entry in self.entries)
 
 
 def scalar(name: str, bound: float | None = None) -> Block:
-    """A block of one number."""
+    """A block that holds one number, with this bound on its absolute value."""
     return Block(name, (Entry(name, ()),), bound)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a flat vector is cut: blocks, and within them named tensors, one after another."""
+    """How a flat vector is cut: into blocks, and these into named tensors, one after another.
+
+    Raises InvalidInput where two blocks, or two tensors, have the same name.
+    """
 
     blocks: tuple[Block, ...]
 
@@ -98,16 +103,17 @@ class Layout:
         return block in self._blocks
 
     def slice(self, block: str) -> slice:
-        """Where a block lies. Raises InvalidInput for an unknown name."""
+        """Where a block lies in the vector. Raises InvalidInput for an unknown name."""
         try:
             return self._blocks[block]
         except KeyError:
             raise InvalidInput(f"No block {block!r} in this layout; it has {', '.join(self._blocks)}.") from None
 
     def flatten(self, tensors: Mapping[str, Array]) -> Vector:
-        """The float32[d] vector of named tensors.
+        """float32[d], the vector of these named tensors.
 
-        Raises InvalidInput, naming the tensor, where one is missing, unknown, of another shape, or not finite.
+        Raises InvalidInput, naming the tensor, where one is missing, unknown, of another shape, not of real numbers, or not
+        finite as float32.
         """
         unknown = sorted(set(tensors) - set(self._entries))
         if unknown:
@@ -121,24 +127,25 @@ class Layout:
                 raise InvalidInput(f"Tensor {name!r} has shape {tensor.shape}; the layout expects {shape}.")
             if tensor.dtype.kind not in "fiub":
                 raise InvalidInput(f"Tensor {name!r} has type {tensor.dtype}; the layout expects real numbers.")
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
                 vector[where] = tensor.reshape(-1)
         self.check_finite(vector)
         return vector
 
     def unflatten(self, vector: Array) -> dict[str, Array]:
-        """Views of a [d] vector as named tensors. Raises InvalidInput where its length is not d."""
+        """The named tensors of a vector [d], as views. Raises InvalidInput for another shape."""
         self.check_size(vector)
         return {name: vector[where].reshape(shape) for name, (where, shape) in self._entries.items()}
 
     def check_size(self, vector: Array) -> None:
+        """Raises InvalidInput unless the vector has shape [d]."""
         if vector.shape != (self.size,):
             raise InvalidInput(f"Expected a vector of {self.size} numbers, found shape {vector.shape}.")
 
     def not_finite(self, vector: Array) -> str | None:
-        """Name of the first tensor that holds NaN or infinity, or None."""
+        """The name of the first tensor of a vector [d] that holds NaN or infinity; None where all is finite."""
         with np.errstate(all="ignore"):
-            if np.isfinite(np.dot(vector, vector)):  # finite squares come from finite numbers; the rest is looked at closely
+            if np.isfinite(np.dot(vector, vector)):  # if the squares are finite, so are the numbers
                 return None
         for name, (where, _) in self._entries.items():
             if not np.isfinite(vector[where]).all():
@@ -146,14 +153,14 @@ class Layout:
         return None
 
     def check_finite(self, vector: Array) -> None:
-        """Raises InvalidInput, naming the tensor, where the vector holds NaN or infinity."""
+        """Raises InvalidInput, naming the tensor, where a vector [d] holds NaN or infinity."""
         name = self.not_finite(vector)
         if name is not None:
             raise InvalidInput(f"Tensor {name!r} holds NaN or infinity; every coordinate must be finite.")
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array with nothing in it that begins on a cache line, so that other libraries need no copy to read it."""
+    """An array of any content that begins on a cache line, so that other libraries can read it without a copy."""
     size = prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + LINE, np.uint8)
     start = -raw.ctypes.data % LINE

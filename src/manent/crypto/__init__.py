@@ -1,4 +1,4 @@
-"""Primitives: values in, values out; no network, no files, no policy."""
+"""Cryptographic primitives: functions of values, without network, files or policy."""
 
 from manent.crypto import additive, shamir
 from manent.crypto.agreement import AgreementKey, EncapsulationKey, encapsulate

@@ -1,4 +1,10 @@
-"""Additive sharing modulo a power of two: shares that sum to a vector, and say nothing of it while one is missing."""
+"""Additive secret sharing modulo a power of two.
+
+| guarantee                      | all shares together sum to the vector; any fewer are uniform and independent of it |
+| bits outside 1 to 64           | InvalidInput                                                                       |
+| fewer than 2 parties           | InvalidInput: a single share would be the vector itself                            |
+| numbers negative, or too large | taken modulo 2^bits                                                                |
+"""
 
 from __future__ import annotations
 
@@ -11,12 +17,14 @@ from manent.core.vectors import Array
 
 
 def split(values: Array, parties: int, bits: int, random: PrivateRandom) -> Array:
-    """uint64[parties, d], shares of a vector modulo 2^bits; any but all of them are uniform and independent of it.
+    """uint64[parties, d], the shares of a vector modulo 2^bits. Any but all of them are uniform and independent of the vector.
 
     Args:
         values: int64 or uint64 [d]; negative numbers and numbers beyond 2^bits are taken modulo 2^bits.
         parties: 2 or more.
         bits: 1 to 64.
+
+        random: where the shares are drawn from.
 
     Raises InvalidInput for anything else.
     """
@@ -32,7 +40,7 @@ def split(values: Array, parties: int, bits: int, random: PrivateRandom) -> Arra
 
 
 def combine(shares: Array, bits: int) -> Array:
-    """uint64[d], the vector modulo 2^bits, from all of its shares [parties, d] in any order.
+    """uint64[d], the vector modulo 2^bits, from all of its shares uint64[parties, d], in any order.
 
     Raises InvalidInput unless the shares are a uint64 matrix and bits is from 1 to 64.
     """

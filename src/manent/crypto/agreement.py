@@ -1,4 +1,4 @@
-"""Secrets that two parties share: X25519 (RFC 7748), and ML-KEM-768 (FIPS 203) against quantum computers."""
+"""Key agreement: X25519 (RFC 7748), and ML-KEM-768 (FIPS 203), which is made to withstand quantum computers too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIELD: Final = 2**255 - 19
 
 
 def _coordinate(public: bytes) -> int:
-    """The number that 32 bytes stand for: RFC 7748 ignores the top bit and accepts numbers beyond the field."""
+    """The field element that 32 bytes stand for. RFC 7748 ignores the top bit, and reduces numbers beyond the field."""
     return (int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD
 
 
@@ -38,14 +38,14 @@ class AgreementKey:
 
     @property
     def public(self) -> bytes:
-        """32 bytes, for the peer."""
+        """The public key for the peer, 32 bytes."""
         return self._public
 
     def agree(self, peer: bytes) -> bytes:
-        """The 32-byte secret shared with the holder of a public key; never use it but through `derive`.
+        """The 32-byte secret shared with the holder of a public key. Use it only as the input of `derive`.
 
-        It does not commit to the two public keys (several keys give one secret), so name both in the info of `derive`.
-        Raises ProtocolAbort for a wrong length, the party's own key, and a key of low order, which would fix the secret.
+        Several public keys give the same secret, so name both public keys in the info of `derive`. Raises ProtocolAbort for a
+        wrong length, for the party's own key, and for a key of low order, with which everyone knows the secret.
         """
         check_length("a peer's X25519 key", peer, 32, ProtocolAbort)
         if _coordinate(peer) == self._coordinate:
@@ -60,7 +60,7 @@ class AgreementKey:
 
 @final
 class EncapsulationKey:
-    """The receiving side of ML-KEM-768.
+    """The receiving side of ML-KEM-768, a key encapsulation.
 
     Args:
         seed: 64 secret bytes, d followed by z (FIPS 203, algorithm 16).
@@ -77,11 +77,11 @@ class EncapsulationKey:
 
     @property
     def public(self) -> bytes:
-        """1184 bytes, for the peer."""
+        """The public key for the peer, 1184 bytes."""
         return self._public
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
-        """The 32-byte secret in a ciphertext of 1088 bytes. An altered one gives another, unpredictable secret, and no error.
+        """The 32-byte secret in a ciphertext of 1088 bytes. An altered one gives another, unpredictable secret, not an error.
 
         Raises ProtocolAbort for a wrong length.
         """
@@ -90,9 +90,9 @@ class EncapsulationKey:
 
 
 def encapsulate(public: bytes) -> tuple[bytes, bytes]:
-    """A fresh 32-byte secret, and the 1088-byte ciphertext from which the key's holder learns it.
+    """A fresh 32-byte secret, and the ciphertext of 1088 bytes from which the public key's holder learns it.
 
-    Raises ProtocolAbort for a wrong length, and a key whose coefficients are not reduced (FIPS 203, section 7.2).
+    Raises ProtocolAbort for a key of a wrong length, or with coefficients that are not reduced (FIPS 203, section 7.2).
     """
     check_length("a peer's ML-KEM-768 key", public, 1184, ProtocolAbort)
     try:

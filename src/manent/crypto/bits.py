@@ -1,4 +1,4 @@
-"""Uniform bits as numbers, and the lazy comparison of a uniform real number with a probability."""
+"""Uniform bits as numbers, and the exact comparison of a uniform real number with a probability."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from manent.core.vectors import Array
 
 Size = int | tuple[int, ...]
 
-CHUNK = 1 << 15  # draws at a time, so that buffers stay in the second-level cache
+CHUNK = 1 << 15  # so many draws at a time, so that the buffers stay in the second-level cache
 
 
 def draw_bits(random: PrivateRandom, count: int, dtype: type[np.unsignedinteger]) -> Array:
-    """dtype[count], uniform."""
+    """dtype[count], uniform over all values of an unsigned type."""
     each = 8 // np.dtype(dtype).itemsize
     return random.words(-(-count // each)).view(dtype)[:count]
 
 
 def is_below(bounds: Callable[[int], tuple[Fraction, Fraction]], level: int, bits: int, random: PrivateRandom) -> bool:
-    """Whether U < chance, for U uniform in [0, 1) of which `level` holds the first `bits` bits.
+    """Whether U < chance, exactly, for U uniform in [0, 1). More bits of U are drawn, 192 at a time, until the answer is certain.
 
-    `bounds(bits)` encloses the chance, the closer the more bits. Bits are drawn, 192 at a time, until it is certain.
+    Args:
+        bounds: a function of a number of bits that gives a lower and an upper bound on the chance, closer for more bits.
+        level: the first bits of U, as a number.
+        bits: how many bits that are.
+        random: where further bits are drawn from.
     """
     while True:
         low, high = bounds(bits)
@@ -39,7 +43,7 @@ def is_below(bounds: Callable[[int], tuple[Fraction, Fraction]], level: int, bit
 
 
 def checked_shape(size: Size) -> tuple[int, ...]:
-    """The shape of a size. Raises InvalidInput where it is none."""
+    """A size as a shape. Raises InvalidInput unless it is a whole number >= 0, or a tuple of such."""
     shape = size if isinstance(size, tuple) else (size,)
     if not all(validate.is_count(n, 0) for n in shape):
         raise InvalidInput(f"Expected a size of whole numbers >= 0, found {size!r}. Give an int or a tuple of them.")

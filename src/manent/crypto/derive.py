@@ -1,4 +1,4 @@
-"""Keys from secrets: HKDF-SHA256 (RFC 5869)."""
+"""Keys derived from secrets: HKDF-SHA256 (RFC 5869)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _HASH: Final = SHA256()
 
 
 def derive(secret: bytes, info: bytes, size: int = 32) -> bytes:
-    """`size` bytes that depend on the secret and on what they are for; empty salt.
+    """`size` bytes that depend on the secret and on their purpose. The salt is empty.
 
     Args:
-        secret: any length; as unpredictable as the key shall be.
-        info: the purpose, and whatever the key shall be bound to. Two purposes need two infos.
-        size: 1 to 8160.
+        secret: of any length. The key is no harder to guess than the secret.
+        info: the purpose, and whatever the key is to be bound to. Different purposes need different infos.
+        size: how many bytes, 1 to 8160.
 
     Raises InvalidInput for another size.
     """
     if not validate.is_count(size) or size > 255 * 32:
-        raise InvalidInput(f"HKDF-SHA256 gives 1 to 8160 bytes; found size {size!r}. Derive a key, and expand it by a cipher.")
+        raise InvalidInput(f"HKDF-SHA256 gives 1 to 8160 bytes; found size {size!r}. For more, derive a key and use a cipher.")
     return HKDF(_HASH, size, None, info).derive(secret)

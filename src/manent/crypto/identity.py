@@ -1,4 +1,4 @@
-"""Long-term identities: Ed25519 signatures (RFC 8032)."""
+"""Long-term identities, with Ed25519 signatures (RFC 8032)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from manent.crypto.lengths import check_length
 
 _FIELD: Final = 2**255 - 19
 _ORDER_8: Final = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
-# The y coordinates of the eight points of low order. Under such a public key one signature fits many messages, or all.
+# The y coordinates of the eight points of low order. For such a public key, one signature fits many messages, or all.
 _LOW_ORDER: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
 
 
 @final
 class SigningKey:
-    """An identity's secret. `repr` shows the public half only.
+    """An identity's secret key. Its `repr` shows only the public key.
 
     Args:
         seed: 32 secret bytes.
@@ -35,21 +35,21 @@ class SigningKey:
 
     @classmethod
     def generate(cls, random: PrivateRandom) -> SigningKey:
-        """A new identity."""
+        """A new identity, drawn from `random`."""
         return cls(random.bytes(32))
 
     @property
     def seed(self) -> bytes:
-        """The 32 secret bytes, for whoever stores the identity."""
+        """The 32 secret bytes, to be stored with care."""
         return self._key.private_bytes_raw()
 
     @property
     def public(self) -> bytes:
-        """32 bytes, for everyone."""
+        """The public key, 32 bytes, for everyone."""
         return self._public
 
     def sign(self, message: bytes) -> bytes:
-        """The 64-byte signature; the same for the same message."""
+        """The signature of a message, 64 bytes. The same message always gets the same signature."""
         return self._key.sign(message)
 
     def __repr__(self) -> str:
@@ -57,9 +57,9 @@ class SigningKey:
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the holder of a public key signed the message. False, never an error, for bytes that are no key or signature.
+    """Whether the holder of this public key signed the message. Bytes that are no key or no signature give False, not an error.
 
-    Keys of low order are refused: for them a signature can be made without any secret (RFC 8032 leaves that to the protocol).
+    Keys of low order give False too: for them a signature can be made without the secret. RFC 8032 leaves that to the protocol.
     """
     if (int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD in _LOW_ORDER:
         return False

@@ -1,4 +1,4 @@
-"""Masks: the keystream of a cipher, added to a vector modulo 2^16, 2^32 or 2^64."""
+"""Masks for secure aggregation: a cipher's keystream, added to a vector modulo 2^16, 2^32 or 2^64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KeystreamCipher = Literal["aes-256-ctr", "chacha20"]
 # Zeros, keystream and sum together stay below a megabyte, the second-level cache of most of today's servers. For 2^20 uint32,
 # pieces of 16, 64, 128, 256 KiB and 4 MiB took 0.74, 0.60, 0.57, 0.56 and 0.57 ms.
 _CHUNK: Final = 1 << 18
-_ROOM: Final = 16  # bytes that a block cipher wants behind what it writes
+_ROOM: Final = 16  # bytes of space that a block cipher needs behind its output
 _ZEROS: Final = memoryview(bytes(_CHUNK))
 _LANES: Final = tuple(np.dtype(lane) for lane in (np.uint16, np.uint32, np.uint64))
 _START: Final = bytes(16)  # the zero counter; for ChaCha20 a zero counter and a zero nonce
@@ -31,17 +31,17 @@ _CIPHERS: Final[dict[str, Callable[[bytes], Cipher[Any]]]] = {
 
 @final
 class Masker:
-    """Adds and subtracts keystreams. It holds scratch memory: one for each thread. Other threads run meanwhile.
+    """Adds and subtracts keystreams. It holds scratch memory, so each thread needs its own. While it works, other threads run.
 
-    The mask of a 32-byte key is its keystream from a zero counter, read as little-endian numbers of the lane's width on every
-    machine: AES-256 in counter mode (NIST SP 800-38A) or ChaCha20 (RFC 8439). A key is used for one mask: two vectors under one
-    key would give away their difference.
+    The mask of a 32-byte key is the key's keystream from counter zero, by AES-256 in counter mode (NIST SP 800-38A) or ChaCha20
+    (RFC 8439). It is read as little-endian numbers on every machine. Use each key for one mask only: two vectors masked under the
+    same key would give away their difference.
 
     Args:
-        dtype: the lane, np.uint16, np.uint32 or np.uint64. Sums are modulo 2 to its bits.
+        dtype: the vectors' type: np.uint16, np.uint32 or np.uint64. Sums are modulo 2^16, 2^32 or 2^64.
         cipher: "aes-256-ctr" or "chacha20".
 
-    Raises InvalidInput for another lane or cipher.
+    Raises InvalidInput for another type or cipher.
     """
 
     def __init__(self, dtype: DTypeLike, cipher: KeystreamCipher = "aes-256-ctr") -> None:
@@ -56,14 +56,14 @@ class Masker:
         self._mask = scratch[:_CHUNK].view(self.dtype.newbyteorder("<"))
 
     def add(self, total: Array, key: bytes) -> None:
-        """Adds the mask of a key to the lanes [d], in place.
+        """Adds the mask of a 32-byte key to the vector `total` [d], in place.
 
         Raises InvalidInput unless the array is writeable, contiguous and of this Masker's dtype, and the key has 32 bytes.
         """
         self._apply(np.add, total, key)
 
     def subtract(self, total: Array, key: bytes) -> None:
-        """Undoes `add`; the same errors."""
+        """Subtracts the mask of a key, which undoes `add`. Raises the same errors."""
         self._apply(np.subtract, total, key)
 
     def _apply(self, operation: np.ufunc, total: Array, key: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The one check that fixed-size secrets, keys and messages share. It never shows their bytes."""
+"""The check of length for secrets, keys and messages of fixed size. Its message never shows their bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from manent.core.errors import InvalidInput, ManentError
 
 
 def check_length(what: str, value: bytes, length: int, error: type[ManentError] = InvalidInput) -> None:
-    """Raises `error` unless the value is bytes of that length."""
+    """Raises `error` unless the value is bytes of this length.
+
+    Args:
+        what: what the value is, for the message: "a mask key".
+    """
     if not isinstance(value, bytes):
         raise error(f"Expected {what} of {length} bytes, found {type(value).__name__}. Give bytes.")
     if len(value) != length:

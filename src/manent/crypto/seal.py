@@ -1,4 +1,11 @@
-"""Sealed messages: AES-256-GCM (NIST SP 800-38D) under a key that is used once."""
+"""Sealed messages: AES-256-GCM (NIST SP 800-38D), with a key for each message.
+
+| case                                    | what happens                                                         |
+|-----------------------------------------|----------------------------------------------------------------------|
+| message, associated data or key altered | `unseal` raises ProtocolAbort                                        |
+| an empty message                        | is sealed into 16 bytes                                              |
+| one key for two messages                | never do that: it gives away their difference, and lets others forge |
+"""
 
 from __future__ import annotations
 
@@ -14,18 +21,18 @@ _NONCE: Final = bytes(12)
 
 
 def seal(key: bytes, message: bytes, associated: bytes) -> bytes:
-    """The message, encrypted and authenticated together with `associated` (not sent); 16 bytes longer.
+    """The encrypted message, 16 bytes longer, bound to the `associated` data.
 
-    The nonce is zero. That is right because a nonce must only never repeat under one key, and a key seals one message: derive it
-    for this sender, receiver, round and purpose. Two messages under one key would give away their difference, and with it
-    the means to forge others.
+    The nonce is always zero. That is safe because a nonce must not repeat under one key, and each key seals one message only:
+    derive the key for this sender, receiver, round and purpose. Two messages under one key would give away their difference,
+    and let others forge messages.
 
     Args:
         key: 32 bytes, for this message alone.
         message: fewer than 2^31 bytes.
-        associated: what both sides know and the message is bound to, such as round, sender and receiver.
+        associated: what both sides know and the message is bound to, such as round, sender and receiver. It is not sent.
 
-    Raises InvalidInput for another length of the key, or too long a message.
+    Raises InvalidInput for a key that is not 32 bytes, or a message that is too long.
     """
     check_length("a sealing key", key, 32)
     try:
@@ -35,7 +42,7 @@ def seal(key: bytes, message: bytes, associated: bytes) -> bytes:
 
 
 def unseal(key: bytes, sealed: bytes, associated: bytes) -> bytes:
-    """The message that was sealed under the same key and `associated`.
+    """The message that was sealed with the same key and the same `associated` data.
 
     Raises ProtocolAbort where anything was altered, and InvalidInput for a key that is not 32 bytes.
     """

@@ -1,8 +1,15 @@
 """Shamir's secret sharing (Communications of the ACM 22, 1979) over the integers modulo 2^256 - 189.
 
-A secret is the value at zero of a random polynomial of degree threshold - 1; a share is its value at another point. Fewer shares
-than the threshold say nothing of the secret. Secrets and shares are 32 bytes, most significant first. Python's integers take
-time that depends on their values, so run this where nobody can time it.
+The secret is the value at zero of a random polynomial of degree threshold - 1. Each share is its value at another point.
+Secrets and shares are 32 bytes, most significant first.
+
+| shares known              | what they tell                                                                      |
+|---------------------------|-------------------------------------------------------------------------------------|
+| fewer than the threshold  | nothing about the secret, whatever computer is used                                 |
+| the threshold, all right  | the secret                                                                          |
+| the threshold, some wrong | `combine` gives a wrong secret; `recover` tries other shares until one is confirmed |
+
+The time that Python's integers take depends on their values. Run this where nobody can measure it.
 """
 
 from __future__ import annotations
@@ -25,15 +32,20 @@ _RUN: Final = 16  # steps between reductions modulo the prime: points are small 
 
 
 def draw_secret(random: PrivateRandom) -> bytes:
-    """A uniform secret."""
+    """A uniform secret, 32 bytes."""
     return _draw(random, 1)[0].to_bytes(_SIZE, "big")
 
 
 def split(secret: bytes, threshold: int, points: Sequence[int], random: PrivateRandom) -> list[bytes]:
-    """The shares of a secret at the points, in order; any `threshold` of them determine it, fewer say nothing.
+    """The shares of a secret, one for each point, in order. Any `threshold` of them determine it; fewer tell nothing about it.
 
-    Raises InvalidInput for points that are not distinct whole numbers from 1 to PRIME - 1, a threshold that is not between 1 and
-    their number, or a secret that is not 32 bytes below PRIME.
+    Args:
+        secret: 32 bytes, a number below PRIME.
+        threshold: 1 to the number of points.
+        points: distinct whole numbers from 1 to PRIME - 1.
+        random: where the polynomial is drawn from.
+
+    Raises InvalidInput for anything else.
     """
     points = _checked(points)
     check_length("a secret", secret, _SIZE)
@@ -48,14 +60,16 @@ def split(secret: bytes, threshold: int, points: Sequence[int], random: PrivateR
 
 
 def lagrange(points: Sequence[int]) -> tuple[int, ...]:
-    """What each point's share is multiplied with to give the secret; they serve every secret shared at these points.
+    """Lagrange's coefficients: the secret is the sum of each point's share times its coefficient, modulo PRIME.
+
+    They serve every secret that is shared at these points.
 
     Raises InvalidInput for points that are not distinct whole numbers from 1 to PRIME - 1.
     """
     return _lagrange(tuple(_checked(points)))
 
 
-@lru_cache(maxsize=32)  # as a rule, the same clients hold the shares of many secrets
+@lru_cache(maxsize=32)  # usually the same clients hold the shares of many secrets
 def _lagrange(points: tuple[int, ...]) -> tuple[int, ...]:
     divisors = [_product([x, *(y - x for y in points if y != x)]) for x in points]
     before = [1]  # products of the divisors so far: one inversion then serves them all
@@ -71,12 +85,12 @@ def _lagrange(points: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def combine(shares: Sequence[bytes], coefficients: Sequence[int]) -> bytes:
-    """The secret, from shares in the order of the points of `lagrange`. Wrong shares give a wrong secret: see `recover`.
+    """The secret, from shares in the order of the points given to `lagrange`. Wrong shares give a wrong secret: see `recover`.
 
     Raises InvalidInput for another number of shares, and ProtocolAbort where one is not 32 bytes below PRIME.
     """
     if len(shares) != len(coefficients):
-        raise InvalidInput(f"Expected {len(coefficients)} shares, one a coefficient; found {len(shares)}.")
+        raise InvalidInput(f"Expected {len(coefficients)} shares, one for each coefficient; found {len(shares)}.")
     values = [_value(share) for share in shares]
     malformed = sum(value is None for value in values)
     if malformed:
@@ -85,19 +99,19 @@ def combine(shares: Sequence[bytes], coefficients: Sequence[int]) -> bytes:
 
 
 def recover(shares: Mapping[int, bytes], threshold: int, right: Callable[[bytes], bool], limit: int = 1000) -> bytes:
-    """The secret that `right` confirms, although some shares may be wrong.
+    """The secret, even where some shares may be wrong: `right` says which candidate is the secret.
 
-    Tries `threshold` shares at a time, at most `limit` times: the lowest points first; then every choice where there are no
-    more than `limit`, or else choices that leave out each share in turn, and after that changing groups of shares. One wrong
-    share is thus always worked around where shares / (shares - threshold) is at most the limit.
+    Each candidate is made of `threshold` shares. At most `limit` candidates are tried. The first is made of the lowest points. If
+    there are no more than `limit` choices, all are tried; otherwise choices that leave out each share in turn, and after that
+    random groups of shares. So one wrong share is always found out if shares / (shares - threshold) is at most `limit`.
 
     Args:
         shares: by point.
-        threshold: of the sharing.
-        right: whether a 32-byte candidate is the secret, for instance by a hash or a public key.
-        limit: number of candidates.
+        threshold: with which the secret was shared.
+        right: whether a 32-byte candidate is the secret, for instance by its hash or its public key.
+        limit: the most candidates to try, at least 1.
 
-    Raises ProtocolAbort where too few shares are well formed or no candidate was right, and InvalidInput for points that are
+    Raises ProtocolAbort where too few shares are well formed, or no candidate was right; and InvalidInput for points that are
     not whole numbers from 1 to PRIME - 1, or a threshold or limit below 1.
     """
     if not (validate.is_count(threshold) and validate.is_count(limit)):
@@ -113,11 +127,13 @@ def recover(shares: Mapping[int, bytes], threshold: int, right: Callable[[bytes]
         secret = _combine([values[x] for x in chosen], lagrange(chosen))
         if right(secret):
             return secret
-    raise ProtocolAbort(f"No {threshold} of {len(values)} shares that were tried give the right secret: too many are wrong.")
+    raise ProtocolAbort(
+        f"None of the choices tried, {threshold} of {len(values)} shares each, gives the right secret: too many are wrong."
+    )
 
 
 def _choices(points: list[int], size: int, limit: int) -> Iterator[Sequence[int]]:
-    """Selections of so many points, the lowest first: all of them, or endlessly where there are more than `limit`."""
+    """Choices of `size` points, the lowest first: all choices, or an endless stream where there are more than `limit`."""
     if comb(len(points), size) <= limit:
         yield from combinations(points, size)
         return
@@ -149,7 +165,7 @@ def _value(share: bytes) -> int | None:
 
 
 def _draw(random: PrivateRandom, amount: int) -> list[int]:
-    """Uniform numbers below PRIME; draws beyond it (189 in 2^256) are thrown away."""
+    """Uniform numbers below PRIME. Larger draws (189 in 2^256) are thrown away."""
     drawn: list[int] = []
     while len(drawn) < amount:
         fresh = random.bytes(_SIZE * (amount - len(drawn)))

@@ -139,7 +139,7 @@ def test_the_divisor_is_the_expected_size_and_an_empty_batch_is_noise():
 def test_nothing_is_trained_without_noise_or_a_source_of_it():
     with pytest.raises(Refused, match="private source"):
         private_gradient(clipped, 2, PRIVATE, 4, None)
-    with pytest.raises(Refused, match="needs its noise"):
+    with pytest.raises(Refused, match="training needs noise"):
         private_gradient(clipped, 2, DPSGD(1.0, examples=4), 4, Told())
     work = LocalTraining(np.zeros(2, np.float32), [slice(None)], LocalSGD(lr=1, steps=1), 1.0)
     with pytest.raises(Refused, match="no private gradients"):

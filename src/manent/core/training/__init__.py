@@ -1,4 +1,4 @@
-"""Local training as data: what each client does with its own rows, which every model file carries out."""
+"""Local training declared as data: what each client does with its own rows. Each model file carries it out."""
 
 from manent.core.training.dpsgd import DPSGD
 from manent.core.training.local import Batch, Count, Gradient, LocalSGD, LocalTraining, Trained, descend, descend_privately

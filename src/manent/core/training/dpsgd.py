@@ -1,8 +1,19 @@
-"""Differential privacy for single examples in local training, as data: what is declared, drawn, and asked of a model.
+"""Differential privacy for single examples in local training: what is declared, what is drawn, and what is asked of a model.
 
-A step of DP-SGD (Abadi et al. 2016, "Deep Learning with Differential Privacy", Algorithm 1): every example enters the batch
-independently with the same probability, its gradient is scaled down to the clip norm, the gradients are summed, noise is added,
-and the sum is divided by the *expected* batch size. How many examples there are is private, so nothing here depends on it.
+One step of DP-SGD (Abadi et al. 2016, "Deep Learning with Differential Privacy", Algorithm 1): each example enters the batch
+independently, with the same probability. The gradient of each is scaled down to at most the clip norm. The gradients are summed,
+noise is added to the sum, and the sum is divided by the *expected* batch size. A client's number of examples is private, so
+nothing here depends on it.
+
+| question                        | answer                                                                                      |
+|---------------------------------|---------------------------------------------------------------------------------------------|
+| guarantee                       | each step is a Poisson-subsampled Gaussian mechanism with noise_multiplier, for one example |
+| sensitivity of the sum          | (1 + SUM_SLACK) * clip_norm in L2 norm, when one example is added or removed                |
+| an empty batch                  | its sum is zero; the noise is added all the same                                            |
+| a gradient with NaN or infinity | it is dropped: it counts as zero, and nobody is told                                        |
+| a batch above LARGEST_BATCH     | InvalidInput: the bound on rounding is proven up to there only                              |
+| the loss of a batch             | has no noise, so it stays with the client                                                   |
+| a penalty on the weights (l2)   | is added after the noise; it does not depend on data                                        |
 """
 
 from __future__ import annotations
@@ -21,12 +32,12 @@ from manent.core.examples import Examples
 from manent.core.vectors import Array, Vector
 
 LARGEST_BATCH = 1 << 20
-"""Examples in one batch, at most: the bound on what floating point adds to a sum of gradients is proven up to there."""
+"""The most examples in one batch. Up to there `SUM_SLACK` bounds what rounding can add to a sum of gradients."""
 
 SUM_SLACK = 2.0**-10
-"""Adding or removing an example changes `clipped_gradient_sum`, as computed, by at most (1 + SUM_SLACK) * clip_norm.
+"""Adding or removing one example changes the computed `clipped_gradient_sum` by at most (1 + SUM_SLACK) * clip_norm in L2 norm.
 
-Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Model files keep these rules:
+Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Every model file keeps these rules:
 
 1. An example's gradient is held as exact numbers: float32 coordinates, or the outer product of two vectors of float32. Its
    squared norm is summed in float64 (for a product, from those of the two vectors), in any order. With p <= 2^32 coordinates the
@@ -39,51 +50,50 @@ Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Model f
    and Stability of Numerical Algorithms", section 4.2), hence the sum in norm by at most
    g(2 n + 4) n C (1 + 2^-20) < 2^-11.99 C.
 
-Two sums, with and without the example, are each off by so much: their difference has a norm of at most
+The sum with the example and the sum without it each have at most this error, so their difference has a norm of at most
 C (1 + 2^-20 + 2 * 2^-11.99) < C (1 + 2^-10).
 
-Taken for granted: the gradient of an example, as computed, is a function of that example and of the weights alone. A library
-whose last bits depend on how many examples are computed together keeps to that only up to those bits.
+Assumed: the computed gradient of an example is a function of that example and the weights alone. Some libraries compute other
+last bits when more examples are computed together; for them this holds only up to those bits.
 """
 
 ASSUMPTION = "The gradient of an example, as computed, depends on that example and the weights alone, to the last bit."
-"""What the bound takes for granted, for a statement."""
+"""What the bound of `SUM_SLACK` assumes, as a sentence for the statement."""
 
 
 class PrivateDraws(Protocol):
-    """What a private step draws; `manent.crypto.samplers.gradients.ExactDraws` is one. The source of randomness stays inside.
-
-    Attributes:
-        secure: False where the draws come from a seed, so that no epsilon holds.
-    """
+    """Draws the batches and the noise of private training. `manent.crypto.samplers.gradients.ExactDraws` implements it."""
 
     @property
-    def secure(self) -> bool: ...
+    def secure(self) -> bool:
+        """False where the draws come from a seed. Then no epsilon holds."""
+        ...
 
     def rows(self, probability: float, examples: int) -> NDArray[np.int64]:
-        """Sorted row numbers; each of `examples` rows is in independently with exactly this probability."""
+        """int64[b], sorted row numbers: each of `examples` rows is drawn independently, with exactly this probability."""
         ...
 
     def noisy(self, total: Array, clip_norm: float, noise_multiplier: float) -> Array:
-        """float64[p]: a `clipped_gradient_sum` with noise of standard deviation noise_multiplier * clip_norm, or a bit more."""
+        """float64[p]: a `clipped_gradient_sum` plus noise of standard deviation noise_multiplier * clip_norm, or a bit more."""
         ...
 
 
 @dataclass(frozen=True)
 class DPSGD:
-    """Local steps that keep each example private: `LocalSGD(steps=..., batch_size=..., privacy=DPSGD(...))`.
+    """Makes each local step private for single examples: `LocalSGD(steps=..., batch_size=..., privacy=DPSGD(...))`.
 
-    `batch_size` is then the expected size of a batch, and what its sum is divided by. Public are the steps, the expected size and
-    the sampling probability; a client's true number of examples is not. All clients sample with the same probability, so one with
-    twice the examples makes gradients twice as long: an example counts the same wherever it is.
+    `batch_size` is then the expected size of a batch, and each batch's sum is divided by it. The number of steps, the expected
+    size and the sampling probability are public. A client's true number of examples is private. All clients sample with the same
+    probability, so a client with twice as many examples has gradients twice as long: each example counts the same in any client.
 
     Attributes:
-        clip_norm: the largest L2 norm of one example's gradient, over all parameters.
-        noise_multiplier: standard deviation of the noise on a batch's sum, over clip_norm; None derives it from the study's
-            budget.
-        sampling_probability: with which each example enters a batch.
-        examples: instead, the declared, public number of examples that a client has or is taken to have; the probability is then
-            batch_size / examples.
+        clip_norm: each example's gradient is scaled down to at most this L2 norm over all parameters; from 2^-64 to 2^64.
+        noise_multiplier: the standard deviation of the noise on a batch's sum, divided by clip_norm; from 2^-20 to 2^20. None
+            derives it from the study's budget.
+        sampling_probability: the probability with which each example enters a batch, in (0, 1]. Give this or `examples`.
+        examples: the declared, public number of examples of a client. The probability is then batch_size / examples.
+
+    Raises InvalidInput for a number out of range or of another type, and for both or neither of the last two.
     """
 
     clip_norm: float
@@ -111,27 +121,31 @@ class DPSGD:
             validate.count("DPSGD", "examples", self.examples, ", the declared, public number of a client's examples")
 
     def check(self, batch_size: int | None) -> None:
-        """Raises InvalidInput where the expected size of a batch is missing, or larger than the examples declared."""
+        """Raises InvalidInput where the expected batch size is missing, or larger than the declared number of examples."""
         if batch_size is None:
             raise InvalidInput(
-                "LocalSGD with privacy needs batch_size: the expected size of a batch, declared, because the true one is private."
+                "LocalSGD with privacy needs batch_size, the expected size of a batch: the true size is private, so declare one."
             )
         if self.examples is not None and batch_size > self.examples:
             raise InvalidInput(
-                f"LocalSGD expects batch_size of at most the {self.examples} examples that DPSGD declares; found {batch_size}."
+                f"LocalSGD expects a batch_size of at most {self.examples}, the examples that DPSGD declares; found {batch_size}."
             )
 
     def probability(self, batch_size: int) -> float:
-        """With which each example enters a batch of this expected size."""
+        """The probability with which each example enters a batch of this expected size."""
         if self.examples is not None:
             return batch_size / self.examples
         return float(self.sampling_probability or 1.0)
 
 
 def clip_factors(squares: Array, clip_norm: float) -> NDArray[np.float64]:
-    """float64[n], by which gradients of these squared norms [n] are scaled: min(1, clip_norm / norm).
+    """float64[n], the factors min(1, clip_norm / norm) that clip gradients with these squared norms [n].
 
-    Zero for a gradient that is not finite, or too large to be squared: it contributes nothing, and nobody is told.
+    | squared norm                              | factor                                           |
+    |-------------------------------------------|--------------------------------------------------|
+    | at most clip_norm^2, zero included        | 1                                                |
+    | larger, and finite                        | clip_norm / norm                                 |
+    | NaN or infinite (too large to be squared) | 0: the gradient adds nothing, and nobody is told |
     """
     with np.errstate(invalid="ignore", over="ignore"):
         norms = np.sqrt(np.asarray(squares, np.float64))
@@ -141,27 +155,37 @@ def clip_factors(squares: Array, clip_norm: float) -> NDArray[np.float64]:
 
 
 ClippedSum = Callable[[Vector, Examples, float], tuple[Array, float]]
-"""A model's `clipped_gradient_sum(vector, data, clip_norm)`: the sum over rows of the clipped gradients of each row's own loss,
-float64[p], as `SUM_SLACK` asks; and the sum of the losses. Penalties on the weights are no part of either."""
+"""A model's `clipped_gradient_sum(vector, data, clip_norm)`. It returns the sum over rows of each row's own clipped gradient,
+float64[p], computed by the rules of `SUM_SLACK`, and the sum of the rows' losses. Neither contains penalties on the weights."""
 
 
 def private_gradient(
     clipped: ClippedSum, size: int, privacy: DPSGD, batch_size: int, draws: PrivateDraws | None
 ) -> Callable[[Vector, Array, Array], tuple[float, Vector]]:
-    """A function of (vector, x, y) to (mean loss of the rows, private gradient float32[size]); the rows may be none.
+    """A function that maps (vector, x, y) to the rows' mean loss and their private gradient float32[size].
 
-    Raises Refused where the noise is not known, or there is nothing to draw it from.
+    There may be no rows: then the loss is 0 and the gradient is noise alone. The function raises InvalidInput for more than
+    LARGEST_BATCH rows.
+
+    Args:
+        clipped: the model's `clipped_gradient_sum`.
+        size: p, the number of parameters.
+        privacy: clip norm and noise.
+        batch_size: the expected batch size, by which the sum is divided.
+        draws: draws the noise.
+
+    Raises Refused where the noise multiplier is not known, or `draws` is None.
     """
     z = privacy.noise_multiplier
     if z is None:
         raise Refused(
-            "Private training needs its noise: give DPSGD(noise_multiplier=...), or Study(budget=Budget(...)) to derive it from."
+            "Private training needs noise: give DPSGD(noise_multiplier=...), or Study(budget=Budget(...)) to derive it from."
         )
     source = needed(draws)
 
     def gradient(vector: Vector, x: Array, y: Array) -> tuple[float, Vector]:
         if len(x) > LARGEST_BATCH:
-            raise InvalidInput(f"A private batch holds at most {LARGEST_BATCH:,} examples; lower the sampling probability.")
+            raise InvalidInput(f"A private batch holds at most {LARGEST_BATCH:,} examples. Lower the sampling probability.")
         total, loss = clipped(vector, Examples(x, y), privacy.clip_norm) if len(x) else (np.zeros(size), 0.0)
         mean: Vector = (source.noisy(total, privacy.clip_norm, z) / batch_size).astype(np.float32)
         return (loss / len(x) if len(x) and isfinite(loss) else 0.0), mean
@@ -170,19 +194,7 @@ def private_gradient(
 
 
 def needed(draws: PrivateDraws | None) -> PrivateDraws:
-    """The draws. Raises Refused where there are none."""
+    """The draws given. Raises Refused where they are None."""
     if draws is None:
-        raise Refused("Private training draws its batches and its noise from a private source; this engine gave it none.")
+        raise Refused("Private training draws batches and noise from a private source, but this engine gave it none.")
     return draws
-
-
-class PrivateModel(Protocol):
-    """What a `Model` has besides, for training that keeps single examples private."""
-
-    def check_private(self) -> None:
-        """Raises Refused where the model has no gradient for each single example, as with BatchNorm, which mixes examples."""
-        ...
-
-    def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
-        """The sum of clipped gradients, and the sum of losses. See `ClippedSum`."""
-        ...

@@ -1,8 +1,8 @@
-"""Local training, declared as data: one kernel of which every gradient algorithm chooses the arguments.
+"""Local training, declared as data: one kernel, whose arguments each gradient algorithm chooses.
 
-The step is  g = grad(w; batch) + weight_decay * w + prox * (w - anchor) + shift,  then plain, momentum or Adam descent.
-Each model carries it out in its own framework; `descend` is the plain form in numpy and the reference for the others.
-With privacy, grad is clipped and noised first (`core.dpsgd`); what is added to it does not depend on data.
+One step computes  g = grad(w; batch) + weight_decay * w + prox * (w - anchor) + shift  and then descends along g: plainly, with
+momentum, or by Adam. Each model file carries this out in its own framework. `descend` does it in numpy and is the reference for
+the others. In private training grad is clipped and noised first (`core.training.dpsgd`); the other terms do not depend on data.
 """
 
 from __future__ import annotations
@@ -28,20 +28,24 @@ Count = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class LocalSGD:
-    """What each client does with its own data in a round.
+    """What each client does with its own data in one round.
 
     Attributes:
         lr: learning rate.
-        epochs: passes over the client's data, or a pair (low, high) drawn uniformly for each client and round.
-        steps: gradient steps instead of epochs, or such a pair; batches go through the data in shuffled passes.
-        batch_size: examples a step; None takes all of them.
-        momentum: heavy-ball momentum, set to zero at the start of each round.
-        weight_decay: L2 coefficient added to the gradient.
-        max_grad_norm: clip the L2 norm of each step's data gradient to this. This is no privacy mechanism.
-        schedule: how lr changes over rounds.
-        optimizer: "sgd", or "adam" (Kingma and Ba 2015, beta .9 and .999, tiny 1e-8), restarted each round.
-        privacy: makes every step private for single examples. It needs a number of steps, and a batch_size, which is then the
-            expected size of batches that are drawn at random.
+        epochs: passes over the client's data; or a pair (low, high), from which a number is drawn for each client and round.
+        steps: gradient steps, instead of epochs; or such a pair. Batches go through the data in shuffled passes.
+        batch_size: examples in one step. None takes all of the client's examples.
+        momentum: heavy-ball momentum in [0, 1). The buffer starts at zero in each round.
+        weight_decay: w times this is added to the gradient (an L2 penalty).
+        max_grad_norm: the L2 norm of each step's data gradient is clipped to this; None clips nothing. It is not a privacy
+            mechanism: it clips a batch's mean, not each example.
+        schedule: how lr changes over the rounds.
+        optimizer: "sgd", or "adam" (Kingma and Ba 2015; betas 0.9 and 0.999, epsilon 1e-8), which restarts in each round.
+        privacy: makes each step private for single examples. It needs `steps` as one number, and `batch_size`, which is then the
+            expected size of randomly drawn batches.
+
+    Raises InvalidInput for both or neither of epochs and steps, for any number out of range or of another type, and for privacy
+    together with what it excludes.
     """
 
     lr: float
@@ -81,8 +85,8 @@ class LocalSGD:
             raise InvalidInput(f"LocalSGD expects privacy=DPSGD(...) or None; found {privacy!r}.")
         if not validate.is_count(self.steps):
             raise InvalidInput(
-                f"LocalSGD with privacy needs one declared number of steps, as passes over the data tell how many they are; "
-                f"found epochs={self.epochs}, steps={self.steps}. Set steps=, for E epochs about E / sampling probability."
+                f"LocalSGD with privacy needs steps as one number, because a number of passes tells how many rows there are; "
+                f"found epochs={self.epochs}, steps={self.steps}. Set steps=; E epochs are about E / sampling_probability steps."
             )
         if self.max_grad_norm is not None:
             raise InvalidInput(
@@ -93,16 +97,16 @@ class LocalSGD:
 
     @property
     def plain_sgd(self) -> bool:
-        """Whether a step is w - lr * g and nothing else (what control variates assume)."""
+        """Whether each step is w - lr * g, without momentum or Adam, as control variates assume."""
         return self.optimizer == "sgd" and self.momentum == 0
 
     @property
     def sampling_probability(self) -> float | None:
-        """With which an example enters a batch of private training; None where batches go through the data."""
+        """The probability with which each example enters a batch of private training; None in other training."""
         return None if self.privacy is None else self.privacy.probability(self.batch_size or 1)
 
     def with_noise(self, noise_multiplier: float) -> LocalSGD:
-        """The same with the noise of private training set. Raises InvalidInput where training is not private."""
+        """A copy with this noise multiplier. Raises InvalidInput where training is not private."""
         if self.privacy is None:
             raise InvalidInput("LocalSGD has no privacy to set the noise of; declare privacy=DPSGD(...).")
         return replace(self, privacy=replace(self.privacy, noise_multiplier=noise_multiplier))
@@ -110,14 +114,15 @@ class LocalSGD:
     def batches(
         self, examples: int, rng: np.random.Generator, work: float = 1.0, draws: PrivateDraws | None = None
     ) -> list[Batch]:
-        """The batches of one client in one round: index arrays, or slice(None) for all rows. Private ones may be empty.
+        """One client's batches of one round: row numbers int64[b], or slice(None) for all rows. A private batch may be empty.
 
         Args:
-            examples: rows that the client has, at least 1.
-            work: share of the declared work that it does, in (0, 1]; a straggler does less, and at least one step.
-            draws: where private batches are drawn; they do not depend on `rng`.
+            examples: how many rows the client has, at least 1.
+            rng: decides the order of rows, and the number of epochs or steps where a pair is declared.
+            work: the share of the declared work that the client does, in (0, 1]. A straggler does less, but at least one step.
+            draws: draws the batches of private training, independently of `rng`.
 
-        Raises Refused where training is private and there are no draws.
+        Raises Refused where training is private and `draws` is None.
         """
         q = self.sampling_probability
         if q is not None:
@@ -143,18 +148,18 @@ def _draw(count: Count, rng: np.random.Generator) -> int:
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """One client's training in one round, fully resolved: what `Model.train` carries out.
+    """One client's training in one round, with every choice made: what `Model.train` carries out.
 
     Attributes:
         start: float32[d], the model to begin with.
-        batches: one for each step.
-        local: the declaration (momentum, decay, clipping, optimiser).
-        lr: learning rate of this round.
-        prox: strength of the pull towards the anchor.
-        anchor: float32[p] over the parameter block, or None for the start.
-        shift: float32[p] added to every gradient, or None.
-        seed: for what is random inside the model (dropout masks).
-        draws: the noise of private training.
+        batches: the rows of each step, one entry a step.
+        local: the declaration: momentum, weight decay, clipping, optimiser.
+        lr: this round's learning rate.
+        prox: how strongly each step is pulled towards the anchor.
+        anchor: float32[p], p the number of parameters; None means the start.
+        shift: float32[p], added to each gradient; None adds nothing.
+        seed: decides what is random inside the model, such as dropout masks.
+        draws: draws the noise of private training; None in other training.
     """
 
     start: Vector
@@ -171,12 +176,12 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives back.
+    """The outcome of one client's training.
 
     Attributes:
-        start: the model that it began with, float32[d].
-        update: the new model less that one, float32[d].
-        loss: the mean over the steps, known to the client alone.
+        start: float32[d], the model that training began with.
+        update: float32[d], the new model minus the start.
+        loss: the mean loss over the steps. Only the client knows it.
     """
 
     start: Vector
@@ -185,7 +190,7 @@ class Trained:
 
     @property
     def vector(self) -> Vector:
-        """The new model, float32[d], to rounding."""
+        """float32[d], the new model, up to rounding."""
         found: Vector = self.start + self.update
         return found
 
@@ -194,10 +199,13 @@ Gradient = Callable[[Vector, Array, Array], tuple[float, Vector]]
 
 
 def descend(gradient: Gradient, parameters: int, work: LocalTraining, data: Examples) -> Trained:
-    """The kernel in numpy, for models that give (loss, gradient float32[p]) of (vector, x, y).
+    """Carries out the kernel in numpy.
 
     Args:
-        parameters: p, how many leading coordinates of the vector are trained.
+        gradient: a function of (vector, x, y) that returns (mean loss, gradient float32[p]).
+        parameters: p; the first p coordinates of the vector are trained, the rest stay.
+        work: what to do.
+        data: the client's rows, to which the batches refer.
     """
     vector = work.start.copy()
     w = vector[:parameters]
@@ -224,12 +232,15 @@ def descend(gradient: Gradient, parameters: int, work: LocalTraining, data: Exam
 def descend_privately(
     clipped: ClippedSum, parameters: int, work: LocalTraining, data: Examples, penalty: Callable[[Vector], Array] | None = None
 ) -> Trained:
-    """The kernel with private gradients, for models that give `clipped_gradient_sum`.
+    """Carries out the kernel in numpy with private gradients.
 
     Args:
-        penalty: the gradient [p] of what the model adds to its loss, a function of the vector alone; it is added after the noise.
+        clipped: the model's `clipped_gradient_sum`.
+        parameters, work, data: as in `descend`.
+        penalty: the gradient [p] of the model's own penalty, such as l2. It depends on the vector alone, not on data, so it is
+            added after the noise.
 
-    Raises Refused where the noise is not known, or there is nothing to draw it from.
+    Raises Refused where the training is not private, the noise is not known, or there is nothing to draw it from.
     """
     privacy, batch_size = work.local.privacy, work.local.batch_size
     if privacy is None or batch_size is None:
@@ -244,7 +255,7 @@ def descend_privately(
 
 
 class _Momentum:
-    """Heavy ball: b = momentum * b + g, started at the first g."""
+    """Heavy ball: b = momentum * b + g, where b begins as the first g."""
 
     def __init__(self, momentum: float) -> None:
         self.momentum = np.float32(momentum)
@@ -258,7 +269,7 @@ class _Momentum:
 
 
 class _Adam:
-    """Adam with bias correction, at its published defaults."""
+    """Adam with bias correction and its published defaults (Kingma and Ba 2015, Algorithm 1)."""
 
     def __init__(self, size: int) -> None:
         self.m, self.v, self.step = np.zeros(size, np.float32), np.zeros(size, np.float32), 0

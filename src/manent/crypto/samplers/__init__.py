@@ -1,1 +1,1 @@
-"""Exact samplers over whole numbers: what a guarantee rests on is drawn as its theorem says."""
+"""Exact samplers of whole numbers: whatever a privacy guarantee rests on is drawn by the very law that its theorem assumes."""

@@ -1,4 +1,10 @@
-"""Coins and unbiased rounding from uniform bits, exactly."""
+"""Coins and unbiased rounding from uniform bits, exactly.
+
+| sampler            | law, given uniform bits                            | edge cases                                |
+|--------------------|----------------------------------------------------|-------------------------------------------|
+| `bernoulli`        | 1 with probability exactly p                       | p = 0 gives only 0, p = 1 only 1          |
+| `stochastic_round` | floor(x) + 1 with probability exactly x - floor(x) | a whole x stays; beyond 2^53 InvalidInput |
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,7 @@ from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.crypto.bits import CHUNK, Size, checked_shape, draw_bits, is_below
 
-_LEVELS = 1 << 32  # a coin looks at 32 bits, and at more in one of so many cases
+_LEVELS = 1 << 32  # a coin looks at 32 bits, and only in one of so many cases at more
 
 
 def _coin(chance: Fraction, level: int, random: PrivateRandom) -> bool:
@@ -22,7 +28,7 @@ def _coin(chance: Fraction, level: int, random: PrivateRandom) -> bool:
 
 
 def bernoulli(p: float | Fraction, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
-    """int64[size] of 0 and 1, each 1 with probability exactly p (a float counts as the rational number that it is).
+    """int64[size] of 0 and 1, drawn independently, each 1 with probability exactly p. A float means its exact value.
 
     Raises InvalidInput where p is not in [0, 1], or size is not a shape.
     """
@@ -46,7 +52,7 @@ def bernoulli(p: float | Fraction, size: Size, random: PrivateRandom) -> NDArray
 
 
 def stochastic_round(x: Array, random: PrivateRandom) -> NDArray[np.int64]:
-    """int64 of the shape of x: floor(x), plus one with probability exactly x - floor(x). Its mean is x.
+    """int64 of the shape of x: floor(x), plus one with probability exactly x - floor(x). So its mean is x.
 
     Args:
         x: floats of any shape, of 64 bits or fewer.
@@ -64,7 +70,7 @@ def stochastic_round(x: Array, random: PrivateRandom) -> NDArray[np.int64]:
     flat, numbers, sizes = out.reshape(-1), x.reshape(-1), size.reshape(-1)
     for start in range(0, flat.size, CHUNK):
         part = slice(start, start + CHUNK)
-        # Away from zero with probability |x| - floor |x|, which is the same law, and exact for tiny negative x too.
+        # Away from zero with probability |x| - floor |x|: the same law, and exact for tiny negative x too.
         whole = np.floor(sizes[part])
         scaled = (sizes[part] - whole) * _LEVELS
         level = draw_bits(random, whole.size, np.uint32).astype(np.float64)

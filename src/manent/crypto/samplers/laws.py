@@ -1,7 +1,7 @@
-"""The laws that are sampled: their mass in float64 with a bound on its error, and in decimal arithmetic to any precision.
+"""The laws that are sampled: their mass in float64, with a bound on its error, and in decimal arithmetic to any precision.
 
-The bounds assume that numpy's exp, log and log1p are within 16 units in the last place (they claim fewer than 4), and that
-`decimal`'s exp and ln are correctly rounded, as documented. Every mass is relative to a constant of the law, which is free.
+The bounds assume that numpy's exp, log and log1p are right to 16 units in the last place (numpy claims fewer than 4), and that
+exp and ln of `decimal` are correctly rounded, as its documentation says. A mass is known up to a constant factor of its law.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from manent.core.vectors import Array
 
-_SERIES_FROM = 8.0  # standard deviation from which the expansion of the rounded Gaussian is used
-_LARGE = 2000  # factorials up to this one are computed as integers
+_SERIES_FROM = 8.0  # from this standard deviation on, the rounded Gaussian is computed by an expansion
+_LARGE = 2000  # up to here, factorials are computed as integers
 
 
 def _context(digits: float) -> Context:
@@ -54,19 +54,23 @@ class DiscreteGaussian:
 
     @property
     def scale(self) -> float:
+        """About a standard deviation."""
         return self.sigma
 
     @property
     def support(self) -> tuple[int, int]:
+        """The least and the largest integer kept."""
         bound = math.floor(15.5 * self.sigma)
         return -bound, bound
 
     def mass(self, k: NDArray[np.int64]) -> tuple[Array, float]:
         x = k / self.sigma
+        """float64 mass of each k, and a bound on its relative error."""
         # x^2 / 2 < 122, with four roundings of 2^-53.
         return np.exp(-0.5 * x * x), 2.0**-40
 
     def exact(self, k: int, bits: int) -> Fraction:
+        """The mass of k within a relative error of 2^-bits."""
         return _exp(-Fraction(k * k, 2) / Fraction(self.sigma) ** 2, bits)
 
 
@@ -83,18 +87,21 @@ class DiscreteLaplace:
 
     @property
     def support(self) -> tuple[int, int]:
+        """The least and the largest integer kept."""
         bound = math.floor(116 * self.scale)
         return -bound, bound
 
     def mass(self, k: NDArray[np.int64]) -> tuple[Array, float]:
+        """float64 mass of each k, and a bound on its relative error."""
         return np.exp(-np.abs(k) / self.scale), 2.0**-40
 
     def exact(self, k: int, bits: int) -> Fraction:
+        """The mass of k within a relative error of 2^-bits."""
         return _exp(-abs(k) / Fraction(self.scale), bits)
 
 
 def _half_normal(z: Fraction, context: Context) -> Decimal:
-    """The integral of exp(-t^2 / 2) over [0, z], by e^(-z^2/2) (z + z^3/3 + z^5/(3 5) + ...): all terms are positive."""
+    """The integral of exp(-t^2 / 2) over [0, z], e^(-z^2/2) (z + z^3/3 + z^5/(3 5) + ...): all terms are positive."""
     point = _decimal(z, context)
     square = context.multiply(point, point)
     term, total, n = point, point, 1
@@ -110,7 +117,7 @@ class RoundedGaussian:
     """P(k) = Phi((k + 1/2) / sigma) - Phi((k - 1/2) / sigma): a Gaussian rounded to the nearest integer.
 
     The mass here is sigma times the integral of exp(-t^2 / 2) over [(k - 1/2) / sigma, (k + 1/2) / sigma].
-    Kept: |k| + 1/2 <= 15 sigma, and the next; the mass beyond is below 2 Phi(-15) < 2^-166.
+    Kept: |k| + 1/2 <= 15 sigma, and the next integer; the mass beyond is below 2 Phi(-15) < 2^-166.
     """
 
     sigma: float
@@ -119,14 +126,17 @@ class RoundedGaussian:
 
     @property
     def scale(self) -> float:
+        """About a standard deviation."""
         return self.sigma
 
     @property
     def support(self) -> tuple[int, int]:
+        """The least and the largest integer kept."""
         bound = max(0, math.ceil(15 * self.sigma - 0.5))
         return -bound, bound
 
     def mass(self, k: NDArray[np.int64]) -> tuple[Array, Array | float]:
+        """float64 mass of each k, and a bound on its relative error."""
         if self.sigma < _SERIES_FROM:
             return self._few[np.abs(k)], 2.0**-50
         # With y = k / sigma^2 and b = 1 / sigma^2 the mass is exp(-k^2 / 2 sigma^2) times the integral over |t| <= 1/2 of
@@ -142,7 +152,7 @@ class RoundedGaussian:
 
     @cached_property
     def _few(self) -> Array:
-        """float64 mass of 0, 1, ..., the last kept."""
+        """float64 mass of 0, 1, and so on up to the last integer kept."""
         last = self.support[1]
         context = self._precision(last, 60)
         ends = [Decimal(0)] + [_half_normal(Fraction(2 * k + 1, 2) / Fraction(self.sigma), context) for k in range(last + 1)]
@@ -151,6 +161,7 @@ class RoundedGaussian:
         return np.array([float(context.multiply(area, Decimal(self.sigma))) for area in areas])
 
     def exact(self, k: int, bits: int) -> Fraction:
+        """The mass of k within a relative error of 2^-bits."""
         k = abs(k)
         context = self._precision(k, bits)
         low, high = (_half_normal(abs(Fraction(2 * k + side, 2)) / Fraction(self.sigma), context) for side in (-1, 1))
@@ -158,7 +169,7 @@ class RoundedGaussian:
         return Fraction(area) * Fraction(self.sigma)
 
     def _precision(self, k: int, bits: int) -> Context:
-        """Digits for a difference of two integrals below 1.3: the mass is at least exp(-x^2 / 2), x the further end."""
+        """Enough digits for a difference of two integrals below 1.3; the mass is at least exp(-x^2 / 2), x the further end."""
         x = (k + 0.5) / self.sigma
         return _context(_digits(bits) + x * x / 2 * math.log10(math.e) + max(0.0, math.log10(self.sigma)) + math.log10(1 + x))
 
@@ -173,7 +184,7 @@ def _bernoulli_numbers(count: int = 60) -> list[Fraction]:
 
 
 def _stirling(k: int, context: Context) -> Decimal:
-    """log k! - log sqrt(2 pi) for k >= 2000; the series envelops its value, so the error is below the first term left out."""
+    """log k! - log sqrt(2 pi) for k >= 2000; the error is below the first term left out, as the series envelops its value."""
     point = Decimal(k)
     total = context.subtract(context.multiply(context.add(point, Decimal("0.5")), context.ln(point)), point)
     for j, number in enumerate(_bernoulli_numbers(), 1):
@@ -181,7 +192,7 @@ def _stirling(k: int, context: Context) -> Decimal:
         total = context.add(total, term)
         if term.adjusted() < -context.prec:
             return total
-    raise ArithmeticError("Stirling's series needs more terms.")  # beyond 290 digits, which one in 2^900 draws asks for
+    raise ArithmeticError("Stirling's series needs more terms.")  # beyond 290 digits; one draw in 2^900 asks for so many
 
 
 def _log_factorial(k: int, context: Context) -> Decimal:
@@ -197,28 +208,34 @@ class Poisson:
     """P(k) = e^-rate rate^k / k!.
 
     Kept: rate - d <= k <= rate + e. The masses beyond are at most exp(-d^2 / 2 rate) and exp(-e^2 / 2 (rate + e / 3)), by
-    Bernstein's inequality; both are e^-117, together below 2^-167. No strip reaches below 0: they are wider than one integer
-    from rate 2^14 on only.
+    Bernstein's inequality; both are e^-117, together below 2^-167. No strip reaches below 0: strips
+    are wider than one integer only from rate 2^14 on.
     """
 
     rate: float
 
     @property
     def scale(self) -> float:
+        """About a standard deviation."""
         return math.sqrt(self.rate)
 
     @property
     def mode(self) -> int:
+        """Where the mass is largest."""
         return math.floor(self.rate)
 
     @property
     def support(self) -> tuple[int, int]:
+        """The least and the largest integer kept."""
         down = math.sqrt(2 * 117 * self.rate)
         up = 39 + math.sqrt(39**2 + 2 * 117 * self.rate)
         return max(0, math.floor(self.rate - down)), math.ceil(self.rate + up)
 
     def mass(self, k: NDArray[np.int64]) -> tuple[Array, float]:
-        """The logarithm is at most about 2^11 in size where it does not underflow, and computed within 2^-37."""
+        """float64 mass of each k, and a bound on its relative error.
+
+        Where the mass does not underflow, its logarithm is at most about 2^11 in size, and is computed within 2^-37.
+        """
         small = k < 16
         big = np.where(small, 16, k).astype(np.float64)
         # log k! = k log k - k + log(2 pi k) / 2 + 1/12k - ..., the error below the first term left out, 2^-45.
@@ -244,6 +261,7 @@ class Poisson:
         return np.asarray(self.rate * np.where(near, small * small * series, (1 + far) * np.log1p(far) - far))
 
     def exact(self, k: int, bits: int) -> Fraction:
+        """The mass of k within a relative error of 2^-bits."""
         # k log(rate) has up to 2^50 * 35 before the point.
         context = _context(_digits(bits) + 20)
         rate = Decimal(self.rate)

@@ -1,8 +1,21 @@
-"""Integer noise, exact: rounded and discrete Gaussian, discrete Laplace, Skellam.
+"""Integer noise, drawn exactly: rounded and discrete Gaussian, discrete Laplace, Skellam.
 
-Parameters are read as the float64 they are given as. Every draw is within total variation distance `STATISTICAL_DISTANCE` of
-its law, and all draws are independent; the argument is in `crypto.samplers.tables`. How much of the source a call consumes
-depends on the values drawn: two calls of 10 do not give what one call of 20 does.
+All draws are independent, and each is within total variation distance `STATISTICAL_DISTANCE` of its law; the proof is in
+`crypto.samplers.tables`. A parameter means the exact value of the float64 that it is given as.
+
+| sampler             | P(k)                                                     | parameter in           | variance             |
+|---------------------|----------------------------------------------------------|------------------------|----------------------|
+| `rounded_gaussian`  | Phi((k + 1/2) / sigma) - Phi((k - 1/2) / sigma)          | sigma: [2^-4, 2^50]    | about sigma^2 + 1/12 |
+| `discrete_gaussian` | proportional to exp(-k^2 / 2 sigma^2)                    | sigma: [2^-4, 2^50]    | at most sigma^2      |
+| `discrete_laplace`  | proportional to exp(-abs(k) / scale)                     | scale: [2^-4, 2^50]    | about 2 scale^2      |
+| `skellam`           | difference of two Poisson variables of mean variance / 2 | variance: [2^-8, 2^50] | variance             |
+
+| edge case                            | what happens                                                                      |
+|--------------------------------------|-----------------------------------------------------------------------------------|
+| a parameter outside, text, NaN, None | InvalidInput                                                                      |
+| an empty size, such as 0 or (3, 0)   | an empty array; nothing is drawn                                                  |
+| two calls of size 10                 | not the draws of one call of 20: the values decide how much of the source is used |
+| somebody who can time single draws   | learns of their values: that is not protected against                             |
 """
 
 from __future__ import annotations
@@ -22,14 +35,14 @@ from manent.crypto.samplers.tables import STATISTICAL_DISTANCE, Law, sampler
 __all__ = ["STATISTICAL_DISTANCE", "discrete_gaussian", "discrete_laplace", "rounded_gaussian", "skellam"]
 
 SMALLEST, LARGEST = 2.0**-4, 2.0**50
-"""Bounds on sigma and scale, in units of the integer grid: below, nearly every draw is 0."""
+"""Bounds on sigma and scale, in steps of the integer grid. Below the smallest, nearly every draw is 0."""
 
 
 def rounded_gaussian(sigma: float, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
     """int64[size]: a Gaussian of standard deviation sigma, rounded to the nearest integer.
 
-    P(k) = Phi((k + 1/2) / sigma) - Phi((k - 1/2) / sigma). For integers x, x + round(z) = round(x + z): what is added to an
-    integer by this noise is post-processing of the Gaussian mechanism. The variance is about sigma^2 + 1/12.
+    P(k) = Phi((k + 1/2) / sigma) - Phi((k - 1/2) / sigma). For integers x, x + round(z) = round(x + z), so adding this noise to
+    an integer is the Gaussian mechanism, followed by rounding. The variance is about sigma^2 + 1/12.
 
     Raises InvalidInput where sigma is not in [2^-4, 2^50], or size is not a shape.
     """
@@ -57,8 +70,8 @@ def discrete_laplace(scale: float, size: Size, random: PrivateRandom) -> NDArray
 def skellam(variance: float, size: Size, random: PrivateRandom) -> NDArray[np.int64]:
     """int64[size]: the difference of two independent Poisson variables, each of mean variance / 2.
 
-    `variance` is that of the result (mu in Agarwal, Kairouz, Liu 2021, "The Skellam mechanism for differentially private
-    federated learning"). Sums of Skellam variables are Skellam, with the sum of their variances.
+    `variance` is the variance of the result (mu in Agarwal, Kairouz, Liu 2021, "The Skellam mechanism for differentially private
+    federated learning"). A sum of Skellam variables is a Skellam variable, and its variance is the sum of theirs.
 
     Raises InvalidInput where variance is not in [2^-8, 2^50], or size is not a shape.
     """

@@ -1,23 +1,23 @@
-"""Exact sampling of an integer law: a table, one comparison in floating point, and more random bits where that proves nothing.
+"""Tables for exact sampling of an integer law: most draws are one look-up, some need a comparison, few need more random bits.
 
-A law is given by a mass p(k), known up to a factor, that rises to its mode and falls after it. The integers are cut from
-the mode outwards into strips of w = 2^shift. With a constant c > 0 the unit interval is laid out as
+A law is given by its mass p(k), known up to a factor, which rises up to its mode and falls after it. From the mode outwards, the
+integers are cut into strips of width w = 2^shift. For a constant c > 0, the unit interval is divided like this:
 
-* for every strip, n of 65,536 equal buckets, n / 65536 <= c w min p: these return an integer of the strip, uniform in it;
-* the rest of the buckets, of total measure r, in which one strip is drawn with probability q / 2^64, an integer k uniform
-  in it is proposed, and accepted with probability a(k) = w (c p(k) - n / (65536 w)) / (r q / 2^64);
-* what is rejected starts again.
+* Each strip has n of 65,536 equal buckets, with n / 65536 <= c w min p. They return an integer of the strip, uniformly.
+* The rest of the buckets have total measure r. In them, a strip is drawn with probability q / 2^64, an integer k of it is
+  proposed uniformly, and accepted with probability a(k) = w (c p(k) - n / (65536 w)) / (r q / 2^64).
+* After a rejection, the draw starts again.
 
-Hence one attempt returns k with probability n / (65536 w) + r q / (2^64 w) a(k) = c p(k), whatever n, q and c are, provided
-that 0 <= a <= 1. So n, q and c are integers and a float that nobody needs to compute exactly: float bounds on p, widened by
-their proven error, give them. Only "U < a(k)?" must be decided exactly. It is, in float64, where U and a(k) are further apart
-than a proven bound on the error, and otherwise from U with 256 bits and p(k) in decimal arithmetic to as many, or more.
+So one attempt returns k with probability n / (65536 w) + r q / (2^64 w) a(k) = c p(k), whatever n, q and c are, as long as
+0 <= a <= 1. Therefore n, q and c need not be computed exactly: floating-point bounds on p, widened by their proven error, give
+them. Only "U < a(k)?" must be decided exactly. Where U and a(k) differ by more than a proven bound on the error, float64 decides
+it. Otherwise it is decided from 256 bits of U, and p(k) in decimal arithmetic of as many bits, or from more.
 
-The law drawn is therefore p restricted to the integers kept, exactly, given uniform words: its total variation distance from
-p is the mass left out, which every law here keeps below `STATISTICAL_DISTANCE`.
+Given uniform words, the law drawn is therefore exactly p restricted to the integers kept. Its total variation distance from p is
+the mass left out, which each law here keeps below `STATISTICAL_DISTANCE`.
 
-The time taken depends on the values drawn (Jin et al. 2022, "Are we there yet? Timing and floating-point attacks on
-differential privacy systems"): somebody who can time single draws is outside of this module's protection.
+The time of a draw depends on its value (Jin et al. 2022, "Are we there yet? Timing and floating-point attacks on differential
+privacy systems"). This module does not protect against somebody who can time single draws.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from manent.core.vectors import Array
 from manent.crypto.bits import CHUNK, draw_bits, is_below
 
 STATISTICAL_DISTANCE = 2.0**-160
-"""Bound on the total variation distance of one draw from the law it is named for. It adds up over draws: a mechanism that is
-(epsilon, delta)-private with m ideal draws is (epsilon, delta + (1 + e^epsilon) m STATISTICAL_DISTANCE)-private with these."""
+"""A bound on the total variation distance between one draw and the law it is named for. It adds up over draws: a mechanism that
+is (epsilon, delta)-private with m ideal draws is (epsilon, delta + (1 + e^epsilon) m STATISTICAL_DISTANCE)-private with these."""
 
 BUCKETS = 1 << 16
-FINEST = 64  # at least that many strips to one scale (about a standard deviation), unless a strip is one integer
+FINEST = 64  # at least so many strips in one scale (about a standard deviation), unless a strip is one integer
 
 
 class Law(Protocol):
-    """A law on the integers, known up to a factor. Hashable: tables are cached by it."""
+    """A law on the integers, known up to a factor. It is hashable, and its table is cached by it."""
 
     def __hash__(self) -> int: ...
 
@@ -54,34 +54,34 @@ class Law(Protocol):
 
     @property
     def mode(self) -> int:
-        """Where the mass is largest: it does not fall before it, nor rise after it."""
+        """Where the mass is largest. The mass does not fall before it, and does not rise after it."""
         ...
 
     @property
     def support(self) -> tuple[int, int]:
-        """Least and largest integer kept; the mass outside is below `STATISTICAL_DISTANCE` of all. At most 2^14 scales."""
+        """The least and the largest integer kept, at most 2^14 scales apart. The mass outside is below `STATISTICAL_DISTANCE`."""
         ...
 
     def mass(self, k: NDArray[np.int64]) -> tuple[Array, Array | float]:
-        """float64 mass m and e <= 2^-10, where the true mass is within e m (and 2^-1000, for underflow) of m."""
+        """float64 mass m of each k, and an e <= 2^-10: the true mass is within e m (and 2^-1000, for underflow) of m."""
         ...
 
     def exact(self, k: int, bits: int) -> Fraction:
-        """The same mass within a relative error of 2^-bits."""
+        """The mass of k within a relative error of 2^-bits."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """The table of one law (see the module). Build it with `sampler`, which caches.
+    """The table of one law. Build it with `sampler`, which caches. The letters are those of the module's text.
 
     Attributes:
         law: what is drawn.
         shift: log2 of the width of a strip.
-        first: strip s holds the integers mode + (first + s) 2^shift, ... .
-        factor: c.
-        buckets: int64[strips], n.
-        weights: uint64[strips], q.
+        first: strip s holds 2^shift integers, from mode + (first + s) 2^shift on.
+        factor: the constant c.
+        buckets: int64[strips], each strip's n.
+        weights: uint64[strips], each strip's q.
     """
 
     law: Law
@@ -93,12 +93,12 @@ class Sampler:
 
     @cached_property
     def sure(self) -> int:
-        """Number of buckets that return at once."""
+        """How many of the 65,536 buckets return at once."""
         return int(self.buckets.sum())
 
     @cached_property
     def _strip(self) -> NDArray[np.int16]:
-        """Strip of each bucket; 0 for those that do not return at once."""
+        """The strip of each bucket; 0 for buckets that do not return at once."""
         strips = np.zeros(BUCKETS, np.int16)
         strips[: self.sure] = np.repeat(np.arange(self.buckets.size) + self.first, self.buckets)
         return strips
@@ -109,12 +109,12 @@ class Sampler:
 
     @cached_property
     def _line(self) -> tuple[Array, Array]:
-        """a(k) = slope p(k) - offset, by strip; each within a few ulp."""
+        """Slope and offset of a(k) = slope p(k) - offset, for each strip, right to a few units in the last place."""
         rest = (BUCKETS - self.sure) * (self.weights * 2.0**-64)
         return BUCKETS * (self.factor * 2.0**self.shift) / rest, self.buckets / rest
 
     def draw(self, out: NDArray[np.int64], random: PrivateRandom) -> None:
-        """Fills int64[n] with independent draws."""
+        """Fills `out`, int64[n], with independent draws."""
         later = []
         for start in range(0, out.size, CHUNK):
             part = out[start : start + CHUNK]
@@ -126,7 +126,7 @@ class Sampler:
             self._finish(out, np.concatenate(later), random)
 
     def _place(self, strips: NDArray[np.int64], random: PrivateRandom) -> None:
-        """Turns strips into integers, uniform in them, in place."""
+        """Replaces each strip by an integer of it, drawn uniformly, in place."""
         if self.shift:
             dtype = np.uint16 if self.shift <= 16 else np.uint32 if self.shift <= 32 else np.uint64
             within = draw_bits(random, strips.size, dtype) & dtype((1 << self.shift) - 1)
@@ -153,7 +153,7 @@ class Sampler:
             out[again] = redrawn
 
     def accept(self, strip: Array, k: NDArray[np.int64], random: PrivateRandom) -> NDArray[np.bool_]:
-        """bool[n]: whether each proposed k of each strip is accepted, U < a(k) for fresh uniform U."""
+        """bool[n], whether each proposed k of its strip is accepted: U < a(k), for a fresh uniform U each."""
         slope, offset = (line[strip] for line in self._line)
         mass, error = self.law.mass(k)
         level = random.words(k.size)
@@ -167,25 +167,25 @@ class Sampler:
         return accepted
 
     def acceptance(self, strip: int, k: int, bits: int) -> tuple[Fraction, Fraction]:
-        """Bounds on a(k), from the mass to a relative error of 2^-bits."""
+        """A lower and an upper bound on a(k), from the mass to a relative error of 2^-bits."""
         rest = (BUCKETS - self.sure) * Fraction(int(self.weights[strip]), 1 << 64)
         part = BUCKETS * (1 << self.shift) * Fraction(self.factor) * self.law.exact(k, bits) / rest
         centre, radius = part - int(self.buckets[strip]) / rest, part / (1 << bits)
         return centre - radius, centre + radius
 
     def decide(self, strip: int, k: int, level: int, random: PrivateRandom) -> bool:
-        """Whether U < a(k), where `level` is the first 64 bits of U."""
+        """Whether U < a(k), exactly, where `level` is the first 64 bits of U."""
         return is_below(lambda bits: self.acceptance(strip, k, bits + 64), level, 64, random)
 
 
 @lru_cache(maxsize=16)
 def sampler(law: Law) -> Sampler:
-    """The table of a law: at most about 1 MiB, a few milliseconds."""
+    """The table of a law: at most about 1 MiB, made in a few milliseconds, and kept for the 16 laws used last."""
     shift = max(0, int(np.floor(np.log2(law.scale / FINEST))))
     low, high = law.support
     first, last = (low - law.mode) >> shift, (high - law.mode) >> shift
     start = law.mode + (np.arange(first, last + 1) << shift)
-    # A strip does not hold the mode in its inside: its extreme masses are those of its ends.
+    # No strip has the mode inside it, so its ends have its smallest and its largest mass.
     (left, left_error), (right, right_error) = law.mass(start), law.mass(start + (1 << shift) - 1)
     # 2^-40 is far above all rounding below.
     minimum = np.minimum(left * (1 - left_error - 2.0**-40), right * (1 - right_error - 2.0**-40))
