@@ -62,7 +62,8 @@ def parameters(function: Function) -> int:
 def is_public_entry(function: Function) -> bool:
     """Whether what exceeds the limit is keyword-only, on a function for users."""
     positional = [a for a in (*function.args.posonlyargs, *function.args.args) if a.arg not in ("self", "cls")]
-    return not function.name.startswith("_") and len(positional) <= PARAMETERS and bool(function.args.kwonlyargs)
+    hidden = function.name.startswith("_") and function.name != "__init__"
+    return not hidden and len(positional) <= PARAMETERS and bool(function.args.kwonlyargs)
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=named)

@@ -135,17 +135,23 @@ def _choose(bag: dict[Event, int], delta: float, relation: NeighboringRelation, 
     unsuited = next((event for event in bag if not event.has_pld(relation)), None)
     if wanted == "auto":
         return _best(bag, gaussian, zcdp, unsuited is None and not adaptive and delta >= _PLD_DELTA)
-    if wanted == "pld" and adaptive:
-        raise Refused("A PLD is proven for events that are fixed in advance; for adaptively chosen ones use 'rdp'.")
-    if wanted == "pld" and delta < _PLD_DELTA:
-        raise Refused(f"A PLD in double precision says nothing below delta {_PLD_DELTA:g}; use 'rdp'.")
-    if wanted == "pld" and unsuited is not None:
-        raise Refused(f"There is no PLD for {unsuited.label()} under {relation!r}; use 'auto' or 'rdp'.")
+    if wanted == "pld":
+        _check_pld(unsuited, delta, relation, adaptive)
     if wanted == "zcdp" and not zcdp:
         raise Refused("zCDP accounts unsampled releases alone; use 'auto'.")
     if wanted == "analytic" and bag and not gaussian:
         raise Refused("The analytic Gaussian accounts unsampled Gaussian noise alone; use 'auto'.")
     return wanted
+
+
+def _check_pld(unsuited: Event | None, delta: float, relation: NeighboringRelation, adaptive: bool) -> None:
+    """Raises Refused where a PLD bounds nothing; `unsuited` is an event that has none."""
+    if adaptive:
+        raise Refused("A PLD is proven for events that are fixed in advance; for adaptively chosen ones use 'rdp'.")
+    if delta < _PLD_DELTA:
+        raise Refused(f"A PLD in double precision says nothing below delta {_PLD_DELTA:g}; use 'rdp'.")
+    if unsuited is not None:
+        raise Refused(f"There is no PLD for {unsuited.label()} under {relation!r}; use 'auto' or 'rdp'.")
 
 
 def _best(bag: dict[Event, int], gaussian: bool, zcdp: bool, pld: bool) -> str:

@@ -45,6 +45,11 @@ def to_plain(value: Any, skip_own: bool = False) -> Any:
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
+    return _declared(value, skip_own)
+
+
+def _declared(value: Any, skip_own: bool) -> Any:
+    """`to_plain` of what JSON has no value for: arrays, declarations and code."""
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"array": str(value.dtype), "shape": list(value.shape), "sha256": digest}

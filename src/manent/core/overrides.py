@@ -98,10 +98,10 @@ _MISFIT = object()
 
 
 def _fit(value: Any, annotation: Any) -> Any:
+    """The value as one of the annotated type, or `_MISFIT`."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        fits = [fit for fit in (_fit(value, arg) for arg in args) if fit is not _MISFIT]
-        return next((fit for fit in fits if type(fit) is type(value)), fits[0] if fits else _MISFIT)
+        return _fit_any(value, args)
     if origin is Literal:
         return value if value in args else _MISFIT
     if annotation is None or annotation is type(None):
@@ -111,11 +111,20 @@ def _fit(value: Any, annotation: Any) -> Any:
         return float(value) if number else _MISFIT
     if annotation in (int, str, bool):
         return value if type(value) is annotation else _MISFIT
-    if origin is tuple and isinstance(value, list):
-        wanted = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
-        items = [_fit(item, arg) for item, arg in zip(value, wanted, strict=False)]
-        return tuple(items) if len(wanted) == len(value) and _MISFIT not in items else _MISFIT
-    return _MISFIT
+    return _fit_items(value, args) if origin is tuple and isinstance(value, list) else _MISFIT
+
+
+def _fit_any(value: Any, args: tuple[Any, ...]) -> Any:
+    """The value as one of several types: as its own, where that is among them, else as the first that fits, or `_MISFIT`."""
+    fits = [fit for fit in (_fit(value, arg) for arg in args) if fit is not _MISFIT]
+    return next((fit for fit in fits if type(fit) is type(value)), fits[0] if fits else _MISFIT)
+
+
+def _fit_items(values: list[Any], args: tuple[Any, ...]) -> Any:
+    """The values as a tuple with items of these types, or `_MISFIT`; an ellipsis at the end stands for any number."""
+    wanted = [args[0]] * len(values) if len(args) == 2 and args[1] is Ellipsis else list(args)
+    items = [_fit(item, arg) for item, arg in zip(values, wanted, strict=False)]
+    return tuple(items) if len(wanted) == len(values) and _MISFIT not in items else _MISFIT
 
 
 def _describe(annotation: Any) -> str:

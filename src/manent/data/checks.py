@@ -31,9 +31,14 @@ def check_schema(schema: Schema) -> None:
         )
     if schema.classes is not None:
         validate.count("A schema", "classes", schema.classes, " or None (regression)", minimum=2)
-    for code in schema.target.codes if schema.target is not None and schema.classes is not None else ():
-        if not 0 <= code < (schema.classes or 0):
-            raise InvalidInput(f"The target declares code {code}, but labels go from 0 to {(schema.classes or 0) - 1}.")
+        _check_codes(schema.classes, schema.target)
+
+
+def _check_codes(classes: int, target: Column | None) -> None:
+    """Raises InvalidInput for a code of the target that is no label of so many classes."""
+    for code in () if target is None else target.codes:
+        if not 0 <= code < classes:
+            raise InvalidInput(f"The target declares code {code}, but labels go from 0 to {classes - 1}.")
 
 
 def first_repeated(names: Sequence[str]) -> str | None:

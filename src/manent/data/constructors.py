@@ -143,10 +143,30 @@ def from_frame(
     Raises InvalidInput for a missing column, text where numbers are expected, or a value that the schema does not allow.
     """
     columns = [c.name for c in schema.columns] if schema is not None and schema.columns else list(columns)
-    if features is None and schema is not None and schema.features:
-        features = [c.name for c in schema.features]
-    elif features is None:
-        features = [c for c in frame.columns if c not in {by, target, *columns}]
+    if features is None:
+        given = () if schema is None else schema.features
+        features = [c.name for c in given] or [c for c in frame.columns if c not in {by, target, *columns}]
+    _check_columns(frame, by, target, features, columns)
+    declared = {c.name: c for c in (*schema.features, *schema.columns)} if schema is not None else {}
+    x = np.stack([_numeric(frame[c], declared.get(c)) for c in features], axis=1).astype(np.float32)
+    y, codes = _labels(frame[target], schema)
+    further = {c: _numeric(frame[c], declared.get(c)) for c in columns}
+    if schema is None:
+        found = infer(Examples(x, y, further))
+        names = tuple(Column(str(c)) for c in features)
+        schema = replace(found, features=names, shape=(len(names),), target=Column(target, codes=codes))
+    return from_arrays(
+        x, y, by=_client_names(frame[by]), columns=further, schema=schema, test_fraction=test_fraction, seed=seed, name=name
+    )
+
+
+def _client_names(column: pd.Series) -> Array:
+    """The client of each row: whole numbers as they are, everything else as text."""
+    return column.to_numpy() if column.dtype.kind in "biu" else column.astype(str).to_numpy(object)
+
+
+def _check_columns(frame: pd.DataFrame, by: str, target: str, features: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises InvalidInput for a column that is missing, no feature at all, and rows that name no client."""
     for column in (by, target, *features, *columns):
         if column not in frame.columns:
             raise InvalidInput(f"No column {column!r} in the data; it has {', '.join(map(str, frame.columns))}.")
@@ -157,16 +177,6 @@ def from_frame(
         raise InvalidInput(
             f"Column {by!r}, row {lacking[0]}: no client is named ({len(lacking)} such rows). Fill it, or leave the rows out."
         )
-    declared = {c.name: c for c in (*schema.features, *schema.columns)} if schema is not None else {}
-    x = np.stack([_numeric(frame[c], declared.get(c)) for c in features], axis=1).astype(np.float32)
-    y, codes = _labels(frame[target], schema)
-    further = {c: _numeric(frame[c], declared.get(c)) for c in columns}
-    if schema is None:
-        found = infer(Examples(x, y, further))
-        names = tuple(Column(str(c)) for c in features)
-        schema = replace(found, features=names, shape=(len(names),), target=Column(target, codes=codes))
-    keys = frame[by].to_numpy() if frame[by].dtype.kind in "biu" else frame[by].astype(str).to_numpy(object)
-    return from_arrays(x, y, by=keys, columns=further, schema=schema, test_fraction=test_fraction, seed=seed, name=name)
 
 
 def from_csv(

@@ -124,31 +124,35 @@ def _numbers(targets: Sequence[Array], schema: Schema) -> tuple[Labels | Numbers
 
 
 def _listed(facts: Facts) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of clients; the last row is all of them."""
     header, columns = ["client", "train"], [[*facts.clients, "all"], _with_total(facts.train)]
     if facts.test.any():
         header, columns = [*header, "test"], [*columns, _with_total(facts.test)]
-    target = facts.target
-    if isinstance(target, Numbers):
-        unit = f" ({target.unit})" if target.unit else ""
-        header += [f"target mean{unit}", "sd"]
-        columns += [
-            [f"{value:.4g}" for value in [*target.mean, target.pooled_mean]],
-            [*(f"{value:.4g}" for value in target.sd), ""],
-        ]
+    more, further = _number_columns(facts.target) if isinstance(facts.target, Numbers) else _label_columns(facts.target)
+    return header + more, [list(row) for row in zip(*columns, *further, strict=True)]
+
+
+def _number_columns(target: Numbers) -> tuple[list[str], list[list[str]]]:
+    """Header and columns of a target that is a number."""
+    unit = f" ({target.unit})" if target.unit else ""
+    means = [f"{value:.4g}" for value in [*target.mean, target.pooled_mean]]
+    return [f"target mean{unit}", "sd"], [means, [*(f"{value:.4g}" for value in target.sd), ""]]
+
+
+def _label_columns(target: Labels) -> tuple[list[str], list[list[str]]]:
+    """Header and columns of a target that is a label, by how many there are."""
+    if len(target.names) == 2:
+        header = [target.names[1], "base rate"]
+        rates = [f"{share:.1%}" for share in [*target.shares[:, 1], target.pooled[1]]]
+        columns = [_with_total(target.counts[:, 1]), rates]
+    elif len(target.names) <= 10:
+        header = [str(label) for label in range(len(target.names))] if _numbered(target.names) else list(target.names)
+        columns = [_with_total(target.counts[:, label]) for label in range(len(target.names))]
     else:
-        if len(target.names) == 2:
-            header += [target.names[1], "base rate"]
-            columns += [_with_total(target.counts[:, 1]), [f"{share:.1%}" for share in [*target.shares[:, 1], target.pooled[1]]]]
-        elif len(target.names) <= 10:
-            header += [str(label) for label in range(len(target.names))] if _numbered(target.names) else list(target.names)
-            columns += [_with_total(target.counts[:, label]) for label in range(len(target.names))]
-        else:
-            shares = np.vstack([target.shares, target.pooled])
-            header += ["classes", "most common"]
-            columns += [[str(int(n)) for n in (shares > 0).sum(axis=1)], [_top(share, target.names) for share in shares]]
-        header.append("distance")
-        columns.append([*(f"{distance:.3f}" for distance in target.distances), ""])
-    return header, [list(row) for row in zip(*columns, strict=True)]
+        shares = np.vstack([target.shares, target.pooled])
+        header = ["classes", "most common"]
+        columns = [[str(int(n)) for n in (shares > 0).sum(axis=1)], [_top(share, target.names) for share in shares]]
+    return [*header, "distance"], [*columns, [*(f"{distance:.3f}" for distance in target.distances), ""]]
 
 
 def _numbered(names: tuple[str, ...]) -> bool:

@@ -203,12 +203,17 @@ def _check_order(layers: Sequence[Layer]) -> None:
     twice = next((name for place, name in known if places.count(place) > 1 and place != "compression"), None)
     if twice is not None:
         raise Refused(f"{twice} is one of two layers for the same place; keep one. The order is: {ORDER}.")
+    _check_independent(declared)
+    if "noise" in places and declared[-1][0].place != "noise":
+        raise Refused(f"{declared[-1][1]} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
+
+
+def _check_independent(declared: Sequence[tuple[LayerTraits, str]]) -> None:
+    """Raises Refused where one layer needs the noise of rounds to be independent and another correlates it."""
     alone = next((name for own, name in declared if own.needs_independent_rounds), None)
     correlated = next((name for own, name in declared if own.correlates_rounds), None)
     if alone is not None and correlated is not None:
         raise Refused(f"{alone} shares out the noise of independent rounds, which {correlated} is not. Use Clip(norm).")
-    if "noise" in places and declared[-1][0].place != "noise":
-        raise Refused(f"{declared[-1][1]} stands behind {names[-1]}, which ends the layers. The order is: {ORDER}.")
 
 
 def _check_scalable(spec: SumSpec) -> None:

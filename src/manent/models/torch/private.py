@@ -343,22 +343,25 @@ def _flat(network: nn.Module) -> list[nn.Module] | None:
     return None if any(part is None for part in parts) else [layer for part in parts if part for layer in part]
 
 
+_SETTINGS: dict[type[nn.Module], dict[str, tuple[object, ...]]] = {
+    nn.Conv2d: {"groups": (1,), "dilation": ((1, 1),), "padding_mode": ("zeros",)},
+    nn.Embedding: {"max_norm": (None,), "scale_grad_by_freq": (False,)},
+    nn.GroupNorm: {"affine": (True,)},
+    nn.LayerNorm: {"elementwise_affine": (True,)},
+    nn.Flatten: {"start_dim": (1,), "end_dim": (-1,)},
+    nn.MaxPool2d: {"return_indices": (False,)},
+}
+"""The settings with which a layer's rule holds, for layers that have others."""
+
+
 def _known(layer: nn.Module) -> bool:
-    match layer:
-        case nn.Conv2d():
-            plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-            return type(layer) is nn.Conv2d and plain and not isinstance(layer.padding, str)
-        case nn.Embedding():
-            return type(layer) is nn.Embedding and layer.max_norm is None and not layer.scale_grad_by_freq
-        case nn.GroupNorm():
-            return type(layer) is nn.GroupNorm and layer.affine
-        case nn.LayerNorm():
-            return type(layer) is nn.LayerNorm and layer.elementwise_affine
-        case nn.Flatten():
-            return type(layer) is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1
-        case nn.MaxPool2d():
-            return type(layer) is nn.MaxPool2d and not layer.return_indices
-    return type(layer) in (*_PLAIN, nn.Linear)
+    """Whether there is a rule for exactly this layer, as it is set."""
+    if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+        return False
+    settings = _SETTINGS.get(type(layer))
+    if settings is None:
+        return type(layer) in (*_PLAIN, nn.Linear)
+    return all(getattr(layer, name) in values for name, values in settings.items())
 
 
 def rows_of(chain: Sequence[nn.Module], axes: int) -> int | None:

@@ -66,7 +66,7 @@ def _algorithm(document: Mapping[str, Any], folder: Path) -> Algorithm:
     about.
     """
     study = rebuild(document)
-    own = getattr(handover.execute(folder / ENTRY, MODULE), "study", None)
+    own = vars(handover.execute(folder / ENTRY, MODULE)).get("study")
     if not isinstance(own, Study):
         raise InvalidInput(f"{ENTRY} must define 'study', a Study; found a {type(own).__name__}.")
     declared = declared_model(study)

@@ -6,7 +6,7 @@ vector whatever the size of the cohort. The log holds the uploads until the sum 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import Literal, final
 
@@ -183,10 +183,10 @@ class SecAggServer:
             case "advertise":
                 return wire.frame(Kind.CALL, context, self.call.body)
             case "share":
-                near = [v for v in self.call.neighbours(position) if v in self._advertised]
+                near = self._near(position, self._advertised)
                 return wire.frame(Kind.DIRECTORY, context, u32(len(near)) + b"".join([self._advert_bodies[v] for v in near]))
             case "upload":
-                near = [v for v in self.call.neighbours(position) if v in self._shared]
+                near = self._near(position, self._shared)
                 hybrid = self.call.terms.hybrid
                 records = [bodies.delivered(self._shares[v].record(position), v, hybrid and v < position) for v in near]
                 return wire.frame(Kind.DELIVERIES, context, u32(len(near)) + b"".join(records))
@@ -198,6 +198,10 @@ class SecAggServer:
                 near = sorted(v for v in (*self.call.neighbours(position), position) if v in self._consents)
                 return wire.frame(Kind.CONSENTS, context, u32(len(near)) + b"".join([u32(v) + self._consents[v] for v in near]))
         return None
+
+    def _near(self, position: int, of: Container[int]) -> list[int]:
+        """The neighbours of a position that are among these positions."""
+        return [v for v in self.call.neighbours(position) if v in of]
 
     def _news(self) -> tuple[Envelope, ...]:
         """The present phase's message to each client that it concerns."""
@@ -230,21 +234,16 @@ class SecAggServer:
             case Kind.ADVERTISE:
                 advert = Advert.read(reader, terms.hybrid)
                 reader.end()
-                if advert.position != position:
-                    raise ProtocolAbort(f"The advert of position {position} is in another's name.")
-                if not verify(self.cohort[position], advert.signed_text(self.call.context), advert.signature):
-                    raise ProtocolAbort(f"The advert of position {position} is not signed by its identity.")
-                if self._keys & set(advert.keys) or len(set(advert.keys)) < len(advert.keys):
-                    raise ProtocolAbort(f"The advert of position {position} repeats a key.")
+                self._check_advert(position, advert)
                 return partial(self._advertise, position, advert, body)
             case Kind.SHARES:
-                wanted = [v for v in self.call.neighbours(position) if v in self._advertised]
+                wanted = self._near(position, self._advertised)
                 table = bodies.shares_table(position, body, wanted, terms.hybrid)
                 return partial(self._shares.__setitem__, position, table)
             case Kind.UPLOAD:
                 packed, masked = bodies.split_upload(memoryview(message)[wire.HEAD :])
                 ring.check_packed(packed, terms.size, terms.bits)
-                near = [v for v in self.call.neighbours(position) if v in self._shared]
+                near = self._near(position, self._shared)
                 if masked != bodies.masked_with(self.call.context, near, terms.clients, self._shares[position].digest):
                     raise ProtocolAbort(f"Position {position} has masked with others than those that shared, or by other shares.")
                 return partial(self._add, position, packed)
@@ -253,10 +252,19 @@ class SecAggServer:
                     raise ProtocolAbort(f"The consent of position {position} is no signature of the survivors.")
                 return partial(self._consents.__setitem__, position, body)
             case Kind.REVEAL:
-                near = [v for v in self.call.neighbours(position) if v in self._shared]
+                near = self._near(position, self._shared)
                 opened = Table(body, 32, near, (bodies.OPENED, bodies.OPENED))
                 return partial(self._reveals.__setitem__, position, (body[:32], opened))
         raise ProtocolAbort(f"{kind.name} is no message of a client.")
+
+    def _check_advert(self, position: int, advert: Advert) -> None:
+        """Raises ProtocolAbort for an advert in another's name, without its signature, or with a key that was seen before."""
+        if advert.position != position:
+            raise ProtocolAbort(f"The advert of position {position} is in another's name.")
+        if not verify(self.cohort[position], advert.signed_text(self.call.context), advert.signature):
+            raise ProtocolAbort(f"The advert of position {position} is not signed by its identity.")
+        if self._keys & set(advert.keys) or len(set(advert.keys)) < len(advert.keys):
+            raise ProtocolAbort(f"The advert of position {position} repeats a key.")
 
     def _advertise(self, position: int, advert: Advert, body: bytes) -> None:
         self._adverts[position], self._advert_bodies[position] = advert, body

@@ -161,6 +161,18 @@ def check_recoverable(terms: Terms, vanish: Sequence[Dropout | None]) -> None:
     if len(given) < terms.minimum:
         raise ProtocolAbort(f"{len(given)} of {terms.clients} clients survive; at least {terms.minimum} are needed.")
     agreeing = given if terms.adversary == "curious" else there
+    _check_shares(terms, shared, given, there, agreeing)
+
+
+def _check_shares(terms: Terms, shared: Set[int], given: Set[int], there: Set[int], agreeing: Set[int]) -> None:
+    """Raises ProtocolAbort where too few neighbours of a position are left to open its share, or to agree on the survivors.
+
+    Args:
+        shared: positions whose secrets were shared.
+        given: positions whose vectors are in the sum.
+        there: those of them that still answer.
+        agreeing: those on whose consent a survivor relies.
+    """
     for position in sorted(shared):
         if position in there and 1 + _near(terms, position, agreeing) < terms.threshold:
             raise ProtocolAbort(f"Too few of the neighbourhood of position {position} are left to agree on the survivors.")
