@@ -54,3 +54,23 @@ def test_what_no_noise_can_reach_is_refused():
 def test_a_target_is_positive_and_finite(target):
     with pytest.raises(mn.InvalidInput):
         ac.calibrate(target, 1e-5, ac.Gaussian, A)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"target": True}, "target epsilon"),
+        ({"target": "1"}, "target epsilon"),
+        ({"delta": 2.0}, "delta"),
+        ({"delta": None}, "delta"),
+        ({"neighboring_relation": "substitute"}, "neighboring_relation"),
+        ({"accountant": "moments"}, "accountant"),
+        ({"tolerance": "fine"}, "tolerance"),
+        ({"tolerance": 0.5}, "tolerance"),
+        ({"interval": None}, "interval"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_searched(change, words):
+    arguments = {"target": 1.0, "delta": 1e-5, "make_event": ac.Gaussian, "neighboring_relation": A, **change}
+    with pytest.raises(mn.InvalidInput, match=words):
+        ac.calibrate(**arguments)

@@ -103,9 +103,7 @@ def epsilon(
         InvalidInput: for a delta, relation, accountant or event that does not exist.
         Refused: for an event that the accountant has no bound for under this relation, and for the central limit approximation.
     """
-    check_relation(neighboring_relation)
-    validate.fraction("epsilon", "delta", delta, ", below one over the number of units", zero=False, one=False)
-    validate.positive("epsilon", "interval", interval, ": the step of the PLD's discretisation")
+    check_arguments(delta, neighboring_relation, interval)
     check_event(event)
     bag = counted(event.without_sampling() if knows_sample else event)
     name = _choose(bag, delta, neighboring_relation, accountant, adaptive)
@@ -121,6 +119,13 @@ def epsilon(
         f"dp-accounting {version('dp-accounting')}, revision {_REVISION}",
         (*_assumptions(event, bag, neighboring_relation, knows_sample, adaptive), *notes),
     )
+
+
+def check_arguments(delta: float, relation: NeighboringRelation, interval: float) -> None:
+    """Raises InvalidInput for a delta or an interval out of range, and for an unknown relation; see `epsilon`."""
+    check_relation(relation)
+    validate.fraction("epsilon", "delta", delta, ", below one over the number of units", zero=False, one=False)
+    validate.positive("epsilon", "interval", interval, ": the step of the PLD's discretisation")
 
 
 def _choose(bag: dict[Event, int], delta: float, relation: NeighboringRelation, wanted: str, adaptive: bool) -> str:

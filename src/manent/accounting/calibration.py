@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import optimize
 
-from manent.accounting.accountants import INTERVAL, Accountant, epsilon, roughly
+from manent.accounting.accountants import INTERVAL, Accountant, check_arguments, epsilon, roughly
 from manent.accounting.events import Event, NeighboringRelation, without_sampling
 from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
@@ -48,6 +48,7 @@ def calibrate(
         Refused: where no multiplier is enough, because a part of the event does not depend on it.
     """
     validate.positive("calibrate", "target epsilon", target)
+    check_arguments(delta, neighboring_relation, interval)
     if not (validate.is_number(tolerance) and 1e-9 <= tolerance <= 0.1):
         raise InvalidInput(f"calibrate expects 1e-9 <= tolerance <= 0.1; found {tolerance!r}. Give a number in that range.")
 

@@ -59,17 +59,18 @@ class Poisson(Sampling):
 
     def has_pld(self, event: Event, relation: NeighboringRelation) -> bool:
         """For Gaussian noise, and for one release that has a PLD on a Poisson sample."""
+        if joint_multiplier(event) is not None:
+            return True
         alone = single(event)
-        return joint_multiplier(event) is not None or (alone is not None and alone.has_sampled_pld(relation))
+        return alone is not None and alone.has_sampled_pld(relation)
 
     def pld(self, event: Event, relation: NeighboringRelation, interval: float) -> Any:
         """See `Sampling`."""
-        z, alone = joint_multiplier(event), single(event)
+        z = joint_multiplier(event)
         if z is not None:
             return losses.of_gaussian(z, relation, interval, self.probability)
-        if alone is not None:
-            return alone.sampled_pld(self.probability, interval)
-        return super().pld(event, relation, interval)
+        alone = single(event)
+        return super().pld(event, relation, interval) if alone is None else alone.sampled_pld(self.probability, interval)
 
     def claims(self, relation: NeighboringRelation) -> tuple[str, ...]:
         """See `Sampling`."""
