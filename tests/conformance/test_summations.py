@@ -215,7 +215,7 @@ def test_the_parties_of_its_factory_form_the_sum_and_are_rebuilt_from_their_log(
         assert client.finished
         assert (client.refusals, client.uploaded_in) == ([], 1)
         assert client.survivors in (6, None)
-    named = {digest for record in meeting.log if (digest := referenced(record)) is not None}
+    named = {found[0] for record in meeting.log if (found := referenced(record)) is not None}
     assert named == (set(meeting.blobs) if meeting.call.stores_uploads else set())
 
 

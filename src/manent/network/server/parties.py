@@ -117,8 +117,9 @@ class Parties:
     def uploads(self, view: Snapshot, record: SumRecord) -> set[str]:
         """Digests of the blobs that a log names: those of its rows, and those of the party's own records."""
         rows = view.rows(record.log)
-        named = (row[5:] if row[:1] == _ELSEWHERE else referenced(row[1:]) for row in rows)
-        return {digest.hex() for digest in named if digest is not None}
+        found = {row[5:].hex() for row in rows if row[:1] == _ELSEWHERE}
+        own = (referenced(row[1:]) for row in rows if row[:1] == _HERE)
+        return found | {named[0].hex() for named in own if named is not None}
 
     def _read(self, digest: bytes, start: int, stop: int) -> bytes:
         return b"".join(self._blobs.read(digest.hex(), start, stop))

@@ -18,6 +18,6 @@ def reference(position: int, digest: bytes, tag: int) -> bytes:
     return u32(position) + u8(STORED) + digest + u8(tag)
 
 
-def referenced(record: bytes) -> bytes | None:
-    """The digest that a record names, or None where it names none."""
-    return record[5:37] if len(record) == _LENGTH and record[4] == STORED else None
+def referenced(record: bytes) -> tuple[bytes, int] | None:
+    """The digest that a record names, and its tag; None where the record names no stored upload."""
+    return (record[5:37], record[37]) if len(record) == _LENGTH and record[4] == STORED else None

@@ -211,8 +211,9 @@ class PlainServer:
         if position == _DEADLINE:
             self._close()
             return
-        if (stored := referenced(record)) is not None:
-            self._uploads[position] = _Upload(TYPES[record[37]], stored, stored=True)
+        if (found := referenced(record)) is not None:
+            digest, tag = found
+            self._uploads[position] = _Upload(TYPES[tag], digest, stored=True)
         else:
             kind, _, body = wire.unframe(record[5:])
             if kind is Kind.ABORT:
