@@ -336,10 +336,10 @@ def leaves_a_process() -> None:
 
 
 def patches_the_clip() -> None:
-    import manent.privacy
+    import manent.layers
     import manent.privacy.stack
 
-    manent.privacy.Clip.enter = lambda self, vectors, *rest: vectors
+    manent.layers.Clip.enter = lambda self, vectors, *rest: vectors
     manent.privacy.stack.Stack.client = lambda self, vectors, *rest: vectors
 
 
