@@ -122,8 +122,8 @@ class SqlStore:
         except exc.DBAPIError as error:
             if committing and error.connection_invalidated:
                 raise ProtocolAbort(
-                    f"The store {self._database.name} was lost while it committed: whether this transaction was kept is not "
-                    f"known. Look before it is tried again."
+                    f"The store {self._database.name} was lost during a commit: it is not known whether this transaction was "
+                    f"kept. Check before you try again."
                 ) from None
             raise self._database.meaning(error) from None
         except UnicodeEncodeError:

@@ -210,7 +210,7 @@ def test_the_key_may_be_kept_elsewhere(tmp_path):
         (lambda book: book.add("new", "ff" * 31, 0), "64 hexadecimal"),
         (lambda book: book.remove("maya"), "did you mean mayo"),
         (lambda book: book.remove("zzz"), "roster show"),
-        (lambda book: book.sign(OTHER, ISSUED), "other file"),
+        (lambda book: book.sign(OTHER, ISSUED), "file with the book's key"),
         (lambda book: book.sign(Identity.load(RosterBook.key_path(book.folder)).signing_key, ISSUED, 0), "days"),
         (lambda book: RosterBook.create(book.folder, "again"), "not overwritten"),
     ],

@@ -105,7 +105,7 @@ def _tls(folder: Path, address: Address, given: tuple[Path, Path] | None) -> tup
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*given, password=lambda: "")
     except (OSError, ssl.SSLError) as error:
         raise InvalidInput(
-            f"{given[0]} and {given[1]} are no certificate and its key, in PEM without a password: {error}."
+            f"{given[0]} and {given[1]} are not a certificate and its key, in PEM without a password: {error}."
         ) from None
     return *given, None
 

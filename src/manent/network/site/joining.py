@@ -16,7 +16,7 @@ from manent.network.trust.policy import Policy
 log = logging.getLogger("manent.site")
 
 QUICK = """\
-# Written by `manent join`: the rules of a quick start. `manent site init` writes one with every choice explained.
+# Written by `manent join`: the rules of a quick start. `manent site init` writes a policy with every choice explained.
 
 [researchers]
 server = "{server}"

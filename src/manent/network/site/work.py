@@ -119,9 +119,8 @@ class SumWork:
             raise ProtocolAbort(
                 f"Sum {id} is not after round {self.known.round}, sum {self.known.index}; no sum is answered twice."
             )
-        if task.round <= self.known.kinds.get(
-            name, 0
-        ):  # else a server could ask for the costliest kind more often than accounted
+        # Else a server could ask for the costliest kind of sum more often than is accounted.
+        if task.round <= self.known.kinds.get(name, 0):
             raise ProtocolAbort(f"Sum {id} is the second {name!r} of round {task.round}; a round has one of each kind at most.")
         if self.plan.privacy is not None and self.known.sent >= self.plan.privacy.releases:
             raise ProtocolAbort(f"The study accounts {self.plan.privacy.releases} releases, and that many sums were answered.")
@@ -221,7 +220,7 @@ class SumWork:
         return [reply for envelope in step.send for reply in self.connection.post(task.id, envelope.body)]
 
     def _contribute(self, task: Task, party: ClientParty) -> tuple[Task, list[bytes]]:
-        """Train, and give the vector. If that fails, the site tells the server that it leaves the sum, without a reason."""
+        """Train, and give the vector. If that fails, tell the server that the site leaves the sum, without a reason."""
         try:
             vector, memory = self._compute(task)
         except ManentError as error:

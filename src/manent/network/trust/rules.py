@@ -39,7 +39,7 @@ class CodeRule:
             check_hash("code.hashes", found)
         if self.hashes and self.rule != "listed":
             raise InvalidInput(
-                f"code.hashes says nothing where code.rule is {self.rule!r}. Set code.rule = 'listed', or remove it."
+                f"code.hashes has no effect with code.rule = {self.rule!r}. Set code.rule = 'listed', or remove it."
             )
 
 
@@ -111,7 +111,7 @@ class PrivacyRule:
             if self.required and value in (None, ()):
                 raise InvalidInput(f"A policy with privacy.required = true lacks privacy.{name}; add it.")
             if not self.required and value not in (None, ()):
-                raise InvalidInput(f"privacy.{name} says nothing where privacy.required = false. Set that to true, or remove it.")
+                raise InvalidInput(f"privacy.{name} has no effect with privacy.required = false. Set that to true, or remove it.")
         if self.required:
             positive("A policy", "privacy.epsilon", self.epsilon)
             fraction("A policy", "privacy.delta", self.delta, zero=False, one=False)
@@ -197,42 +197,42 @@ def _within(minute: int, first: int, end: int) -> bool:
 def check_hash(where: str, found: str) -> None:
     """Raises InvalidInput unless the text is 64 hexadecimal digits in lower case, as a hash or a public key."""
     if not _HASH.fullmatch(found):
-        raise InvalidInput(f"{where} expects 64 hexadecimal digits in small letters; found {shown(found)}.")
+        raise InvalidInput(f"{where} expects 64 hexadecimal digits in lower case; found {shown(found)}.")
 
 
 EXAMPLE = """\
-# What this site takes part in. What is not allowed here is refused, with a reason that the researcher sees; a key that is
-# unknown, or of the wrong type, makes the whole policy invalid, and then nothing runs.
+# What this site takes part in. What is not allowed here is refused, with a reason that the researcher sees. A key that is
+# unknown, or of the wrong type, makes the whole policy invalid; then nothing runs.
 
 [researchers]
-# Whose studies: a name, and their public key of 64 hexadecimal digits. Nobody, as long as there is none.
+# Whose studies: names, and public keys of 64 hexadecimal digits. Without an entry, nobody's.
 # "Ada Example" = "0000000000000000000000000000000000000000000000000000000000000000"
 
 [code]
 # Which code of a study's own (a network, a loader) may run here:
-#   "none"      studies of built-in models alone
+#   "none"      only studies of built-in models
 #   "listed"    also code whose hash is in hashes = ["..."], with any settings that this policy allows
-#   "reviewed"  each study is read and approved by a person: manent site review
+#   "reviewed"  a person must read and approve each study: manent site review
 rule = "reviewed"
-# "required": a process without network, keys and files, or nothing; "preferred": also where this system has no such thing.
+# "required": code runs only in a process without network, keys and files; "preferred": also if this system cannot do that.
 isolation = "required"
 
 [cohort]
-# The fewest sites that are asked for a sum, and the fewest answers with which one is released. Of three that answer, two together
-# can subtract theirs and see the third's.
+# The fewest sites that are asked for a sum, and the fewest answers with which one is released. If three sites answer, two of them
+# together can subtract theirs from the sum and see the third's.
 minimum = 4
 survivors = 3
 
 [summation]
-# "SecAgg": the server sees totals alone. "Plain": it sees this site's own vector, from which data can often be rebuilt.
+# "SecAgg": the server sees only totals. "Plain": it sees this site's own vector, from which data can often be rebuilt.
 allowed = ["SecAgg"]
-# What SecAgg withstands, at least: a server that lies ("active") or only looks ("curious"), with this share of the sites.
+# What SecAgg must withstand: a server that lies ("active") or only looks ("curious"), and this share of sites that help it.
 adversary = "active"
 corrupt = 0.1
 post_quantum = true
 
 [privacy]
-# The differential privacy that each study must have. With required = false remove the four keys below it.
+# The differential privacy that each study must have. With required = false, remove the four keys below it.
 required = true
 epsilon = 4.0
 delta = 1e-5
@@ -256,6 +256,6 @@ rounds = 1000
 # Spans of local time; ["00:00-24:00"] is the whole day.
 hours = ["20:00-06:00"]
 mains_power = true
-# Only while the load of the last minute, for each processor, is at most this. Leave it out for any.
+# Only while the load of the last minute, for each processor, is at most this. Leave it out to work at any load.
 load = 0.5
 """

@@ -186,7 +186,7 @@ def _check_files(code: Mapping[str, str]) -> None:
                 f"found {shown(name)}. Rename it."
             )
         if name.lower() in seen:
-            raise InvalidInput(f"Two files of the bundle are named {name!r} but for capitals. Rename one.")
+            raise InvalidInput(f"The bundle has another file named like {name!r}, but for capitals. Rename one.")
         seen.add(name.lower())
         _check_text(name, text)
 
@@ -212,7 +212,7 @@ def _text(content: Mapping[str, Any]) -> bytes:
     try:
         text = canonical(content)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"A bundle holds plain data alone: {shown(str(error))}.") from None
+        raise InvalidInput(f"A bundle holds only plain data: {shown(str(error))}.") from None
     if len(text) > MOST_BYTES:
         raise InvalidInput(f"A bundle's content has at most {MOST_BYTES:,} bytes; found {len(text):,}. Send data another way.")
     return text

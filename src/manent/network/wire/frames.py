@@ -142,7 +142,7 @@ def read(descriptor: int, most: int = 1 << 62, file: bool = False) -> Frame | No
         if not count and not at:
             return None
         if not count:
-            raise InvalidInput("The end comes within a frame.")
+            raise InvalidInput("The data end within a frame.")
         at, window = at + count, window[count:]
         if not window:
             try:

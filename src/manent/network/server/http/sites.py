@@ -103,7 +103,7 @@ def study_routes(service: Service, pulse: Pulse) -> APIRouter:
         values = table(found.body)
         accepted, reason = values.get("accepted"), values.get("reason", "")
         if not isinstance(accepted, bool) or not isinstance(reason, str):
-            raise InvalidInput("A decision has accepted, true or false, and a reason, text.")
+            raise InvalidInput("A decision has 'accepted', which is true or false, and 'reason', a text.")
         # The next tick looks at it: to look at once, for each of thousands, would read all of them each time.
         await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason)
         return answer({})
