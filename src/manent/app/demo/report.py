@@ -150,7 +150,7 @@ patients' rows, better than the one that each could train alone?</p>
 <p>{escape(headline(findings))}</p>
 <p>{escape(exceptions(findings))}</p>
 <p>{escape(correctness(findings))}</p>
-<p class="quiet">Computed from this run. Beyond chance means that the 95 % interval over test patients does not contain zero.</p>
+<p class="quiet">Computed from this run. Beyond chance: the 95 % interval over the test patients does not contain zero.</p>
 </div>"""
 
 
