@@ -217,7 +217,7 @@ def check_model(model: object) -> None:
     """Raises Refused where a model cannot be trained privately: it is no `PrivateModel`, or its own `check_private` refuses."""
     if not isinstance(model, PrivateModel):
         raise Refused(
-            f"{type(model).__name__} does not give gradients of single examples, which DPSGD has to clip. "
+            f"{type(model).__name__} does not give the gradients of single examples, which DPSGD clips. "
             f"Use a TorchModel, a JaxModel, a SklearnModel or a model of manent.models.numpy."
         )
     model.check_private()
