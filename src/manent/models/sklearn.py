@@ -84,7 +84,7 @@ class SklearnModel(DenseModel):
 
     @cached_property
     def kind(self) -> Task:  # type: ignore[override]
-        """ "regression", "binary" or "multiclass", by the number of classes."""
+        """The task, "regression", "binary" or "multiclass", by the number of classes."""
         if self.classes == 0:
             return "regression"
         return "binary" if self.classes == 2 else "multiclass"

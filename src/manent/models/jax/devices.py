@@ -53,7 +53,7 @@ class Devices:
 
     @contextmanager
     def one(self) -> Iterator[int]:
-        """The number of a device that no one else uses inside the block: the lowest, so that few devices and programs are made."""
+        """The number of a device that no one else uses inside the block: the lowest, so that few devices are made."""
         with self._lock:
             number = heappop(self._free) if self._free else self._another()
         try:

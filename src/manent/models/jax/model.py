@@ -291,8 +291,8 @@ class JaxModel:
             return jax.eval_shape(self.draw, jax.random.key(0, impl="threefry2x32"))
         except FAULTS as error:
             raise InvalidInput(
-                f"init must be a pure function of a key that gives a pytree of arrays; it fails: {_brief(error)}. The tree must not "
-                f"hold functions or settings (equinox: split them off with eqx.partition(module, eqx.is_array))."
+                f"init must be a pure function of a key that gives a pytree of arrays; it fails: {_brief(error)}. The tree must "
+                f"not hold functions or settings (equinox: split them off with eqx.partition(module, eqx.is_array))."
             ) from error
 
     @cached_property
@@ -323,7 +323,7 @@ class JaxModel:
             )
 
     def _shaped(self, scores: Any, y: Any) -> Any:
-        """The scores, without a last axis of length 1 where a target is one number. Raises InvalidInput where y does not match."""
+        """The scores, without a last axis of length 1 where y has none. Raises InvalidInput where they do not match."""
         if self.kind == "multiclass":
             if scores.shape[:-1] == y.shape and scores.shape[-1] == self.classes:
                 return scores
@@ -339,7 +339,7 @@ class JaxModel:
 
 
 class _Programs:
-    """Compiled programs, by what they compute, the shapes they take, and their device. Several threads may run them at once."""
+    """Compiled programs, by what they compute, their shapes and their device. Several threads may run them at once."""
 
     def __init__(self) -> None:
         self.compiled: dict[Hashable, Callable[..., Any]] = {}

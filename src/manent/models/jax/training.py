@@ -71,8 +71,9 @@ def numbers(work: LocalTraining) -> Vector:
 
 
 def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
-    """The function to compile: of (numbers [5], x [N, ...], y [N, ...], rows int32[T, B], steps, *vectors). It returns [d + 1], the
-    update and then the mean loss.
+    """The function to compile, of (numbers [5], x [N, ...], y [N, ...], rows int32[T, B], steps, *vectors).
+
+    It returns [d + 1], the update and then the mean loss.
 
     Args:
         losses: the loss of each row.
@@ -164,7 +165,7 @@ def capacity(count: int, minimum: int) -> int:
 
 
 def padded(array: Array, size: int) -> Array:
-    """The array with `size` rows, in float32 or int32. The added rows repeat the first one, so that they can be computed with."""
+    """The array with `size` rows, in float32 or int32. The added rows repeat the first one, so they cause no errors."""
     dtype = np.dtype(np.float32 if array.dtype.kind == "f" else np.int32)
     if len(array) == size and array.dtype == dtype and array.flags.c_contiguous:
         return array
@@ -177,8 +178,8 @@ def padded(array: Array, size: int) -> Array:
 def aligned(array: Array) -> Array:
     """The array, or a copy of it, that JAX can read in place.
 
-    If a large array does not begin on a cache line, JAX copies it in its own pool of threads, and then computes there too, instead
-    of in the calling thread. Simulated clients have a thread each, and would all wait for that pool.
+    If a large array does not begin on a cache line, JAX copies it in its own pool of threads, and then computes there too,
+    instead of in the calling thread. Simulated clients have a thread each, and would all wait for that pool.
     """
     if array.nbytes < SMALL or (array.flags.c_contiguous and array.ctypes.data % LINE == 0):
         return array
