@@ -195,7 +195,7 @@ def test_torch_data_sets_that_do_not_fit_are_refused():
     items = [(np.zeros(3), 0), (np.zeros(4), 1)]
     with pytest.raises(InvalidInput, match=r"Item 1 .* has shape \(4,\), the first \(3,\)"):
         from_torch(items, clients=1)
-    with pytest.raises(InvalidInput, match=r"Item 0 .* no pair"):
+    with pytest.raises(InvalidInput, match=r"Item 0 .* must be a pair"):
         from_torch([1, 2], clients=1)
     with pytest.raises(InvalidInput, match="empty"):
         from_torch([], clients=1)

@@ -134,8 +134,8 @@ def test_only_https_is_downloaded():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no IDX file"),
-        (b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00", "no IDX file"),
+        (b"", "not an IDX file"),
+        (b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00", "not an IDX file"),
         (b"\x00\x00\x08\x03\x00\x00", "inside its header"),
         (CONTENTS[0][:-1], "should have"),
         (CONTENTS[0] + b"x", "should have"),

@@ -1,4 +1,4 @@
-"""Federations: clients with data and a schema; splits; bundled and loadable real data."""
+"""Federations: clients with data and a schema. Splits, constructors, and real data to load."""
 
 from manent.data.constructors import from_arrays, from_csv, from_frame, from_parquet, from_torch
 from manent.data.describe import Description

@@ -1,4 +1,4 @@
-"""Whether data are what their schema declares. Every error names client, column, row and value, and the cure."""
+"""Checks that data are what their schema declares. Every error names client, column, row and value, and says what to change."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Column, Examples, Schema
 from manent.core.vectors import Array
 
-Where = Callable[[int], str]
+Where = Callable[[int], str]  # names the client and the row, for a message, from a row number
 
 
 def check_schema(schema: Schema) -> None:
-    """Raises InvalidInput for a schema that contradicts itself."""
+    """Raises InvalidInput for a schema that contradicts itself: equal names, low > high, another shape, a label too large."""
     target = () if schema.target is None else (schema.target,)
     for kind, columns in (("features", schema.features), ("target and columns", (*target, *schema.columns))):
         twice = first_repeated([column.name for column in columns])
@@ -42,7 +42,7 @@ def _check_codes(classes: int, target: Column | None) -> None:
 
 
 def first_repeated(names: Sequence[str]) -> str | None:
-    """The first name that occurs a second time, or None."""
+    """The first name that occurs a second time; None where all are different."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -52,7 +52,7 @@ def first_repeated(names: Sequence[str]) -> str | None:
 
 
 def checked_client(client: Client, schema: Schema) -> Client:
-    """The client without the rows that the schema lets drop. Raises InvalidInput for anything it does not allow."""
+    """The client, without the rows that the schema lets drop. Raises InvalidInput for any data that the schema does not allow."""
     if not client.name:
         raise InvalidInput("Every client needs a name; found an empty one.")
     train = checked_part(client.train, schema, client.name, "train")
@@ -63,7 +63,14 @@ def checked_client(client: Client, schema: Schema) -> Client:
 
 
 def checked_part(data: Examples, schema: Schema, owner: str, part: str) -> Examples:
-    """One part of one client's data, checked; rows dropped where the schema says so."""
+    """One part of a client's data, without the rows that the schema lets drop.
+
+    Args:
+        owner: the client's name, for the message.
+        part: "train" or "test", for the message.
+
+    Raises InvalidInput for data that the schema does not allow, and where no row is left.
+    """
     if len(data) == 0:
         raise InvalidInput(
             f"Client {owner!r} has no {part} rows. Leave the client out{', or give test=None' if part == 'test' else ''}."
@@ -72,7 +79,7 @@ def checked_part(data: Examples, schema: Schema, owner: str, part: str) -> Examp
     kept = complete_rows(data, schema)
     if not kept.any():
         raise InvalidInput(
-            f"Client {owner!r}: every {part} row lacks a value in a column with missing='drop', so none is left. "
+            f"Client {owner!r}: every {part} row lacks a value in a column with missing='drop', so no row is left. "
             f"Leave the client out, or fill the values."
         )
     rows = np.flatnonzero(kept)
@@ -82,7 +89,7 @@ def checked_part(data: Examples, schema: Schema, owner: str, part: str) -> Examp
 
 
 def check_form(data: Examples, schema: Schema, where: str) -> None:
-    """Raises InvalidInput for types, shapes or columns other than declared."""
+    """Raises InvalidInput for types, shapes or columns other than the schema declares. `where` names the data in the message."""
     if data.x.dtype not in (np.float32, np.int64):
         raise InvalidInput(
             f"{where}: x has type {data.x.dtype}; expected float32 (numbers) or int64 (characters). "
@@ -112,7 +119,7 @@ def check_form(data: Examples, schema: Schema, where: str) -> None:
 
 
 def complete_rows(data: Examples, schema: Schema) -> NDArray[np.bool_]:
-    """True [n] for rows with a value in every column that has missing='drop'."""
+    """bool[n], whether a row has a value in every column with missing='drop'."""
     kept = np.ones(len(data), np.bool_)
     for column, values in _declared(data, schema):
         if column.missing == "drop" and values.dtype.kind == "f":
@@ -124,7 +131,7 @@ def check_values(data: Examples, schema: Schema, where: Where) -> None:
     """Raises InvalidInput for values that are missing, not finite, or outside what is declared.
 
     Args:
-        where: names the client and row of a row of `data`, for the message.
+        where: names the client and the row, for the message, from a row number of `data`.
     """
     for column, values in _declared(data, schema):
         _check_column(column, values, where)
@@ -177,14 +184,14 @@ def _check_finite(name: str, values: Array, where: Where, also: str = "") -> Non
     if values.dtype.kind != "f":
         return
     with np.errstate(over="ignore", invalid="ignore"):
-        # A finite sum means finite terms, and needs no array of truth values. An overflow costs only the slow path.
+        # If the sum is finite, so are its terms, and no array of truth values is needed. An overflow only takes the slow path.
         if np.isfinite(values.sum(dtype=np.float64)):
             return
     _refuse(~np.isfinite(values), values, name, where, f"is missing or infinite. Fill it or leave the row out{also}.")
 
 
 def _refuse(wrong: Array, values: Array, name: str, where: Where, words: str) -> None:
-    """Raises InvalidInput for the first row that is wrong in `wrong` [n, ...], and counts the others."""
+    """Raises InvalidInput, naming the first row where `wrong` [n, ...] is true, and counting the others; if there is any."""
     if not wrong.any():
         return
     rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deal:
-    """An order of rows in which each client's train part, then its test part, lie side by side.
+    """An order of rows in which each client's train rows, and after them its test rows, lie side by side.
 
     Attributes:
-        order: row numbers; applied once, after which every client's part is a view.
-        parts: (name, train rows, test rows) of each client, in order.
+        order: int64[n], row numbers. Once the rows are put in this order, every client's part is a view.
+        parts: for each client in order: its name, how many train rows, how many test rows.
     """
 
     order: Indices
     parts: tuple[tuple[str, int, int], ...]
 
     def clients(self, data: Examples) -> tuple[Client, ...]:
-        """Clients that look into `data`, which is in this order already."""
+        """The clients, as views of `data`, whose rows must already be in this order."""
         clients, start = [], 0
         for name, train, test in self.parts:
             middle, end = start + train, start + train + test
@@ -45,9 +45,14 @@ class Deal:
 
 
 def deal(groups: Mapping[str, Indices], test_fraction: float, seed: int) -> Deal:
-    """Cut each client's rows into a train part and a random test part of round(test_fraction * rows), each in its old order.
+    """Cuts each client's rows into a train part and a random test part. Both keep the order of the rows.
 
-    At least one row stays for training. Raises InvalidInput unless 0 <= test_fraction < 1.
+    Args:
+        groups: each client's row numbers, by its name.
+        test_fraction: the test part has round(test_fraction * rows) rows, but at least one row stays for training.
+        seed: decides which rows are for testing.
+
+    Raises InvalidInput unless 0 <= test_fraction < 1.
     """
     validate.fraction("A federation", "test_fraction", test_fraction, one=False)
     pieces, parts = [], []
@@ -62,7 +67,7 @@ def deal(groups: Mapping[str, Indices], test_fraction: float, seed: int) -> Deal
 
 
 def groups_of(labels: Array, clients: int, split: Split | None, seed: int) -> dict[str, Indices]:
-    """Rows of artificial clients "client-0", ..., by a split (IID if None)."""
+    """The row numbers of artificial clients "client-0", "client-1", ..., by a split (IID if None), with the split's errors."""
     validate.count("A federation", "clients", clients)
     parts = (split or IID())(labels, clients, repeatable(seed, "split"))
     width = len(str(clients - 1))
@@ -83,19 +88,24 @@ def from_arrays(
     test: Examples | None = None,
     name: str = "arrays",
 ) -> Federation:
-    """A federation from arrays. Rows are put in order once; clients hold views of that one copy.
+    """A federation from arrays. The rows are copied into order once, and the clients hold views of that copy.
 
     Args:
-        x: [n, ...]. Numbers become float32; whole numbers stay (as int64: characters) unless the schema declares features.
-        y: [n] or [n, ...]. Whole numbers are classes (int64); others numbers to predict (float32), unless the schema has classes.
-        by: [n], the client that each row belongs to; or else
-        clients, split: that many artificial clients, by a split (IID unless given).
-        columns: further arrays [n] that queries may name.
-        schema: None infers shape and number of classes from all rows, as a simulation may.
-        test_fraction: share of each client's rows kept for testing, chosen at random from seed.
+        x: [n, ...]. Whole numbers stay whole (int64, read as characters) unless the schema declares features. All other numbers
+            become float32.
+        y: [n] or [n, ...]. Whole numbers are classes (int64). Other numbers are values to predict (float32), unless the schema
+            declares classes.
+        by: [n], the client that each row belongs to. Give this or `clients`.
+        clients: how many artificial clients to deal the rows to.
+        split: the rule by which they are dealt; IID where not given.
+        columns: further arrays [n], by name, that queries may use.
+        schema: what the data must be. None infers shape and number of classes from all rows, which only a simulation may do.
+        test_fraction: the share of each client's rows kept for testing, in [0, 1).
+        seed: decides the split and the test rows.
         test: public test examples that the server holds.
+        name: the federation's name, for people.
 
-    Raises InvalidInput for anything that does not fit; rows are counted as in `x`.
+    Raises InvalidInput for anything that does not fit, naming the row as it is counted in `x`.
     """
     targets, lacking = _targets(y, schema)
     data = Examples(_numbers(x, schema), targets, {n: np.asarray(c) for n, c in (columns or {}).items()})
@@ -106,7 +116,7 @@ def from_arrays(
     if by is not None:
         if split is not None:
             raise InvalidInput(
-                "A split deals rows to artificial clients; with by, rows have a client already. Remove one of them."
+                "A split deals rows to artificial clients, but with by each row already has a client. Remove one of them."
             )
         groups, owners = by_key(by), np.asarray(by, object)
         if len(owners) != len(data):
@@ -133,12 +143,13 @@ def from_frame(
     """A federation from a pandas data frame with a client column.
 
     Args:
-        by: the client column.
-        target: the column to predict. Text becomes classes, by the codes of the schema's target, else in order of the alphabet.
-        features: columns of x; None takes the schema's features, or else all others but `by`, `target` and `columns`.
-        columns: further columns that queries may name; the schema's, where it declares any.
-        schema: declares units, bounds, codes and the rule for missing values; None infers names, shape and classes.
-        test_fraction, seed: as in `from_arrays`.
+        frame: one row for each example.
+        by: the name of the column that says which client a row belongs to.
+        target: the column to predict. Text becomes classes, by the codes of the schema's target, or else in alphabetical order.
+        features: the columns of x. None takes the schema's features, or else all columns but `by`, `target` and `columns`.
+        columns: further columns that queries may use. Where the schema declares columns, those are used instead.
+        schema: declares units, bounds, codes and the rule for missing values. None infers names, shape and classes.
+        test_fraction, seed, name: as in `from_arrays`.
 
     Raises InvalidInput for a missing column, text where numbers are expected, or a value that the schema does not allow.
     """
@@ -250,9 +261,10 @@ def from_torch(
     seed: int = 0,
     name: str = "torch",
 ) -> Federation:
-    """A federation from a torch data set of (x, y) pairs (anything with a length and items); arguments as in `from_arrays`.
+    """A federation from a torch data set of pairs (x, y), or anything else with a length and items.
 
-    Every item is read once, so transforms are applied once. Raises InvalidInput, naming the item, where items differ in shape.
+    Each item is read once, so random transforms are applied once. The other arguments are those of `from_arrays`. Raises
+    InvalidInput, naming the item, where an item is no pair or differs in shape from the first, and as `from_arrays`.
     """
     size = len(dataset)
     if size == 0:
@@ -281,7 +293,7 @@ def from_torch(
 
 
 def infer(data: Examples) -> Schema:
-    """The schema that these rows fit: shape, number of classes (at least 2) where y is whole numbers, and column names."""
+    """The schema that these rows fit: their shape, their columns, and the number of classes (at least 2) where y is whole."""
     classes = None
     if data.y.dtype == np.int64:
         classes = max(int(data.y.max()) + 1, 2) if len(data) else 2
@@ -291,7 +303,7 @@ def infer(data: Examples) -> Schema:
 def _checked_rows(
     data: Examples, schema: Schema, groups: dict[str, Indices], owners: Array | None, lacking: Array
 ) -> dict[str, Indices]:
-    """The groups without rows to drop, after a check whose errors count rows as the caller does."""
+    """The groups without the rows to drop, once all rows are checked. Errors count rows as the caller does."""
     check_schema(schema)
     check_form(data, schema, "All clients")
     kept = complete_rows(data, schema) & ~lacking
@@ -323,7 +335,7 @@ def _numbers(values: Array, schema: Schema | None) -> Array:
 
 
 def _targets(values: Array, schema: Schema | None) -> tuple[Array, Array]:
-    """y in its declared type, and which rows lack a label and may be dropped, bool[n]."""
+    """y in its declared type; and bool[n], which rows lack a label and may be dropped."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise InvalidInput(f"y has type {array.dtype} and shape {array.shape}; expected numbers [n, ...]. Number classes from 0.")
@@ -344,7 +356,7 @@ def _targets(values: Array, schema: Schema | None) -> tuple[Array, Array]:
 
 
 def _numeric(series: pd.Series[Any], column: Column | None) -> Array:
-    """A frame's column as float64, text turned into the declared codes."""
+    """A frame's column as float64[n]. Text becomes the declared codes. Raises InvalidInput for text without a code."""
     if series.dtype.kind in "biuf":
         plain: Array = series.to_numpy(np.float64, na_value=np.nan)
         return plain
@@ -368,7 +380,7 @@ def _numeric(series: pd.Series[Any], column: Column | None) -> Array:
 
 
 def _labels(series: pd.Series[Any], schema: Schema | None) -> tuple[Array, dict[int, str]]:
-    """The target as an array, and the codes found where it is text and no schema declares them."""
+    """The target as an array; and, where it is text without a schema, the codes that were made for it."""
     if schema is not None:
         return _numeric(series, schema.target), {}
     if series.dtype.kind in "iub":
@@ -402,6 +414,6 @@ def _read(path: str | Path, kind: str) -> pd.DataFrame:
 def _item(dataset: Any, index: int) -> tuple[Array, Array]:
     item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise InvalidInput(f"Item {index} of the torch data set is no pair (x, y); found {type(item).__name__}.")
+        raise InvalidInput(f"Item {index} of the torch data set must be a pair (x, y); found {type(item).__name__}.")
     parts = [part.detach().cpu().numpy() if hasattr(part, "detach") else np.asarray(part) for part in item]
     return parts[0], parts[1]

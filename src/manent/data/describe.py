@@ -1,4 +1,4 @@
-"""What a person who plans a study needs to know of a federation: sizes, labels, base rates, how much clients differ."""
+"""The description of a federation, for people who plan a study: sizes, labels, base rates, how much clients differ."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 LISTED = 20
-"""Up to so many clients are listed one by one; more are summarised."""
+"""Up to so many clients are listed one by one. More are summarised."""
 CHANCE_DEALS = 5
+"""How often the rows are dealt at random, to find how much clients differ by chance."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,11 +52,11 @@ class Description(Facts):
         return Group(self._title(), table, *self._notes())
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows as text: a row a client and one for all; for more than 20 clients, a row a quantity with its spread."""
+        """Header and rows, as text. Up to 20 clients have a row each, and one for all. For more, each quantity has a row."""
         return _listed(self) if len(self.clients) <= LISTED else _summarised(self)
 
     def plot(self, path: str | None = None) -> Figure:
-        """Draw it, and save it where a path is given (format by its ending). Raises MissingExtra without matplotlib."""
+        """Draws it, and saves it where a path is given (format by its ending). Raises MissingExtra without matplotlib."""
         return draw(self, path)
 
     def _title(self) -> str:
@@ -76,7 +77,7 @@ class Description(Facts):
 
 
 def describe(name: str, clients: Sequence[Client], schema: Schema) -> Description:
-    """The facts of these clients; see `Description`."""
+    """Describes these clients, whose data fit the schema. The chance deals are repeatable."""
     targets = [np.concatenate([c.train.y, *([] if c.test is None else [c.test.y])]) for c in clients]
     if schema.classes is None:
         target, heterogeneity, by_chance = _numbers(targets, schema)
@@ -156,7 +157,7 @@ def _label_columns(target: Labels) -> tuple[list[str], list[list[str]]]:
 
 
 def _numbered(names: tuple[str, ...]) -> bool:
-    """Whether names are too long to head the columns of a table, and are told below it."""
+    """Whether the names are too long for the head of a table, so that numbers stand there and the names below it."""
     return 2 < len(names) <= 10 and sum(map(len, names)) > 40
 
 

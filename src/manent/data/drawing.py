@@ -1,4 +1,4 @@
-"""A federation drawn: sizes on the left, what clients hold on the right."""
+"""The drawing of a federation: the clients' sizes on the left, their targets on the right."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BARS = 24
-"""Up to so many clients get a bar each; more are drawn as a crowd."""
+"""Up to so many clients get a bar each. More are drawn as curves, histograms or a map."""
 INK, QUIET, TRAIN, TEST, ACCENT = "#22313f", "#8a97a3", "#2a6f97", "#a9cfe3", "#d1495b"
 PALETTE = ("#2a6f97", "#e9a03b", "#5aa469", "#d1495b", "#7d6bb3", "#3fb5a3", "#b5793f", "#e58fb2", "#8a97a3", "#c2c04a")
 PAIR = ("#cfdde6", "#d1495b")
 
 
 def draw(facts: Facts, path: str | None = None) -> Figure:
-    """Draw a description, and save it where a path is given. Raises MissingExtra without matplotlib."""
+    """Draws the facts, and saves the figure where a path is given. Raises MissingExtra without matplotlib."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -69,7 +69,7 @@ def _heading(axes: Any, text: str) -> None:
 
 
 def _rows(axes: Any, clients: int, names: tuple[str, ...] | None) -> Array:
-    """Where clients' bars lie, and last, under a gap, the one for all. Both panels share these places; the left has the names."""
+    """Where the clients' bars lie, and below a gap the bar for all. Both panels share these places; the left has the names."""
     rows: Array = np.append(np.arange(clients), clients + 0.35)
     axes.set_yticks(rows, [""] * len(rows) if names is None else [*names, "all"])
     axes.get_yticklabels()[-1].set_fontweight("bold")
@@ -100,7 +100,7 @@ def _whole_ticks(axis: Any) -> None:
 
 
 def _legend(axes: Any, entries: list[tuple[str, str]]) -> None:
-    """Names in colour above the axes, on the heading's right."""
+    """Names in their colours above the axes, to the right of the heading."""
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in entries]
@@ -130,7 +130,7 @@ def _target_bars(axes: Any, facts: Facts) -> None:
 
 
 def _share_bars(axes: Any, facts: Facts, target: Labels) -> None:
-    """Each client's label shares as one stacked bar, and under a gap everyone's."""
+    """Each client's shares of labels as one stacked bar; below a gap, the shares of all rows."""
     shares = np.vstack([target.shares, target.pooled])
     rows = _rows(axes, len(facts.clients), None)
     colours = PAIR if len(target.names) == 2 else PALETTE
@@ -234,7 +234,7 @@ def _crowd(axes: Any, facts: Facts) -> None:
 
 
 def _heat(axes: Any, target: Labels, names: tuple[str, ...] | None) -> None:
-    """Label shares as a map, a row a class; a crowd of clients is put in order of their commonest class."""
+    """The shares of labels as a map with a row for each class. Many clients are sorted by their commonest class."""
     shares = target.shares
     kept = np.flatnonzero(target.counts.sum(axis=0))
     if len(kept) > 30:
@@ -257,7 +257,7 @@ def _heat(axes: Any, target: Labels, names: tuple[str, ...] | None) -> None:
 
 
 def _alike_together(shares: Array) -> Array:
-    """An order of clients: by commonest label, then by the second commonest, then by how common the first is."""
+    """An order of the clients: by their commonest label, then by the second, then by how common the first one is."""
     first, second = np.argsort(-shares, axis=1, kind="stable")[:, :2].T
     return np.lexsort((-shares[np.arange(len(shares)), first], second, first))
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes, counted over each client's train and test rows.
+    """How often each class occurs in each client's train and test rows.
 
     Attributes:
-        counts: int64[clients, classes]; every position of a sequence counts.
-        names: of the classes.
+        counts: int64[clients, classes]. Each position of a sequence counts.
+        names: the classes' names.
     """
 
     counts: NDArray[np.int64]
@@ -22,26 +22,33 @@ class Labels:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Each client's label distribution, [clients, classes]."""
+        """float64[clients, classes], each client's distribution of labels."""
         shares: NDArray[np.float64] = self.counts / self.counts.sum(axis=1, keepdims=True)
         return shares
 
     @property
     def pooled(self) -> NDArray[np.float64]:
-        """The label distribution of all rows together, [classes]."""
+        """float64[classes], the distribution of labels in all rows together."""
         total: NDArray[np.float64] = self.counts.sum(axis=0) / self.counts.sum()
         return total
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        """Each client's total variation distance to the pooled distribution, half the sum of |p - q|, [clients] in [0, 1]."""
+        """float64[clients], each client's total variation distance to the pooled labels: half the sum of |p - q|, in [0, 1]."""
         distances: NDArray[np.float64] = np.abs(self.shares - self.pooled).sum(axis=1) / 2
         return distances
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A regression target over each client's train and test rows: mean and standard deviation, float64[clients]."""
+    """A regression target in each client's train and test rows.
+
+    Attributes:
+        mean: float64[clients], each client's mean.
+        sd: float64[clients], each client's standard deviation.
+        pooled_mean: the mean of all rows.
+        unit: the target's unit, or "".
+    """
 
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
@@ -54,13 +61,16 @@ class Facts:
     """How many rows each client has, what their targets are, and how much clients differ.
 
     Attributes:
-        train, test: rows of each client, int64[clients].
+        name: the federation's name.
+        clients: the clients' names.
+        train, test: int64[clients], how many rows each client has.
         target: `Labels`, or `Numbers` for regression.
-        heterogeneity: for classes, the mean over rows of their client's total variation distance to the pooled label
-            distribution: 0 if all clients are alike, towards 1 if they share nothing. For regression, the share of the
-            target's variance that lies between clients (eta squared): 0 if all have one mean, 1 if a client's rows are all equal.
-        by_chance: the same measure if the same rows were dealt at random to clients of the same sizes (small clients
-            differ by chance alone); compare the two.
+        heterogeneity: how much clients differ, from 0 to 1. For classes: the mean over all rows of the total variation distance
+            between their client's labels and the pooled labels; 0 if all clients are alike, near 1 if they share no label. For
+            regression: the share of the target's variance that lies between clients (eta squared); 0 if all clients have the
+            same mean, 1 if the rows within each client are equal.
+        by_chance: the same measure if the same rows were dealt at random to clients of the same sizes. Compare the two: small
+            clients differ by chance alone.
     """
 
     name: str

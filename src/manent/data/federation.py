@@ -1,4 +1,4 @@
-"""A federation: who holds data, what their schema is, and what the server itself holds."""
+"""A federation: the clients and their data, the schema, and the test data of the server."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Federation:
-    """Clients with the same kind of data; a `Population`, and what a simulation runs on.
+    """Clients with the same kind of data. A simulation runs on it; it is a `Population`.
 
-    Built only if the data are what the schema declares; rows that lack a value in a column with missing="drop" are left out.
+    All data are checked against the schema. Rows that lack a value in a column with missing="drop" are left out.
 
     Attributes:
         clients: the holders of data, in a fixed order.
@@ -33,8 +33,8 @@ class Federation:
         name: for people.
         test: public test examples that the server holds, or None.
 
-    Raises InvalidInput for no client, equal names, an empty client, other types or shapes than declared, missing or infinite
-    values, labels out of range, and values outside a column's bounds or codes.
+    Raises InvalidInput for no client, equal names, a client without rows, types or shapes other than declared, missing or
+    infinite values, labels out of range, and values outside a column's bounds or codes.
     """
 
     clients: tuple[Client, ...]
@@ -78,15 +78,15 @@ class Federation:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Training rows of each client, int64[clients]."""
+        """int64[clients], how many training rows each client has."""
         return np.array([len(client.train) for client in self.clients], np.int64)
 
     def client(self, name: str) -> Client:
-        """One client by name. Raises InvalidInput for an unknown one."""
+        """The client of this name. Raises InvalidInput for an unknown name."""
         return self.subset([name]).clients[0]
 
     def subset(self, names: Iterable[str]) -> Federation:
-        """A federation of these clients, in the order given. Raises InvalidInput for an unknown name."""
+        """A federation of only these clients, in this order. Raises InvalidInput for an unknown name."""
         known = {client.name: client for client in self.clients}
         wanted = list(names)
         unknown = [name for name in wanted if name not in known]
@@ -96,12 +96,12 @@ class Federation:
         return replace(self, clients=tuple(known[name] for name in wanted))
 
     def pooled(self, part: Part = "train") -> Examples:
-        """Every client's rows in one data set. Only a simulation can do this: in a deployment the data stay where they are.
+        """All clients' rows in one data set. Only a simulation can do this: in a deployment the data stay where they are.
 
         Args:
-            part: "train", or "test" for the test rows of those clients that have any.
+            part: "train"; or "test", for the test rows of the clients that have any.
 
-        Raises InvalidInput where no client has test rows.
+        Raises InvalidInput for another part, and where no client has test rows.
         """
         validate.one_of("pooled", "part", part, ("train", "test"))
         parts = [client.train if part == "train" else client.test for client in self.clients]
@@ -113,14 +113,14 @@ class Federation:
         return join(held)
 
     def describe(self) -> Description:
-        """What a person who plans a study needs to know: sizes, labels, base rates, how much clients differ.
+        """Sizes, labels, base rates, and how much clients differ: what a person who plans a study needs to know.
 
-        It prints as a table, and `.plot(path)` draws it. It looks at every client's rows, so only a simulation can do this.
+        It prints as a table, and `.plot(path)` draws it. It reads every client's rows, so only a simulation can do this.
         """
         return describe(self.name, self.clients, self.schema)
 
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the schema, the names and every byte of data: equal if and only if the data are."""
+        """SHA-256, in hexadecimal, of the schema, the clients' names and every byte of data. Equal only for equal data."""
         digest = hashlib.sha256(canonical(to_plain(self.schema)))
         for client in self.clients:
             for part, data in (("train", client.train), ("test", client.test)):

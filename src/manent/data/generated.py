@@ -1,4 +1,4 @@
-"""Data made by a formula."""
+"""Data made by a formula: the synthetic federation of FedProx."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ FEATURES, CLASSES = 60, 10
 def synthetic(
     alpha: float, beta: float, clients: int = 30, *, iid: bool = False, test_fraction: float = 0.1, seed: int = 0
 ) -> Federation:
-    """Synthetic(alpha, beta) of FedProx (Li et al. 2020, sec. 5.1 and app. C.1): a linear classifier of its own for each client.
+    """Synthetic(alpha, beta) of FedProx (Li et al. 2020, sec. 5.1 and app. C.1). Each client has a linear classifier of its own.
 
-    For client k: u ~ N(0, alpha), B ~ N(0, beta); W [60, 10] and b [10] ~ N(u, 1); v [60] ~ N(B, 1);
+    For each client: u ~ N(0, alpha), B ~ N(0, beta); W [60, 10] and b [10] ~ N(u, 1); v [60] ~ N(B, 1);
     x ~ N(v, diag(j ** -1.2)), j = 1..60; y = argmax(x W + b); rows: floor(lognormal(4, 2)) + 50. As in the authors' code, the
-    second parameter of each N is a standard deviation. The last test_fraction of a client's rows are its test part.
+    second parameter of each N is a standard deviation. x is float32[n, 60], y int64[n].
 
     Args:
         alpha: how much the clients' classifiers differ.
-        beta: how much their inputs differ.
-        iid: one W and b ~ N(0, 1) and v = 0 for all; then alpha and beta must be 0.
+        beta: how much the clients' inputs differ.
+        clients: how many clients.
+        iid: all clients share W and b ~ N(0, 1), and v = 0. Then alpha and beta must be 0.
+        test_fraction: the last test_fraction of a client's rows are its test part, in [0, 1).
+        seed: decides everything random.
 
-    x is float32 [n, 60], y int64. Raises InvalidInput for negative parameters or no clients.
+    Raises InvalidInput for arguments out of range, and for iid with alpha or beta above 0.
     """
     validate.not_negative("synthetic", "alpha", alpha)
     validate.not_negative("synthetic", "beta", beta)
     validate.count("synthetic", "clients", clients)
     validate.fraction("synthetic", "test_fraction", test_fraction, one=False)
     if iid and (alpha or beta):
-        raise InvalidInput(f"IID data have no differences to set: use alpha=0 and beta=0; found alpha={alpha}, beta={beta}.")
+        raise InvalidInput(f"With iid=True clients do not differ, so alpha and beta must be 0; found alpha={alpha}, beta={beta}.")
     sizes = repeatable(seed, "synthetic sizes").lognormal(4, 2, clients).astype(np.int64) + 50
     spread = np.arange(1, FEATURES + 1) ** -0.6  # the square root of j ** -1.2
     shared = repeatable(seed, "synthetic shared")

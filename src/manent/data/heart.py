@@ -56,26 +56,33 @@ TARGET = Column("disease", codes={0: "healthy", 1: "disease"}, description="Coro
 
 
 def heart_disease(normalise: Normalise = "centre") -> Federation:
-    """740 patients of four centres, with and without coronary disease: who is ill, from 13 features?
+    """740 patients of four centres, with and without coronary disease. The task: who is ill, from 13 features?
 
-    Clients: Cleveland (303), Hungary (261), Switzerland (46), VA Long Beach (130); .459, .375, .978 and .777 of them ill, so read
-    an accuracy beside the base rate. Train and test parts (199/104, 172/89, 30/16, 85/45) and features follow FLamby (du Terrail
-    et al. 2022, Fed-Heart-Disease): slope, ca and thal left out, then patients with any missing value; chest pain and
-    electrocardiogram as indicators without their first category.
+    | client        | patients | train | test | ill   |
+    |---------------|----------|-------|------|-------|
+    | Cleveland     | 303      | 199   | 104  | 45.9% |
+    | Hungary       | 261      | 172   | 89   | 37.5% |
+    | Switzerland   | 46       | 30    | 16   | 97.8% |
+    | VA Long Beach | 130      | 85    | 45   | 77.7% |
 
-    x is float32 [n, 13], y int64 0 or 1. `columns` holds each measurement in its own unit, and "num", the grade of disease.
-    The schema's columns are those (a name that is also a feature means the measurement in its unit).
+    Compare any accuracy with these base rates. The parts and the features follow FLamby (du Terrail et al. 2022,
+    Fed-Heart-Disease): slope, ca and thal are left out, and then patients with any missing value. Chest pain and
+    electrocardiogram become indicators, without their first category.
 
-    Known faults, left as published: cholesterol is 0 where it was not measured (all of Switzerland, 33 of 130 at VA Long Beach),
-    and so is one blood pressure at VA Long Beach. Bounds admit these zeros. All 30 training patients of Switzerland are ill.
+    x is float32[n, 13], y int64[n], 0 or 1. `columns` holds each measurement in its own unit, and "num", the grade of disease.
+    These are the schema's columns. Where a feature has the same name, the column is the measurement in its unit.
+
+    Known faults are left as published. Cholesterol is 0 where it was not measured (all of Switzerland, 33 of 130 at VA Long
+    Beach), and so is one blood pressure at VA Long Beach. The bounds allow these zeros. All 30 training patients of Switzerland
+    are ill.
 
     Args:
-        normalise: "centre" centres and scales each feature by mean and standard deviation (ddof 1) of the centre's own training
-            rows; "pooled" by those of all training rows (the basis of FLamby's pooled test: then use `.pooled("test")`); "none"
-            leaves own units. A feature that is constant in those rows becomes 0.
+        normalise: "centre" standardises each feature by the mean and standard deviation (ddof 1) of the centre's own training
+            rows. "pooled" uses all training rows, as FLamby's pooled test does: then use `.pooled("test")`. "none" leaves the
+            features in their own units. A feature that is constant in those rows becomes 0.
 
     Source: Janosi, Steinbrunn, Pfisterer and Detrano (1989), UCI Machine Learning Repository, doi:10.24432/C52P4X, CC BY 4.0;
-    changes are told in NOTICE. Raises InvalidInput for another `normalise`.
+    NOTICE lists the changes. Raises InvalidInput for another `normalise`.
     """
     validate.one_of("heart_disease", "normalise", normalise, ("centre", "pooled", "none"))
     centre, train, columns = _table()
@@ -92,7 +99,7 @@ def heart_disease(normalise: Normalise = "centre") -> Federation:
 
 
 def _table() -> tuple[Array, NDArray[np.bool_], dict[str, Array]]:
-    """Centre [740], whether it is a training row [740], and the columns [740]: int64 where coded, else float32."""
+    """Each row's centre [740], whether it is a training row [740], and the columns [740]: int64 where coded, else float32."""
     text = (files("manent.data") / "bundled" / "heart_disease.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     coded = {column.name for column in (*MEASURED, *CODED, GRADE) if column.codes}

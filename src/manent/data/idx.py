@@ -1,4 +1,4 @@
-"""Files in the IDX format of MNIST: found on this machine, or downloaded; always held to their SHA-256."""
+"""Files in the IDX format of MNIST. They are found on this machine or downloaded, and always checked against their SHA-256."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ Images = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One file: its name without ".gz", its length in bytes and the SHA-256 of what it holds, uncompressed."""
+    """One file.
+
+    Attributes:
+        name: without ".gz".
+        size: its length in bytes, uncompressed.
+        sha256: of its uncompressed content, in hexadecimal.
+    """
 
     name: str
     size: int
@@ -36,11 +42,11 @@ class Source:
     """A data set of four IDX files.
 
     Attributes:
-        name: also the folder's name in the cache.
-        files: training images and labels, test images and labels.
-        folders: places where packages put them.
-        mirrors: HTTPS addresses of the folder that holds each file with ".gz" after its name.
-        install: how to get them, for people.
+        name: also the name of its folder in the cache.
+        files: training images, training labels, test images, test labels.
+        folders: where packages of operating systems or npm put the files.
+        mirrors: HTTPS addresses of folders that hold each file under its name with ".gz".
+        install: how to get the files, for people.
     """
 
     name: str
@@ -91,11 +97,11 @@ FASHION_MNIST = Source(
 
 
 def load(source: Source, folder: str | Path | None = None, download: bool = True) -> tuple[Images, Images]:
-    """Training and test images uint8[n, 28, 28] and labels uint8[n].
+    """The training set and the test set, each as images uint8[n, 28, 28] and labels uint8[n].
 
     Args:
-        folder: look only here.
-        download: fetch what is found nowhere into the cache.
+        folder: look only in this folder. None looks in $MANENT_DATA, the source's own folders, and the cache.
+        download: download into the cache what is found nowhere; not with `folder`.
 
     Raises InvalidInput where a file is missing, or differs from the published one.
     """
@@ -123,9 +129,11 @@ def load(source: Source, folder: str | Path | None = None, download: bool = True
 
 
 def parse_idx(content: bytes, where: str) -> NDArray[np.uint8]:
-    """The array of bytes in an IDX file. Raises InvalidInput for another format, or a wrong length."""
+    """The array of an IDX file, uint8 of its shape. Raises InvalidInput for another format, or a wrong length."""
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise InvalidInput(f"{where} is no IDX file of bytes: expected it to begin with 00 00 08, found {content[:3].hex(' ')}.")
+        raise InvalidInput(
+            f"{where} is not an IDX file of bytes: expected it to begin with 00 00 08, found {content[:3].hex(' ')}."
+        )
     header = 4 + 4 * content[3]
     if len(content) < header:
         raise InvalidInput(f"{where} ends inside its header; get it again.")
@@ -146,10 +154,10 @@ def _places(source: Source) -> list[Path]:
 
 
 def _read(folder: Path, file: IdxFile) -> bytes:
-    """The content of a file, plain or .gz, verified. Raises FileNotFoundError where there is neither."""
+    """A file's verified content, from the plain file or the .gz. Raises OSError where there is neither, or InvalidInput."""
     path = folder / file.name
     if path.is_file():
-        # One byte more than expected is enough to see that a file is another one.
+        # One byte more than expected shows that the file is another one; more need not be read.
         with path.open("rb") as stream:
             return _verified(stream.read(file.size + 1), file, str(path))
     packed = folder / f"{file.name}.gz"
@@ -158,7 +166,7 @@ def _read(folder: Path, file: IdxFile) -> bytes:
 
 
 def _unpacked(packed: bytes, file: IdxFile, where: str) -> bytes:
-    """At most file.size + 1 bytes, so that a file made to burst cannot."""
+    """At most file.size + 1 unpacked bytes, so that a malicious file cannot fill the memory."""
     try:
         return zlib.decompressobj(wbits=31).decompress(packed, file.size + 1)
     except zlib.error as error:
@@ -180,7 +188,7 @@ def _parsed(contents: list[bytes]) -> tuple[Images, Images]:
 
 
 def _fetch(source: Source, file: IdxFile) -> bytes:
-    """Download one file into the cache, from the first mirror whose file is the published one."""
+    """Downloads one file into the cache, from the first mirror that has the published file, and returns its content."""
     problems = []
     for mirror in source.mirrors:
         address = f"{mirror}{file.name}.gz"
@@ -212,7 +220,7 @@ def download_https(address: str, limit: int) -> bytes:
 
 
 def _keep(content: bytes, path: Path) -> None:
-    """Write whole or not at all; a cache that cannot be written costs only the next download."""
+    """Writes the file whole or not at all. If the cache cannot be written, the file is downloaded again the next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:

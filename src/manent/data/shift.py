@@ -1,4 +1,4 @@
-"""Feature shift: clients that see the same things through different instruments."""
+"""Feature shift: clients that measure the same things with different instruments."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ Kind = Literal["noise", "rotation", "affine"]
 
 
 def feature_shift(federation: Federation, kind: Kind, strength: float, seed: int = 0) -> Federation:
-    """A copy in which each client's inputs, train and test, are changed in its own way.
+    """A copy of a federation in which each client's inputs, train and test, are changed in a way of their own.
 
-    Labels, columns and the server's test set stay. Features lose bounds and codes in the schema, which no longer hold.
+    Labels, columns and the server's test set stay as they are. In the schema, features lose their bounds and codes, which would
+    no longer be true.
+
+    | kind       | what happens at client i of N, counted from 1                                                       |
+    |------------|-----------------------------------------------------------------------------------------------------|
+    | "noise"    | Gaussian noise of variance strength * i / N on each number (Li et al. 2022, sec. 4)                 |
+    | "rotation" | images are turned; the angles go evenly from -strength to +strength degrees; empty corners become 0 |
+    | "affine"   | x * exp(strength * a) + strength * b, a and b ~ N(0, 1); a pair for each feature, one for images    |
 
     Args:
-        kind, strength: for client i of N, counted from 1,
-            "noise": Gaussian noise of variance strength * i / N on every number (Li et al. 2022, sec. 4);
-            "rotation": images [..., height, width] turned by an angle, evenly spaced from -strength to +strength degrees,
-            empty corners filled with 0;
-            "affine": x * exp(strength * a) + strength * b with a, b ~ N(0, 1), one pair a client for images, and one a feature
-            for rows of numbers.
-        seed: decides noise, a and b.
+        federation: with x of float32; images are [..., height, width].
+        kind: see the table.
+        strength: at least 0. One client alone is turned by strength degrees.
+        seed: decides the noise, a and b.
 
-    Raises InvalidInput for characters, for a negative strength, and for a rotation of what is no image.
+    Raises InvalidInput for another kind, a strength below 0, inputs that are characters, and a rotation of anything but images.
     """
     validate.one_of("feature_shift", "kind", kind, ("noise", "rotation", "affine"))
     validate.not_negative("feature_shift", "strength", strength)

@@ -1,6 +1,6 @@
-"""How rows of one data set are dealt to clients: pure functions of (labels, clients, rng).
+"""Splits: rules that deal the rows of one data set to clients. Each is a pure function of (labels, clients, rng).
 
-Each split returns one sorted array of row numbers for each client; together they hold every row exactly once.
+A split returns one sorted array of row numbers for each client. Together the arrays hold every row exactly once.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ class Split(Protocol):
     """A rule that deals rows to clients.
 
     Args:
-        labels: [n], classes where the rule looks at them; only n matters to the others.
+        labels: [n], the rows' classes. A rule that does not look at classes uses only n.
         clients: how many, at least 1.
         rng: decides everything random.
 
-    Returns one sorted int64 array a client, none empty. Raises InvalidInput where the rule cannot be met.
+    Returns one sorted array int64 for each client, none of them empty. Raises InvalidInput where the rule cannot be kept.
     """
 
-    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]: ...
+    def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Each client's row numbers."""
+        ...
 
 
 @dataclass(frozen=True)
 class IID:
-    """Equal parts (to one row) at random."""
+    """Random parts, equal in size up to one row."""
 
     def __call__(self, labels: Array, clients: int, rng: np.random.Generator) -> list[Indices]:
         _check_counts(len(labels), clients)
@@ -44,14 +46,16 @@ class IID:
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """Label shares drawn from a Dirichlet distribution; the smaller alpha, the more the clients differ.
+    """Shares of labels drawn from a Dirichlet distribution. The smaller alpha is, the more the clients differ.
 
     Attributes:
-        alpha: concentration; 0.1 is very skewed, 100 nearly IID.
-        balanced: False deals each class by shares ~ Dir(alpha) over clients, so sizes differ too (Yurochkin et al. 2019, sec. 4).
-            True gives equal sizes, and each client a class mix ~ Dir(alpha * prior) (Hsu et al. 2019, sec. 3), the prior being
-            the classes' shares in the data; classes that run out are dealt no further.
-        minimum: rows that each client gets at least; one that drew fewer takes random rows from the largest.
+        alpha: the concentration, above 0; 0.1 is very skewed, 100 is nearly IID.
+        balanced: False deals each class by shares ~ Dir(alpha) over the clients, so their sizes differ too (Yurochkin et al.
+            2019, sec. 4). True gives clients of equal size, each with a mix of classes ~ Dir(alpha * prior), where the prior is
+            the classes' shares in the data (Hsu et al. 2019, sec. 3). A class that has run out is not dealt any more.
+        minimum: the fewest rows of a client. A client that drew fewer takes random rows from the largest.
+
+    Raises InvalidInput for a number out of range or of another type, as all splits here do.
     """
 
     alpha: float
@@ -78,7 +82,11 @@ class Dirichlet:
 
 @dataclass(frozen=True)
 class Shards:
-    """Rows sorted by label, cut into clients * per_client equal shards, dealt at random (McMahan et al. 2017, sec. 3)."""
+    """Rows are sorted by label and cut into equal shards, which are dealt at random (McMahan et al. 2017, sec. 3).
+
+    Attributes:
+        per_client: how many shards each client gets, at least 1.
+    """
 
     per_client: int = 2
 
@@ -100,7 +108,13 @@ class Shards:
 
 @dataclass(frozen=True)
 class LabelSkew:
-    """Each client holds rows of just so many classes; those who hold a class share it equally (Li et al. 2022, sec. 4)."""
+    """Each client holds rows of a fixed number of classes. Clients with the same class share its rows equally.
+
+    Li et al. 2022, sec. 4.
+
+    Attributes:
+        classes_per_client: how many classes each client holds, at least 1.
+    """
 
     classes_per_client: int
 
@@ -126,18 +140,20 @@ class LabelSkew:
                 parts[owner].append(piece)
         dealt = [np.concatenate(part) for part in parts]
         if min(len(part) for part in dealt) == 0:
-            raise InvalidInput("LabelSkew leaves a client without rows: a class has fewer rows than holders. Use fewer clients.")
+            raise InvalidInput(
+                "LabelSkew leaves a client without rows: a class has fewer rows than clients that share it. Use fewer clients."
+            )
         return _sorted(dealt)
 
 
 @dataclass(frozen=True)
 class QuantitySkew:
-    """Random rows, unequal sizes. Give one of power and alpha.
+    """Random rows, in parts of unequal size. Give either power or alpha.
 
     Attributes:
-        power: sizes proportional to rank ** -power (a power law; 0 is equal), ranks given at random.
-        alpha: sizes proportional to a draw from Dir(alpha) (Li et al. 2022, sec. 4).
-        minimum: rows that each client gets at least.
+        power: sizes are proportional to rank ** -power, at least 0 (a power law; 0 is equal). Ranks are given at random.
+        alpha: sizes are proportional to a draw from Dir(alpha), above 0 (Li et al. 2022, sec. 4).
+        minimum: the fewest rows of a client.
     """
 
     power: float | None = None
@@ -165,16 +181,16 @@ class QuantitySkew:
 
 
 def by_key(keys: Array | Sequence[object]) -> dict[str, Indices]:
-    """The natural split: rows by who they belong to, in order of the key.
+    """The natural split: each row goes to the client it belongs to. Returns row numbers by client, sorted by key.
 
     Args:
-        keys: [n], a name or number for each row.
+        keys: [n], the client's name or number for each row.
 
-    Raises InvalidInput for a missing key, and for different keys that read the same.
+    Raises InvalidInput for no rows, for a missing key, for keys of several types, and for different keys that are equal as text.
     """
     array = keys if isinstance(keys, np.ndarray) else np.array(list(keys), object)
     if array.ndim != 1 or len(array) == 0:
-        raise InvalidInput(f"A key for each row is expected, [n]; found shape {array.shape}.")
+        raise InvalidInput(f"Expected a client key for each row, [n]; found shape {array.shape}.")
     if array.dtype.kind == "O":
         missing = [row for row, key in enumerate(array) if key is None or key != key]
     else:
@@ -189,7 +205,7 @@ def by_key(keys: Array | Sequence[object]) -> dict[str, Indices]:
     groups = np.split(order, np.cumsum(np.bincount(where))[:-1])
     named = {str(key): rows for key, rows in zip(unique, groups, strict=True)}
     if len(named) < len(unique):
-        raise InvalidInput("Two different client keys read the same as text; rename one.")
+        raise InvalidInput("Two different client keys are equal as text; rename one.")
     return named
 
 
@@ -200,7 +216,7 @@ def _check_counts(rows: int, clients: int, minimum: int = 1) -> None:
 
 
 def _rows_by_class(labels: Array, split: str) -> list[Indices]:
-    """Row numbers of each class that occurs."""
+    """The row numbers of each class that occurs. Raises InvalidInput unless labels are whole numbers [n]."""
     if labels.ndim != 1 or labels.dtype.kind not in "biu":
         raise InvalidInput(
             f"{split} needs one class label a row, whole numbers [n]; found {labels.dtype} of shape {labels.shape}. "
@@ -214,7 +230,7 @@ def _sorted(parts: Sequence[Array]) -> list[Indices]:
 
 
 def _dirichlet(alpha: Array, rng: np.random.Generator) -> NDArray[np.float64]:
-    """One draw, also where alpha is so small that every gamma draw underflows to 0 (then one share is 1)."""
+    """One Dirichlet draw. Where alpha is so small that numpy's draw underflows, one share is 1 and the others are 0."""
     draw: NDArray[np.float64] = rng.dirichlet(alpha)
     if not np.isfinite(draw).all() or draw.sum() == 0:
         draw = np.zeros(len(alpha))
@@ -223,7 +239,7 @@ def _dirichlet(alpha: Array, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _whole(shares: Array, total: int) -> Indices:
-    """Whole numbers that add up to total, each within one of shares * total (largest remainders)."""
+    """Whole numbers that add up to total, each less than one away from shares * total (largest remainders)."""
     exact = shares * total
     whole: Indices = np.floor(exact).astype(np.int64)
     short = total - int(whole.sum())
@@ -243,7 +259,7 @@ def _topped_up(parts: list[Indices], minimum: int, rng: np.random.Generator) -> 
 
 
 def _deal_mixes(pools: list[Indices], clients: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
-    """Equal sizes; each client draws its classes from a mix of its own, from what is left."""
+    """Parts of equal size. Each client in turn draws a mix of classes, and takes its rows from what is left of them."""
     left = np.array([len(rows) for rows in pools])
     prior = left / left.sum()
     sizes = [len(part) for part in np.array_split(np.arange(left.sum()), clients)]
@@ -262,7 +278,7 @@ def _deal_mixes(pools: list[Indices], clients: int, alpha: float, rng: np.random
 
 
 def _dealt_classes(clients: int, each: int, classes: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which client holds which class, bool[clients, classes]: the classes held least so far, ties at random."""
+    """bool[clients, classes], which client holds which class. Each takes the classes held least so far; ties are random."""
     owned = np.zeros((clients, classes), np.bool_)
     for client in range(clients):
         held = owned.sum(axis=0)

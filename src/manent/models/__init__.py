@@ -1,4 +1,4 @@
-"""Models: parametrised functions as flat vectors, one file a framework. Names load when they are first used."""
+"""Models: parametrised functions as flat vectors, with a file or folder for each framework. A framework loads on first use."""
 
 from __future__ import annotations
 

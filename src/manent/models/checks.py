@@ -1,4 +1,4 @@
-"""What every model asks of a client's data before it computes with them."""
+"""Checks of a client's data that every model makes before it computes with them. Each raises InvalidInput."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from manent.core.vectors import Array
 
 
 def check_features(x: Array, features: int, where: str) -> None:
-    """Raises InvalidInput unless x is a finite float32[n, features] with at least one row."""
+    """Raises InvalidInput unless x is a finite float32[n, features] with at least one row. `where` names the data."""
     check_rows(x, where)
     if x.ndim != 2 or x.shape[1] != features:
         raise InvalidInput(
@@ -32,13 +32,13 @@ def check_numbers(name: str, values: Array, where: str) -> None:
     if values.dtype != np.float32:
         raise InvalidInput(f"{where}: {name} must be float32; found {values.dtype}. Use {name}.astype(np.float32).")
     if not np.isfinite(values.sum(dtype=np.float64)):
-        # A finite sum in float64 of float32 numbers means that every term is finite.
+        # A sum of float32 numbers in float64 is finite only if every term is.
         row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
         raise InvalidInput(f"{where}: {name} holds NaN or infinity (first in row {row}); drop or fill such rows.")
 
 
 def check_targets(data: Examples, kind: Task, classes: int, where: str) -> None:
-    """Raises InvalidInput for targets that are not labels 0 to classes - 1, or finite float32 for regression."""
+    """Raises InvalidInput unless y holds labels from 0 to classes - 1, or finite float32 numbers for regression."""
     y = data.y
     if kind == "regression":
         check_numbers("y", y, where)
@@ -55,6 +55,6 @@ def check_targets(data: Examples, kind: Task, classes: int, where: str) -> None:
 
 
 def check_single_targets(data: Examples, where: str) -> None:
-    """Raises InvalidInput unless there is one target a row."""
+    """Raises InvalidInput unless y has shape [n], one target for each row."""
     if data.y.ndim != 1:
         raise InvalidInput(f"{where}: y must hold one target a row, shape (rows,); found {data.y.shape}. Use y.reshape(-1).")

@@ -1,4 +1,4 @@
-"""Fitted models, and their files: safetensors, tensor by tensor by name, so that nothing in a file is ever executed."""
+"""Fitted models, and their files. A file is safetensors: named tensors only, so nothing in it is ever executed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ from manent.core.vectors import Array, Layout, Vector
 
 
 class ScoringModel(Model, Protocol):
-    """A model that also answers where there are no targets."""
+    """A model that also gives scores for inputs without targets."""
 
     def scores(self, vector: Vector, x: Array) -> Array:
-        """As `Scored.scores`, for inputs x [n, ...]."""
+        """The scores of inputs x [n, ...], in the shape of `core.metrics.Scored.scores`."""
         ...
 
 
 def save(path: str | os.PathLike[str], layout: Layout, vector: Vector, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a vector as named float32 tensors. The file appears whole or not at all.
+    """Writes a vector [d] as named float32 tensors. The file appears whole or not at all.
 
-    Raises InvalidInput, naming the tensor, where the vector does not fit or is not finite.
+    Args:
+        path: of the file, which is replaced if it exists.
+        layout: names and shapes of the tensors.
+        metadata: text to store beside the tensors.
+
+    Raises InvalidInput where the vector has another size, or, naming the tensor, where it is not finite.
     """
     from safetensors.numpy import save as encode
 
@@ -46,10 +51,10 @@ def save(path: str | os.PathLike[str], layout: Layout, vector: Vector, metadata:
 
 
 def load(path: str | os.PathLike[str], layout: Layout) -> Vector:
-    """The float32[d] vector of a file.
+    """float32[d], the vector of a file.
 
-    Raises InvalidInput where it is no safetensors file; by its name, where a tensor is missing, unknown, of another shape or
-    not finite.
+    Raises InvalidInput where the file cannot be read or is not safetensors, and, naming the tensor, where one is missing,
+    unknown, of another shape, or not finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as decode
@@ -72,14 +77,14 @@ class FittedModel:
 
     Attributes:
         model: the declaration.
-        vector: float32[d].
+        vector: float32[d], the weights.
     """
 
     model: ScoringModel
     vector: Vector
 
     def predict(self, x: Array) -> Array:
-        """Labels int64[n] (or [n, length]), or values float32[n] for regression, of inputs x [n, ...]."""
+        """The predicted labels int64[n] (or [n, length]) of inputs x [n, ...]; for regression the values float32[n]."""
         scores = self.model.scores(self.vector, x)
         if self.model.kind == "regression":
             return scores
@@ -89,7 +94,7 @@ class FittedModel:
         return labels
 
     def probabilities(self, x: Array) -> Array:
-        """Probability of each class, [..., classes]; two columns for a binary model. Raises InvalidInput for regression."""
+        """float64[..., classes], the probability of each class (2 for a binary model). Raises InvalidInput for regression."""
         if self.model.kind == "regression":
             raise InvalidInput("A regression model has no probabilities; use predict.")
         scores = self.model.scores(self.vector, x).astype(np.float64)
@@ -100,17 +105,17 @@ class FittedModel:
         return probabilities
 
     def evaluate(self, examples: Examples, metrics: Sequence[str] | None = None) -> dict[str, float]:
-        """Metrics on these examples, by default every one that fits the model. Raises InvalidInput for data that do not fit."""
+        """Metrics on these examples: those named, or all that fit the model. Raises InvalidInput for data that do not fit."""
         names = [m.name for m in METRICS.values() if self.model.kind in m.tasks] if metrics is None else metrics
         check_metrics(names, self.model.kind)
         self.model.check(examples, "evaluate")
         return measure(names, self.model.evaluate(self.vector, examples), self.model.classes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights, with the model's declaration as metadata for people."""
+        """Writes the weights to a file, with the model's declaration as metadata for people. Raises InvalidInput as `save`."""
         save(path, self.model.layout, self.vector, {"model": canonical(to_plain(self.model)).decode()})
 
 
 def load_model(path: str | os.PathLike[str], model: ScoringModel) -> FittedModel:
-    """The model with the weights of a file that `FittedModel.save` wrote. Raises InvalidInput as `load`."""
+    """The model, with the weights of a file that `FittedModel.save` wrote. Raises InvalidInput as `load`."""
     return FittedModel(model, load(path, model.layout))

@@ -1,8 +1,13 @@
-"""Models that need nothing but numpy: linear, logistic and softmax regression, and the dense network beneath them.
+"""Models that need only numpy: linear, logistic and softmax regression, and the dense network that they are built on.
 
-The mean loss over n rows is, with s the scores: mean (s - y)^2 (regression), mean log(1 + e^s) - y s (binary),
-mean logsumexp(s) - s_y (multiclass); each as in Bishop, Pattern Recognition and Machine Learning (2006), sections 3.1 and 4.3.
-The `l2` of a model adds l2/2 |W|^2 to what is minimised (never on intercepts); reported losses leave it out.
+With s for the scores, the mean loss over the rows is
+
+    regression    mean (s - y)^2
+    binary        mean log(1 + e^s) - y s
+    multiclass    mean logsumexp(s) - s_y
+
+as in Bishop, Pattern Recognition and Machine Learning (2006), sections 3.1 and 4.3. A model's `l2` adds l2/2 |W|^2 to what is
+minimised, without the intercepts. Reported losses do not include it.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ def _sigmoid(s: Array) -> Array:
     return p
 
 
-# Hidden layers: the function in place, and its derivative in terms of its value.
+# For hidden layers: the function, and its derivative as a function of its value.
 _ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "identity": (lambda s: s, lambda a: np.ones_like(a)),
     "relu": (lambda s: np.maximum(s, 0), lambda a: (a > 0).astype(a.dtype)),
@@ -46,7 +51,7 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]
 
 
 def loss_and_slope(kind: Task, scores: Array, y: Array) -> tuple[float, Array]:
-    """Mean loss of scores [n, outputs] against y [n], and its derivative by the scores [n, outputs]."""
+    """The mean loss of scores [n, outputs] against targets y [n], and its derivative by the scores, [n, outputs]."""
     rows = len(y)
     if kind == "multiclass":
         shifted = scores - scores.max(axis=1, keepdims=True)
@@ -65,15 +70,15 @@ def loss_and_slope(kind: Task, scores: Array, y: Array) -> tuple[float, Array]:
 
 
 class DenseModel(ABC):
-    """A fully connected network on [n, features] whose vector a subclass lays out; without hidden layers, a linear model.
+    """A fully connected network on x [n, features]. Without hidden layers it is a linear model. A subclass lays out the vector.
+
+    It computes in the type of the vector, float32 or float64.
 
     Attributes:
-        features: columns of x.
-        kind, classes: as `core.protocols.Model`.
+        features: how many columns x has.
+        kind, classes: as in `core.protocols.Model`.
         l2: adds l2/2 |W|^2 to what is minimised.
-        activation: of hidden layers.
-
-    The arithmetic follows the type of the vector.
+        activation: of the hidden layers: "identity", "relu", "tanh" or "logistic".
     """
 
     features: int
@@ -84,17 +89,18 @@ class DenseModel(ABC):
 
     @property
     @abstractmethod
-    def layout(self) -> Layout: ...
+    def layout(self) -> Layout:
+        """How a vector is cut: one block, "parameters"."""
 
     @abstractmethod
     def weights(self, vector: Array) -> Weights:
-        """Views of a vector, layer by layer."""
+        """The weights and the intercept of each layer, as views of a vector [d]."""
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
-        """Carry out each client's local training, one after another."""
+        """Carries out each client's local training, one client after another."""
         return [self._train(work, part) for work, part in zip(works, data, strict=True)]
 
-    @np.errstate(over="ignore", invalid="ignore")  # training that diverges is reported by whoever takes the vector
+    @np.errstate(over="ignore", invalid="ignore")  # whoever takes the vector reports training that diverges
     def _train(self, work: LocalTraining, data: Examples) -> Trained:
         if work.local.privacy is None:
             return descend(self._gradient, self.layout.size, work, data)
@@ -102,18 +108,18 @@ class DenseModel(ABC):
 
     @np.errstate(over="ignore", invalid="ignore")
     def gradient(self, vector: Vector, data: Examples) -> Vector:
-        """[d], the gradient of the mean loss over all rows, l2 included."""
+        """[d], the gradient of the mean loss over all rows, l2 included. Raises InvalidInput for a vector of another size."""
         self.layout.check_size(vector)
         return self._gradient(vector, data.x, data.y)[1]
 
     def check_private(self) -> None:
-        """Does nothing: every one of these models gives the gradients of single examples."""
+        """Does nothing: all these models give gradients of single examples."""
         return
 
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
-        """float64[d], the sum of each row's own gradient (without l2), clipped; and the sum of losses. See `core.dpsgd`."""
+        """float64[d], the sum of the rows' clipped gradients, without l2; and the sum of losses. See `core.training.dpsgd`."""
         _, derivative = _ACTIVATIONS[self.activation]
-        with np.errstate(all="ignore"):  # what overflows contributes nothing
+        with np.errstate(all="ignore"):  # a row whose gradient overflows adds nothing
             values = self._forward(vector, data.x)
             loss, slope = loss_and_slope(self.kind, values[-1], data.y)
             slope = slope * slope.dtype.type(len(data))
@@ -145,7 +151,7 @@ class DenseModel(ABC):
 
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
-        """Scores [n] or [n, classes], and the mean loss without l2 (0 where there are no rows)."""
+        """The scores, [n] or [n, classes], and the mean loss without l2 (0 where there are no rows)."""
         self.layout.check_size(vector)
         scores = self._forward(vector, data.x)[-1]
         loss = loss_and_slope(self.kind, scores, data.y)[0] if len(data) else 0.0
@@ -153,7 +159,7 @@ class DenseModel(ABC):
 
     @np.errstate(over="ignore", invalid="ignore")
     def scores(self, vector: Vector, x: Array) -> Array:
-        """Logits [n] (binary) or [n, classes], predictions [n] (regression)."""
+        """Logits [n] (binary) or [n, classes] (multiclass), or predictions [n] (regression), for x [n, features]."""
         self.layout.check_size(vector)
         return self._squeeze(self._forward(vector, x)[-1])
 
@@ -167,7 +173,7 @@ class DenseModel(ABC):
         return scores if self.kind == "multiclass" else scores[:, 0]
 
     def _forward(self, vector: Array, x: Array) -> list[Array]:
-        """The input, then every layer's output; the last are the scores."""
+        """The input, and then each layer's output. The last output are the scores [n, outputs]."""
         act, _ = _ACTIVATIONS[self.activation]
         weights, values = self.weights(vector), [x]
         for depth, (W, b) in enumerate(weights, start=1):
@@ -196,7 +202,7 @@ class DenseModel(ABC):
 
 
 class _Regression(DenseModel):
-    """What the three below share: tensors "weight" and "bias", and the choice of first weights."""
+    """What the three regressions share: the tensors "weight" and "bias", and the choice of first weights."""
 
     initial: Initial
 
@@ -209,11 +215,13 @@ class _Regression(DenseModel):
             validate.count(name, "classes", self.classes, minimum=2)
 
     @cached_property
-    def layout(self) -> Layout:  # cached: read in every step
+    def layout(self) -> Layout:  # cached, as each step reads it
+        """Block "parameters": "weight", [features] or [classes, features], and "bias", one number or [classes]."""
         many = (self.classes,) if self.kind == "multiclass" else ()
         return Layout((Block("parameters", (Entry("weight", (*many, self.features)), Entry("bias", many))),))
 
     def weights(self, vector: Array) -> Weights:
+        """The only layer: W [features, outputs] and the intercept [outputs], as views of a vector [d]."""
         outputs = self.classes if self.kind == "multiclass" else 1
         cut = outputs * self.features
         return [(vector[:cut].reshape(outputs, self.features).T, vector[cut:])]
@@ -235,9 +243,11 @@ class LinearModel(_Regression):
     """Least squares: s = x w + b, loss mean (s - y)^2.
 
     Attributes:
-        features: columns of x.
-        l2: adds l2/2 |w|^2 to the loss.
-        initial: first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+        features: how many columns x has, at least 1.
+        l2: adds l2/2 |w|^2 to the loss; at least 0.
+        initial: the first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+
+    Raises InvalidInput for a number out of range or of another type.
     """
 
     features: int
@@ -252,9 +262,11 @@ class LogisticModel(_Regression):
     """Logistic regression for labels 0 and 1; the score x w + b is the logit of 1.
 
     Attributes:
-        features: columns of x.
-        l2: adds l2/2 |w|^2 to the loss.
-        initial: first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+        features: how many columns x has, at least 1.
+        l2: adds l2/2 |w|^2 to the loss; at least 0.
+        initial: the first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+
+    Raises InvalidInput for a number out of range or of another type.
     """
 
     features: int
@@ -269,10 +281,12 @@ class SoftmaxModel(_Regression):
     """Softmax regression for labels 0 to classes - 1; scores [n, classes].
 
     Attributes:
-        features: columns of x.
-        classes: number of classes, at least 2.
-        l2: adds l2/2 |W|^2 to the loss.
-        initial: first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+        features: how many columns x has, at least 1.
+        classes: how many classes there are, at least 2.
+        l2: adds l2/2 |W|^2 to the loss; at least 0.
+        initial: the first weights, "zeros" or "uniform" on +-1/sqrt(features), the range of torch.nn.Linear.
+
+    Raises InvalidInput for a number out of range or of another type.
     """
 
     features: int

@@ -1,6 +1,7 @@
-"""scikit-learn estimators as models: they lend and take back coefficients, and manent computes the gradients in numpy.
+"""scikit-learn estimators as models. manent reads the estimator's settings, computes the gradients in numpy, and gives the
+coefficients back to the estimator.
 
-How scikit-learn itself would fit (solver, iterations, tolerance, learning rate) plays no part; `LocalSGD` says how manent does.
+How scikit-learn itself would fit (solver, iterations, tolerance, learning rate) plays no part: `LocalSGD` says how to train.
 """
 
 from __future__ import annotations
@@ -37,18 +38,24 @@ _NETWORKS = (MLPClassifier, MLPRegressor)
 class SklearnModel(DenseModel):
     """A scikit-learn estimator as a model.
 
-    It takes LinearRegression, Ridge, SGDRegressor(squared_error), MLPRegressor, LogisticRegression, SGDClassifier(log_loss, two
-    classes) and MLPClassifier. Linear models start at zero; MLPs are drawn as scikit-learn draws them (Glorot and Bengio 2010).
+    Linear models start at zero. MLPs start with random weights, drawn as scikit-learn draws them (Glorot and Bengio 2010). The
+    estimator's L2 penalty becomes `l2`, which adds l2/2 |W|^2 to the mean loss (for regression, to the mean squared error). N is
+    `examples`:
 
-    The estimator's L2 penalty becomes `l2`, which adds l2/2 |W|^2 to the mean loss (for regression the mean squared error):
-    alpha for SGDClassifier, 2 alpha for SGDRegressor; for those whose penalty belongs to a whole data set of N = `examples` rows,
-    1/(C N) for LogisticRegression, 2 alpha/N for Ridge and MLPRegressor, alpha/N for MLPClassifier.
+    | estimator                                   | l2        |
+    |---------------------------------------------|-----------|
+    | LinearRegression                            | 0         |
+    | Ridge, MLPRegressor                         | 2 alpha/N |
+    | SGDRegressor(loss="squared_error")          | 2 alpha   |
+    | LogisticRegression                          | 1/(C N)   |
+    | SGDClassifier(loss="log_loss"), two classes | alpha     |
+    | MLPClassifier                               | alpha/N   |
 
     Attributes:
-        estimator: is cloned, and never changed.
-        features: columns of x.
-        classes: number of classes of a classifier; 0 for a regressor.
-        examples: N, how many training examples all clients have together; needed where the penalty is spread over them.
+        estimator: it is cloned, and never changed.
+        features: how many columns x has, at least 1.
+        classes: the number of classes of a classifier; 0 for a regressor.
+        examples: N, how many training examples all clients have together. Needed where l2 depends on N.
 
     Raises InvalidInput for another estimator, or a setting that a sum of clients' gradients cannot follow (an L1 penalty,
     class weights, positive coefficients), with what to change.
@@ -73,16 +80,18 @@ class SklearnModel(DenseModel):
             validate.count("SklearnModel", "examples", self.examples)
         object.__setattr__(self, "estimator", clone(self.estimator))
         _refuse(self.estimator.get_params(deep=False), name, self.classes)
-        self.l2  # noqa: B018  # refuses a penalty that it cannot follow
+        self.l2  # noqa: B018  # raises for a penalty that needs `examples`
 
     @cached_property
     def kind(self) -> Task:  # type: ignore[override]
+        """The task, "regression", "binary" or "multiclass", by the number of classes."""
         if self.classes == 0:
             return "regression"
         return "binary" if self.classes == 2 else "multiclass"
 
     @cached_property
     def l2(self) -> float:  # type: ignore[override]
+        """The L2 penalty; see the table. Raises InvalidInput where it depends on `examples`, and those are not given."""
         settings, rows = self.estimator.get_params(deep=False), self.examples
         match self.estimator:
             case LinearRegression():
@@ -100,18 +109,19 @@ class SklearnModel(DenseModel):
                 spread, none = 2 * float(settings["alpha"]), "alpha=0"
         if spread and rows is None:
             raise InvalidInput(
-                f"The penalty of {type(self.estimator).__name__} belongs to a whole data set, and no client has it. Say "
+                f"The penalty of {type(self.estimator).__name__} belongs to a whole data set, which no client has. Give "
                 f"SklearnModel(..., examples=N) with the number of training examples of all clients together, or set {none}."
             )
         return spread / rows if rows else 0.0
 
     @cached_property
     def activation(self) -> str:  # type: ignore[override]
+        """Of the hidden layers of an MLP; "identity" for a linear model."""
         return str(self.estimator.activation) if isinstance(self.estimator, _NETWORKS) else "identity"
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Units of each layer, the input first."""
+        """The number of units in each layer, the input first."""
         hidden: tuple[int, ...] = ()
         if isinstance(self.estimator, _NETWORKS):
             hidden = tuple(int(n) for n in np.atleast_1d(self.estimator.hidden_layer_sizes))
@@ -119,6 +129,7 @@ class SklearnModel(DenseModel):
 
     @cached_property
     def layout(self) -> Layout:
+        """Block "parameters", with tensors named as the estimator's attributes: "coef_", "intercept_", "coefs_.0" and so on."""
         if isinstance(self.estimator, _NETWORKS):
             pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
             tensors = [Entry(f"coefs_.{i}", pair) for i, pair in enumerate(pairs)]
@@ -131,6 +142,7 @@ class SklearnModel(DenseModel):
         return Layout((Block("parameters", (coefficients, intercept) if self.estimator.fit_intercept else (coefficients,)),))
 
     def weights(self, vector: Array) -> Weights:
+        """The weights and the intercept of each layer, as views of a vector [d]."""
         pieces = self.layout.unflatten(vector)
         if isinstance(self.estimator, _NETWORKS):
             return [(pieces[f"coefs_.{i}"], pieces[f"intercepts_.{i}"]) for i in range(len(self.sizes) - 1)]
@@ -149,7 +161,7 @@ class SklearnModel(DenseModel):
         return vector
 
     def fitted(self, vector: Vector) -> Any:
-        """A fitted clone of the estimator, whose predict and predict_proba give this model's answers."""
+        """A fitted clone of the estimator. Its predict and predict_proba give this model's answers."""
         pieces = {name: np.array(piece, np.float64) for name, piece in self.layout.unflatten(vector).items()}
         if isinstance(self.estimator, _NETWORKS):
             estimator, layers = self._primed(), range(len(self.sizes) - 1)
@@ -164,7 +176,7 @@ class SklearnModel(DenseModel):
         return estimator
 
     def vector(self, estimator: Any) -> Vector:
-        """The vector of a fitted estimator; undoes `fitted`. Raises InvalidInput, naming the tensor, where it does not fit."""
+        """float32[d], the vector of a fitted estimator. Raises InvalidInput, naming the tensor, where it does not fit."""
         pieces: dict[str, Array] = {}
         for entry in self.layout.blocks[0].entries:
             name, _, layer = entry.name.partition(".")
@@ -200,7 +212,7 @@ class SklearnModel(DenseModel):
         return found
 
     def _primed(self) -> Any:
-        """An MLP that scikit-learn itself set up, by a token fit, with its own settings put back."""
+        """An MLP that scikit-learn has set up by a short fit, with the estimator's own settings put back."""
         estimator = clone(self.estimator)
         token = {
             "solver": "adam",
@@ -219,7 +231,7 @@ class SklearnModel(DenseModel):
 
 
 def _refuse(settings: dict[str, Any], name: str, classes: int) -> None:
-    """Raises InvalidInput for settings that change what is minimised in a way that manent cannot follow."""
+    """Raises InvalidInput for settings that change what is minimised in a way that a sum of clients' gradients cannot follow."""
     rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         ("penalty", lambda v: v in ("l1", "elasticnet"), "penalty='l2', or none"),
         ("l1_ratio", lambda v: name == "LogisticRegression" and bool(v), "l1_ratio=0"),

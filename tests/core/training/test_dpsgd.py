@@ -61,10 +61,10 @@ def test_what_is_no_declaration_is_refused(settings, why):
     ("settings", "why"),
     [
         ({"epochs": 2, "batch_size": 4}, "Set steps="),
-        ({"steps": (2, 4), "batch_size": 4}, "one declared number of steps"),
+        ({"steps": (2, 4), "batch_size": 4}, "needs steps as one number"),
         ({"steps": 3}, "needs batch_size"),
         ({"steps": 3, "batch_size": 4, "max_grad_norm": 1.0}, "max_grad_norm or privacy"),
-        ({"steps": 3, "batch_size": 4, "privacy": DPSGD(1.0, examples=3)}, "at most the 3 examples"),
+        ({"steps": 3, "batch_size": 4, "privacy": DPSGD(1.0, examples=3)}, "at most 3, the examples"),
         ({"steps": 3, "batch_size": 4, "privacy": 1.0}, "privacy=DPSGD"),
     ],
 )

@@ -64,8 +64,8 @@ class DiscreteGaussian:
         return -bound, bound
 
     def mass(self, k: NDArray[np.int64]) -> tuple[Array, float]:
-        x = k / self.sigma
         """float64 mass of each k, and a bound on its relative error."""
+        x = k / self.sigma
         # x^2 / 2 < 122, with four roundings of 2^-53.
         return np.exp(-0.5 * x * x), 2.0**-40
 

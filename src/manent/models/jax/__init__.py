@@ -1,4 +1,4 @@
-"""JAX functions as models; needs the extra `jax`."""
+"""JAX functions as models. Needs the extra `jax`."""
 
 from manent.models.jax.model import JaxModel
 

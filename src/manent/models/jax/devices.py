@@ -1,4 +1,4 @@
-"""The processors that JAX computes on: devices of one thread each, one for every program that runs at the same time."""
+"""The devices that JAX computes on: CPU devices of one thread each, one for each program that runs at the same time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ try:
 except ImportError:  # pragma: no cover
     xla_client = None  # type: ignore[assignment]
 
-SINGLE = ("PJRT_NPROC", "NPROC")  # read by JAX where it makes a pool of threads
+SINGLE = ("PJRT_NPROC", "NPROC")  # JAX reads them when it makes a pool of threads
 
 
 class Devices:
-    """CPU devices, the first of them JAX's own. Each has its own pool of one thread.
+    """CPU devices, each with a pool of one thread. The first is JAX's own.
 
-    JAX's own pool would put several threads to each small product of matrices, which then wait for one another: half as long
-    again on idle processors, many times on busy ones. With one thread and one device, programs that JAX runs in the pool wait for
-    one another, as it does with all that have more than a few operations ready at once. So each takes a device for itself.
+    With its usual pool, JAX gives several threads to each small product of matrices, and they wait for each other: it takes half
+    as long again on idle processors, and many times as long on busy ones. With a single device of one thread, programs would wait
+    for each other, because JAX runs any program with more than a few operations in the device's pool. So each program gets a
+    device to itself.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Devices:
 
     @cached_property
     def first(self) -> Any:
-        """JAX's own, with one thread where nothing else has started JAX before."""
+        """JAX's own device. It has one thread, unless something else started JAX before; then a warning says so."""
         try:
             jax.config.update("jax_num_cpu_devices", 1)  # type: ignore[no-untyped-call]
         except RuntimeError:
@@ -52,7 +53,7 @@ class Devices:
 
     @contextmanager
     def one(self) -> Iterator[int]:
-        """The number of a device that nobody else uses meanwhile; the lowest, so that few are made and few programs compiled."""
+        """The number of a device that no one else uses inside the block: the lowest, so that few devices are made."""
         with self._lock:
             number = heappop(self._free) if self._free else self._another()
         try:
@@ -62,11 +63,12 @@ class Devices:
                 heappush(self._free, number)
 
     def __getitem__(self, number: int) -> Any:
+        """The device of a number that `one` gave."""
         return self._more[number - 1] if number else self.first
 
     def _another(self) -> int:
         make: Any = getattr(xla_client, "make_cpu_client", None)
-        if make is None:  # pragma: no cover - a JAX without it: programs share a device, and wait for one another
+        if make is None:  # pragma: no cover - in a JAX without it, programs share a device and wait
             return 0
         with _single():
             self._more.append(make(asynchronous=False).local_devices()[0])
@@ -75,7 +77,7 @@ class Devices:
 
 @contextmanager
 def _single() -> Iterator[None]:
-    """Pools of threads made within have one."""
+    """Pools of threads that are made inside the block have one thread."""
     before = {name: os.environ.get(name) for name in SINGLE}
     os.environ.update(dict.fromkeys(SINGLE, "1"))
     try:

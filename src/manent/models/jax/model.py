@@ -1,4 +1,4 @@
-"""Pure JAX functions as a model; flax and equinox fit through their functional forms."""
+"""Pure JAX functions as a model. Networks of flax and equinox can be used in their functional forms."""
 
 from __future__ import annotations
 
@@ -34,14 +34,21 @@ from manent.models.jax.training import Recipe, Tree, aligned, capacity, flat, nu
 
 DEVICES.first  # noqa: B018 - starts JAX
 
-ROWS = 256  # rows a pass where no more than a sum over rows is wanted
-FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # of a function that is traced
-ALONE = 64  # rows a pass where every row has its own gradient, at most
-STORED = 1 << 24  # numbers in these gradients, at most
+ROWS = 256  # rows in one pass, where only a sum over the rows is needed
+FAULTS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)  # the errors that tracing a function may raise
+ALONE = 64  # the most rows in one pass, where each row has its own gradient
+STORED = 1 << 24  # the most numbers in these gradients
 
 
 def _cross_entropy(scores: Any, y: Any) -> Any:
-    chosen = y[..., None] == jnp.arange(scores.shape[-1])  # a comparison, as XLA joins no gather with what is around it
+    chosen = y[..., None] == jnp.arange(scores.shape[-1])  # not a gather, which XLA cannot fuse
     return jax.nn.logsumexp(scores, axis=-1) - jnp.where(chosen, scores, 0).sum(axis=-1)
 
 
@@ -53,7 +60,7 @@ def _mse(scores: Any, y: Any) -> Any:
     return (scores - y) ** 2
 
 
-# The loss of each answer.
+# For each loss, the kind of model, and a function that gives the loss of each answer.
 _LOSSES: dict[str, tuple[Task, Callable[[Any, Any], Any]]] = {
     "cross_entropy": ("multiclass", _cross_entropy),
     "binary_cross_entropy": ("binary", _binary_cross_entropy),
@@ -65,21 +72,22 @@ _LOSSES: dict[str, tuple[Task, Callable[[Any, Any], Any]]] = {
 class JaxModel:
     """A pure function of parameters and inputs, with a loss: `JaxModel(init, apply, "cross_entropy", classes=10)`.
 
-    The vector holds the leaves of the parameters' tree in JAX's order, each under its path ("dense.kernel"), as the block
-    "parameters". A client's whole local training is one compiled program, which serves every client of about the same size.
-    It runs on the CPU, one thread a client: a simulation works on several clients in threads, and forks no process.
+    The vector has one block, "parameters", with the leaves of the parameters' tree in JAX's order, each under its path
+    ("dense.kernel"). A client's whole local training is one compiled program, which serves all clients of about the same size. It
+    runs on the CPU, with one thread for a client. A simulation trains several clients in threads, and forks no process.
 
     Attributes:
-        draw: the function init: key -> parameters, a pytree of float32 arrays; `key` is a `jax.random.key`.
-        apply: (parameters, x) -> scores: logits [n] or [n, 1] (binary), [n, classes] or [n, length, classes] (multiclass), or
-            predictions [n] or [n, 1] (regression). A row's scores must depend on that row alone (so no BatchNorm), and on nothing
-            random. Whole numbers in x arrive as int32; JAX does not refuse an index that a table does not hold.
-        loss: "cross_entropy", "binary_cross_entropy" (of logits) or "mse", or a function (scores, y) -> scalar, the mean of the
-            rows' losses; scores [n, 1] reach it as [n].
-        kind: "multiclass", "binary" or "regression"; follows from a named loss.
-        classes: number of classes of a multiclass model.
+        draw: the function init: it makes the parameters, a pytree of float32 arrays, from a `jax.random.key`.
+        apply: a function of (parameters, x) that gives the scores: logits [n] or [n, 1] (binary), logits [n, classes] or
+            [n, length, classes] (multiclass), or predictions [n] or [n, 1] (regression). A row's scores must depend on that row
+            alone (so no BatchNorm), and on nothing random. Whole numbers in x arrive as int32. JAX does not refuse an index that
+            is too large for a table.
+        loss: "cross_entropy", "binary_cross_entropy" (of logits) or "mse"; or a function of (scores, y) that gives a scalar, the
+            mean of the rows' losses. Scores [n, 1] reach it as [n].
+        kind: "multiclass", "binary" or "regression". It follows from a named loss.
+        classes: the number of classes of a multiclass model.
 
-    Raises InvalidInput for an init that gives no tree of float32 arrays.
+    Raises InvalidInput where init does not give a tree of float32 arrays, and where loss, kind and classes do not fit together.
     """
 
     draw: Callable[[Any], Tree]
@@ -97,20 +105,21 @@ class JaxModel:
                 raise InvalidInput(f"JaxModel expects {name} as a function; found {type(function).__name__}.")
         object.__setattr__(self, "kind", _kind(self.kind, self.loss))
         object.__setattr__(self, "classes", _classes(self.classes, self.kind))
-        self.layout  # noqa: B018 - refuses parameters that make no vector
+        self.layout  # noqa: B018 - raises for parameters that are no vector
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_programs"}
 
     @cached_property
     def layout(self) -> Layout:
+        """Block "parameters". Raises InvalidInput where init does not give float32 arrays."""
         entries = []
         for path, leaf in jax.tree.leaves_with_path(self._shapes):
             name = jax.tree_util.keystr(path, simple=True, separator=".") or "parameters"
             if leaf.dtype != np.float32:
                 raise InvalidInput(
-                    f"init gives the parameter {name!r} as {leaf.dtype}; a model is a vector of float32. Make it float32, or, "
-                    f"where it is not trained, keep it in apply instead."
+                    f"init gives the parameter {name!r} as {leaf.dtype}; a model is a vector of float32. Make it float32; if "
+                    f"it is not trained, keep it in apply instead."
                 )
             entries.append(Entry(name, tuple(leaf.shape)))
         if not entries:
@@ -118,14 +127,14 @@ class JaxModel:
         return Layout((Block("parameters", tuple(entries)),))
 
     def init(self, rng: np.random.Generator) -> Vector:
-        """First weights. Raises InvalidInput where they are not finite."""
+        """float32[d], the first weights. Raises InvalidInput where they are not finite."""
         with jax.default_device(DEVICES.first):
             tree = jax.jit(self.draw)(jax.random.key(int(rng.integers(2**32)), impl="threefry2x32"))
         names = (entry.name for entry in self.layout.blocks[0].entries)
         return self.layout.flatten(dict(zip(names, jax.tree.leaves(tree), strict=True)))
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
-        """Carry out each client's local training. Raises InvalidInput for data that apply or the loss rejects."""
+        """Carries out each client's local training. Raises InvalidInput for data that apply or the loss rejects."""
         return [self._train(work, part) for work, part in zip(works, data, strict=True)]
 
     def _train(self, work: LocalTraining, data: Examples) -> Trained:
@@ -155,10 +164,10 @@ class JaxModel:
         return total
 
     def check_private(self) -> None:
-        """Does nothing: each row passes apply alone, so nothing that apply does can mix examples."""
+        """Does nothing: each row goes through apply alone, so apply cannot mix examples."""
 
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
-        """float64[p], the sum of each row's own gradient, clipped; and the sum of losses. See `core.dpsgd`."""
+        """float64[p], the sum of the rows' clipped gradients; and the sum of losses. See `core.training.dpsgd`."""
         vector, total, loss = self._checked(vector), np.zeros(self.layout.size), 0.0
         most = max(1, min(ALONE, STORED // self.layout.size))
         for start in range(0, len(data), most):
@@ -173,7 +182,7 @@ class JaxModel:
         return total, loss
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
-        """Scores and mean loss (0 of no rows). Raises InvalidInput for data that apply or the loss rejects."""
+        """Scores and mean loss (0 where there are no rows). Raises InvalidInput for data that apply or the loss rejects."""
         vector, scores, losses = self._checked(vector), [], 0.0
         for part, (x, y) in _passes(data.x, data.y):
             found, loss = self._programs.run("evaluate", self._evaluate, vector, x, y)
@@ -182,7 +191,7 @@ class JaxModel:
         return Scored(np.concatenate(scores), data.y, losses / max(len(data), 1))
 
     def scores(self, vector: Vector, x: Array) -> Array:
-        """As `Scored.scores`, for inputs x [n, ...]. Raises InvalidInput for inputs that apply rejects."""
+        """The scores of inputs x [n, ...], shaped as `Scored.scores`. Raises InvalidInput for inputs that apply rejects."""
         vector, found = self._checked(vector), []
         for part, (rows,) in _passes(x):
             found.append(np.asarray(self._programs.run("scores", self._scores, vector, rows))[:part])
@@ -209,13 +218,13 @@ class JaxModel:
         self._fitting.add(key)
 
     def tree(self, vector: Vector) -> Tree:
-        """The parameters as `init` gives them, with the values of a vector. Raises InvalidInput for a vector of another size."""
+        """The tree that init gives, with the values of a vector [d]. Raises InvalidInput for a vector of another size."""
         self.layout.check_size(vector)
         with jax.default_device(DEVICES.first):
             return self._tree(jnp.asarray(vector))
 
     def to_plain(self) -> dict[str, Any]:
-        """The declaration as plain data: functions by their source and what they close over."""
+        """The declaration as plain data: functions by the hash of their source, and by what they close over."""
         return {
             "init": _code(self.draw),
             "apply": _code(self.apply),
@@ -225,7 +234,7 @@ class JaxModel:
             "layout": to_plain(self.layout),
         }
 
-    # The functions that are compiled.
+    # These functions are compiled.
 
     def _tree(self, vector: Any) -> Tree:
         leaves, start = [], 0
@@ -235,7 +244,7 @@ class JaxModel:
         return jax.tree.unflatten(jax.tree.structure(self._shapes), leaves)
 
     def _losses(self, tree: Tree, x: Any, y: Any) -> Any:
-        """The loss of each row, [n]."""
+        """[n], the loss of each row."""
         return self._losses_of(self._shaped(self.apply(tree, x), y), y)
 
     def _losses_of(self, scores: Any, y: Any) -> Any:
@@ -251,7 +260,7 @@ class JaxModel:
         return flat(jax.grad(lambda tree: (self._losses(tree, x, y) * weights).sum())(self._tree(vector)))
 
     def _alone(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        """The gradients [n, p] and losses [n] of rows that pass alone."""
+        """The gradients [n, p] and the losses [n] of rows that go through apply one by one."""
 
         def loss(vector: Any, one: Any, target: Any) -> Any:
             return self._losses(self._tree(vector), one[None], target[None])[0]
@@ -267,23 +276,23 @@ class JaxModel:
         return self.apply(self._tree(vector), x)
 
     def _one_by_one(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
-        """Scores and loss of one row, and of a batch that begins with it."""
+        """The first row's scores alone and in a batch; the mean of the rows' losses, and the batch's loss."""
         first, _ = self._evaluate(vector, x[:1], y[:1])
         scores, losses = self._evaluate(vector, x, y)
         mean = losses.mean() if isinstance(self.loss, str) else self.loss(scores, y)
         return first[0], scores[0], losses.mean(), mean
 
-    # What is made once.
+    # These are made once.
 
     @cached_property
     def _shapes(self) -> Tree:
-        """The parameters' tree, with shapes for leaves."""
+        """The parameters' tree, with shapes in place of arrays. Raises InvalidInput where init cannot be traced."""
         try:
             return jax.eval_shape(self.draw, jax.random.key(0, impl="threefry2x32"))
         except FAULTS as error:
             raise InvalidInput(
-                f"init must be a pure function of a key that gives a pytree of arrays; it fails: {_brief(error)}. Functions and "
-                f"settings do not belong in it (equinox: split them off with eqx.partition(module, eqx.is_array))."
+                f"init must be a pure function of a key that gives a pytree of arrays; it fails: {_brief(error)}. The tree must "
+                f"not hold functions or settings (equinox: split them off with eqx.partition(module, eqx.is_array))."
             ) from error
 
     @cached_property
@@ -292,7 +301,7 @@ class JaxModel:
 
     @cached_property
     def _fitting(self) -> set[Any]:
-        """Shapes and types of data that were tried."""
+        """Shapes and types of data that were tried and fit."""
         return set()
 
     def _checked(self, vector: Array) -> Vector:
@@ -305,8 +314,8 @@ class JaxModel:
         first, again, mean, loss = map(np.asarray, self._programs.run("try", self._one_by_one, vector, x, y))
         if not np.allclose(first, again, 1e-3, 1e-4, equal_nan=True):
             raise InvalidInput(
-                "apply gives a row other scores in a batch than alone. Batches are filled up to a fixed size, so rows must not "
-                "see each other: replace BatchNorm by GroupNorm or LayerNorm."
+                "apply gives a row other scores in a batch than alone. Batches are filled up to a fixed size, so a row must not "
+                "depend on others: replace BatchNorm by GroupNorm or LayerNorm."
             )
         if not np.allclose(mean, loss, 1e-3, 1e-4, equal_nan=True):
             raise InvalidInput(
@@ -314,7 +323,7 @@ class JaxModel:
             )
 
     def _shaped(self, scores: Any, y: Any) -> Any:
-        """Scores, without a last axis of one where a target is one number. Raises InvalidInput where they do not match."""
+        """The scores, without a last axis of length 1 where y has none. Raises InvalidInput where they do not match."""
         if self.kind == "multiclass":
             if scores.shape[:-1] == y.shape and scores.shape[-1] == self.classes:
                 return scores
@@ -330,13 +339,13 @@ class JaxModel:
 
 
 class _Programs:
-    """Compiled programs, by what they compute, the shapes they take, and where. Several threads may run them at the same time."""
+    """Compiled programs, by what they compute, their shapes and their device. Several threads may run them at once."""
 
     def __init__(self) -> None:
         self.compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def run(self, name: Hashable, function: Callable[..., Any], *arrays: Array) -> Any:
-        """What the function gives for numpy arrays. Raises InvalidInput where it cannot be traced."""
+        """The result of a function of numpy arrays. Raises InvalidInput where the function cannot be traced."""
         arrays = tuple([aligned(array) for array in arrays])
         with DEVICES.one() as number:
             key = name, number, *[(array.shape, array.dtype) for array in arrays]
@@ -366,7 +375,7 @@ def _brief(error: Exception) -> str:
 
 
 def _passes(*arrays: Array) -> Iterator[tuple[int, tuple[Array, ...]]]:
-    """Row by row in parts of few sizes: how many rows count, and the padded arrays."""
+    """The rows of the arrays in parts of few sizes: how many rows of a part count, and the padded arrays."""
     for start in range(0, max(len(arrays[0]), 1), ROWS):
         parts = [array[start : start + ROWS] for array in arrays]
         size = capacity(len(parts[0]), 16)
@@ -396,7 +405,7 @@ def _classes(classes: int | None, kind: Task) -> int:
 
 
 def _code(value: Any, within: tuple[Any, ...] = ()) -> Any:
-    """Plain data that tells functions apart: their source, what they close over, are bound to, or are partial of."""
+    """Plain data that tells functions apart: by source, by what they close over or are bound to, and by partial arguments."""
     if isinstance(value, functools.partial):
         return [_code(part, within) for part in (value.func, value.args, value.keywords)]
     if inspect.ismethod(value):
@@ -414,6 +423,6 @@ def _code(value: Any, within: tuple[Any, ...] = ()) -> Any:
         return to_plain(np.asarray(value))
     if value is None or isinstance(value, bool | int | float | str):
         return to_plain(value)
-    # Modules and the like say what they are by their text, which may hold addresses in memory.
+    # Modules and the like are told apart by their text, without addresses in memory.
     text = re.sub(r"0x[0-9a-f]+", "", repr(value))
     return {"text": type_name(type(value)), "sha256": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,7 +1,7 @@
-"""Local training in JAX: the kernel of `core.training` as one program for a client's whole round, compiled once a shape.
+"""Local training in JAX: the kernel of `core.training` as one program for a client's whole round, compiled once for each shape.
 
-How many steps and examples a client has is no part of a program: its arrays are padded to few sizes, its loop runs as many steps
-as the client takes, and rows that only fill up a batch weigh nothing.
+The number of steps and examples is not part of a program. Arrays are padded to a few sizes, the loop runs as many steps as the
+client takes, and rows that only fill up a batch have weight zero.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from manent.core.vectors import LINE, Array, Vector, aligned_empty
 
 Tree = Any  # a pytree of arrays
 Losses = Callable[[Tree, Any, Any], Any]  # (parameters, x, y) to the loss of each row
-SMALL = 1 << 15  # bytes; arrays of less are copied at once, in the thread that asks
+SMALL = 1 << 15  # bytes; JAX copies smaller arrays at once, in the calling thread
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which terms a step has. Each recipe is a program of its own, so that plain SGD does nothing else."""
+    """Which terms a step has. Each recipe has a program of its own, so that plain SGD computes nothing it does not need."""
 
     clip: bool
     decay: bool
@@ -38,7 +38,7 @@ class Recipe:
 
     @classmethod
     def of(cls, work: LocalTraining) -> Recipe:
-        """What one client's training asks for."""
+        """The recipe for one client's training."""
         local, adam = work.local, work.local.optimizer == "adam"
         return cls(
             clip=local.max_grad_norm is not None,
@@ -52,27 +52,35 @@ class Recipe:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the vectors that the program is given."""
+        """The names of the vectors that the program is given."""
         return ("start", *(("anchor",) if self.anchor else ()), *(("shift",) if self.shift else ()))
 
     def vectors(self, work: LocalTraining) -> list[Vector]:
-        """Likewise, the vectors themselves."""
+        """The vectors that the program is given, float32, in the order of `names`."""
         return [np.asarray(getattr(work, name), np.float32) for name in self.names]
 
 
 NUMBERS = ("lr", "prox", "momentum", "decay", "limit")
+"""The numbers that a program is given, in order."""
 
 
 def numbers(work: LocalTraining) -> Vector:
-    """The `NUMBERS` that the program is given, as one array; those that a recipe leaves out are not looked at."""
+    """float32[5], the `NUMBERS` of one client's training. A program ignores those that its recipe does not use."""
     local = work.local
     return np.array([work.lr, work.prox, local.momentum, local.weight_decay, local.max_grad_norm or 0.0], np.float32)
 
 
 def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Recipe) -> Callable[..., Any]:
-    """A function (`NUMBERS` [5], x [N, ...], y [N, ...], rows int32[T, B], steps, vectors) to the update and its loss, [d+1].
+    """The function to compile, of (numbers [5], x [N, ...], y [N, ...], rows int32[T, B], steps, *vectors).
 
-    `rows` holds each step's row numbers, and -1 where a batch is not full; the vectors are those of the recipe's names.
+    It returns [d + 1], the update and then the mean loss.
+
+    Args:
+        losses: the loss of each row.
+        unravel: makes the parameters' tree of a vector [d].
+        recipe: which terms a step has. The function's vectors are those of `recipe.names`.
+
+    `rows` holds the row numbers of each step, and -1 where a batch is not full. The first `steps` steps are taken.
     """
 
     def train(values: Any, x: Any, y: Any, rows: Any, steps: Any, *vectors: Any) -> Any:
@@ -101,12 +109,12 @@ def training_program(losses: Losses, unravel: Callable[[Any], Tree], recipe: Rec
 
 
 def flat(tree: Tree) -> Any:
-    """The leaves of a tree as one vector [d]."""
+    """The leaves of a tree, one after another, as one vector [d]."""
     return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
 
 
 def _corrected(g: Tree, w: Tree, trees: dict[str, Tree], scalars: dict[str, Any], recipe: Recipe) -> Tree:
-    """The gradient with what the kernel adds to it."""
+    """The gradient, clipped where the recipe says so, with the terms that the kernel adds."""
     if recipe.clip:
         norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(g)))
         scale = jnp.where(norm > scalars["limit"], scalars["limit"] / norm, 1.0)
@@ -122,7 +130,7 @@ def _corrected(g: Tree, w: Tree, trees: dict[str, Tree], scalars: dict[str, Any]
 
 
 def _direction(g: Tree, memory: Tree, number: Any, scalars: dict[str, Any], recipe: Recipe) -> tuple[Tree, Tree]:
-    """Where the step goes, and what the rule remembers: momentum's buffer, or Adam's two."""
+    """The direction of the step, and what the rule remembers: momentum's buffer, or Adam's two."""
     if recipe.momentum:
         memory = jax.tree.map(lambda b, a: scalars["momentum"] * b + a, memory, g)
         return memory, memory
@@ -136,7 +144,7 @@ def _direction(g: Tree, memory: Tree, number: Any, scalars: dict[str, Any], reci
 
 
 def schedule(work: LocalTraining, examples: int) -> NDArray[np.int32]:
-    """The row numbers of each step, int32[T, B], T and B of few sizes that depend on this client alone; -1 fills up."""
+    """int32[T, B], the row numbers of each step, filled up with -1. T and B have few sizes, and depend on this client alone."""
     everyone = np.arange(examples, dtype=np.int32)
     batches = [everyone[batch] if isinstance(batch, slice) else batch for batch in work.batches]
     longest = max(map(len, batches))
@@ -149,7 +157,7 @@ def schedule(work: LocalTraining, examples: int) -> NDArray[np.int32]:
 
 
 def capacity(count: int, minimum: int) -> int:
-    """The padded size for `count` things: least, or 4, 16, ... times as much. Few sizes mean few compilations."""
+    """The padded size for `count` things: `minimum` times 1, 4, 16 and so on. Few sizes mean few compilations."""
     size = minimum
     while size < count:
         size *= 4
@@ -157,7 +165,7 @@ def capacity(count: int, minimum: int) -> int:
 
 
 def padded(array: Array, size: int) -> Array:
-    """An array with `size` rows, in a type that JAX holds; the added rows repeat the first, so they can be computed with."""
+    """The array with `size` rows, in float32 or int32. The added rows repeat the first one, so they cause no errors."""
     dtype = np.dtype(np.float32 if array.dtype.kind == "f" else np.int32)
     if len(array) == size and array.dtype == dtype and array.flags.c_contiguous:
         return array
@@ -168,10 +176,10 @@ def padded(array: Array, size: int) -> Array:
 
 
 def aligned(array: Array) -> Array:
-    """The array, or a copy, where JAX reads it in place.
+    """The array, or a copy of it, that JAX can read in place.
 
-    JAX has its own pool of threads copy a large array that does not begin on a cache line, and then compute there too, instead of
-    in the thread that asks: simulated clients, each in a thread of their own, would all wait for that pool.
+    If a large array does not begin on a cache line, JAX copies it in its own pool of threads, and then computes there too,
+    instead of in the calling thread. Simulated clients have a thread each, and would all wait for that pool.
     """
     if array.nbytes < SMALL or (array.flags.c_contiguous and array.ctypes.data % LINE == 0):
         return array

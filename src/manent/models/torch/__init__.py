@@ -1,4 +1,4 @@
-"""PyTorch modules as models; needs the extra `torch`."""
+"""PyTorch modules as models. Needs the extra `torch`."""
 
 from manent.models.torch.model import TorchModel
 from manent.models.torch.network import seeded

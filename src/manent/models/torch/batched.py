@@ -1,8 +1,8 @@
-"""Many clients' local training in one batched program, which is what a GPU is fast at.
+"""The local training of many clients in one batched program, at which a GPU is fast.
 
-The weights of k clients are one array [k, p], and a step is `vmap(grad)` over the clients, with one vectorised update. Clients
-whose batches are equally long take a step together, so no row is padded and a loss needs no mask. On a CPU this is slower than
-one client after another, whose weights stay in the cache; there it serves to be compared.
+The weights of k clients are one array [k, p]. A step is `vmap(grad)` over the clients, and one vectorised update. Clients whose
+batches are equally long take a step together, so no row is padded and no loss needs a mask. On a CPU this is slower than training
+one client after another, because one client's weights stay in the cache; there it serves for comparison.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Group = tuple[Tensor | slice, Tensor]  # which clients, and their rows [clients,
 
 
 class Batched:
-    """Trains clients on one network, as many at a time as memory allows.
+    """Trains clients on one network, `together` at a time.
 
-    Networks with statistics (BatchNorm), with buffers that training changes, with random layers, and with operations that vmap
-    does not know, train one client after another; so does training that is private for single examples.
+    One client after another is trained by `alone` where the network has statistics (BatchNorm), buffers that training changes,
+    random layers, or operations that vmap does not know; and where training is private for single examples.
     """
 
     def __init__(self, network: Network, loss: Loss, together: int, alone: Alone) -> None:
@@ -36,7 +36,7 @@ class Batched:
         self.able = not network.statistics
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> list[Trained]:
-        """Each client's training, in order. Raises InvalidInput where the network does not fit the data, or memory is short."""
+        """Each client's training, in order. Raises InvalidInput where the network does not fit the data, or memory runs out."""
         found: dict[int, Trained] = {}
         for alike in _alike(works, data):
             for start in range(0, len(alike), self.together):
@@ -53,7 +53,7 @@ class Batched:
                     f"{len(works)} clients at a time need more memory than the device has; lower TorchModel(..., together=)."
                 ) from error
             except (RuntimeError, ValueError, IndexError, TypeError):
-                found = [self.alone(*each) for each in zip(works, data, strict=True)]  # raises where the data are at fault
+                found = [self.alone(*each) for each in zip(works, data, strict=True)]  # raises where the cause is in the data
                 self.able = False
                 return found
         return [self.alone(*each) for each in zip(works, data, strict=True)]
@@ -78,7 +78,7 @@ class Batched:
         return [Trained(work.start, np.subtract(vector, work.start, out=vector), float(mean)) for work, vector, mean in each]
 
     def _gradients(self, weights: Tensor, buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """[k, p] and [k]: gradients and mean losses of k clients' batches x [k, b, ...], y [k, b, ...]."""
+        """[k, p] and [k], the gradients and the mean losses of k clients' batches x [k, b, ...], y [k, b, ...]."""
         network = self.network
         names = [name for name, p in network.module.named_parameters() if p.requires_grad]
         pieces = weights.split_with_sizes([view.numel() for view in network.views], dim=1)
@@ -93,7 +93,7 @@ class Batched:
 
 
 class _Step:
-    """The kernel's step for k clients: each has its learning rate, its pull and its rule's memory as a row."""
+    """The kernel's step for k clients. Learning rates, pulls and the rule's memory have a row for each client."""
 
     def __init__(self, network: Network, works: list[LocalTraining]) -> None:
         p = len(network.weights)
@@ -110,7 +110,7 @@ class _Step:
         self.taken_steps = torch.zeros(len(works), 1, device=network.device)
 
     def taken(self, who: Tensor | slice, weights: Tensor, g: Tensor) -> Tensor:
-        """New weights [m, p] of some clients, from their gradients [m, p]."""
+        """[m, p], the new weights of some clients, from their gradients [m, p]."""
         limit = self.local.max_grad_norm
         if limit is not None:
             norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
@@ -135,7 +135,7 @@ class _Step:
 
 
 def _alike(works: Sequence[LocalTraining], data: Sequence[Examples]) -> list[list[int]]:
-    """Positions of clients that differ in their rows, vectors and numbers only."""
+    """Positions of clients, grouped so that those in a group have the same declaration and the same shapes and types of data."""
     kinds: dict[object, list[int]] = {}
     for position, (work, part) in enumerate(zip(works, data, strict=True)):
         shapes = (part.x.shape[1:], part.x.dtype, part.y.shape[1:], part.y.dtype)
@@ -144,7 +144,7 @@ def _alike(works: Sequence[LocalTraining], data: Sequence[Examples]) -> list[lis
 
 
 def _groups(works: list[LocalTraining], data: list[Examples], device: torch.device) -> Iterator[Group]:
-    """Step after step, the clients that still have one, by the length of their batch."""
+    """For each step in turn, the clients that take it, in groups of equal batch length, and their rows."""
     first = np.concatenate([[0], np.cumsum([len(part) for part in data])])
     for number in range(max(len(work.batches) for work in works)):
         groups: dict[int, list[tuple[int, Array]]] = {}

@@ -31,7 +31,7 @@ from manent.models.torch.network import Network, explained, layout_of, local_buf
 from manent.models.torch.private import Clipped, refuse_mixing
 from manent.models.torch.training import train
 
-ROWS = 512  # rows a pass where no more than a sum over rows is wanted
+ROWS = 512  # rows in one pass, where only a sum over the rows is needed
 
 
 def _cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
@@ -57,29 +57,33 @@ _LOSSES: dict[str, tuple[Task, Callable[[Tensor, Tensor], Tensor]]] = {
 
 @dataclass(frozen=True, eq=False)
 class TorchModel:
-    """A torch module with a loss. The module given is copied, and never changed.
+    """A torch module with a loss. The given module is copied, and never changed.
 
-    The vector holds the trainable parameters in order (block "parameters"), then the persistent floating buffers such as the
-    running mean and variance of BatchNorm (block "statistics"). Integer and non-persistent buffers, and frozen parameters
-    (`requires_grad=False`), are not in it: every training begins with them as given, and their hash is part of the study.
+    | tensor of the module                                                         | where it is                       |
+    |------------------------------------------------------------------------------|-----------------------------------|
+    | trainable parameters, in order                                               | in the vector, block "parameters" |
+    | persistent floating buffers, such as the running mean of BatchNorm           | in the vector, block "statistics" |
+    | frozen parameters (`requires_grad=False`), integer or non-persistent buffers | not in the vector                 |
 
-    A chain (`nn.Sequential`) of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d and Flatten trains without autograd.
-    A model object serves one process and one thread at a time; after a fork each process has its own.
+    Every training begins with the tensors that are not in the vector as they were given. Their hash is part of the study.
+
+    A chain of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d and Flatten (`nn.Sequential`) trains without autograd.
+    A model object serves one process and one thread at a time. After a fork each process has its own.
 
     Attributes:
-        network: an nn.Module whose output is logits [n] or [n, 1] (binary), [n, classes] or [n, length, classes] (multiclass), or
-            predictions [n] or [n, 1] (regression).
-        loss: "cross_entropy", "binary_cross_entropy" (of logits) or "mse", or a function of (scores, y) that gives their mean
-            loss as a scalar tensor; scores [n, 1] reach it as [n].
-        kind: "multiclass", "binary" or "regression"; follows from a named loss.
-        classes: number of classes of a multiclass model; taken from the last nn.Linear where not given.
-        initial: "seed" draws first weights by every submodule's `reset_parameters`; "given" takes the network's own.
-        device: where it computes, "cpu" or "cuda"; private training always on the CPU. No part of the study.
-        together: how many clients train in one batched program, by default 32 on a GPU (see `torch_batched`) and 1 on a CPU. A
-            simulation then works in one process. Results agree to rounding. No part of the study.
+        network: an nn.Module that gives logits [n] or [n, 1] (binary), logits [n, classes] or [n, length, classes] (multiclass),
+            or predictions [n] or [n, 1] (regression).
+        loss: "cross_entropy", "binary_cross_entropy" (of logits) or "mse"; or a function of (scores, y) that gives the mean loss
+            as a scalar tensor. Scores [n, 1] reach it as [n].
+        kind: "multiclass", "binary" or "regression". It follows from a named loss.
+        classes: the number of classes of a multiclass model. Where not given, the outputs of the last nn.Linear are counted.
+        initial: "seed" draws the first weights by each submodule's `reset_parameters`; "given" takes those of the network.
+        device: where it computes, "cpu" or "cuda". Private training is always on the CPU. Not part of the study.
+        together: how many clients train in one batched program (see `models.torch.batched`): by default 32 on a GPU and 1 on a
+            CPU. With more than 1, a simulation works in one process, and results agree up to rounding. Not part of the study.
 
-    Raises InvalidInput for a network that cannot be copied, holds no trainable parameter, or cannot be drawn anew; and for "cuda"
-    where torch finds no GPU.
+    Raises InvalidInput for a network that cannot be copied, has no trainable parameter, or cannot be drawn anew, for "cuda" where
+    torch finds no GPU, and where loss, kind and classes do not fit together.
     """
 
     network: nn.Module
@@ -97,7 +101,7 @@ class TorchModel:
         object.__setattr__(self, "kind", _kind(self.kind, self.loss))
         object.__setattr__(self, "classes", _classes(self.classes, self.kind, self.network))
         if self.initial == "seed":
-            # Counters start afresh too, whatever the network given went through; and one that cannot be drawn is refused here.
+            # Counters start anew too, and a network that cannot be drawn is refused here.
             _draw(self.network, 0)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,11 +109,12 @@ class TorchModel:
 
     @cached_property
     def layout(self) -> Layout:
+        """Block "parameters", then "statistics" where the network has any."""
         return layout_of(self.network)
 
     @property
     def _network(self) -> Network:
-        """The working copy, made once a process."""
+        """The working copy of the network, made once in each process."""
         if "_working" not in self.__dict__:
             object.__setattr__(self, "_working", Network(self.network, self.loss, self._loss, self.device))
         working: Network = self.__dict__["_working"]
@@ -117,7 +122,7 @@ class TorchModel:
 
     @property
     def _clipped(self) -> Clipped:
-        """What sums clipped gradients on the working copy."""
+        """Sums clipped gradients on the working copy. Raises Refused as `check_private`."""
         if "_clipping" not in self.__dict__:
             self.check_private()
             network = self._network if self.device == "cpu" else Network(self.network, self.loss, self._loss)
@@ -127,14 +132,14 @@ class TorchModel:
 
     @property
     def _batched(self) -> Batched:
-        """What trains several clients at a time on the working copy."""
+        """Trains several clients at a time on the working copy."""
         if "_batching" not in self.__dict__:
             object.__setattr__(self, "_batching", Batched(self._network, self._loss, self.together, self._train))
         batching: Batched = self.__dict__["_batching"]
         return batching
 
     def init(self, rng: np.random.Generator) -> Vector:
-        """First weights: drawn by the layers' own rules, or those given."""
+        """float32[d], the first weights: drawn by the layers' own rules, or those of the given network."""
         network = self.network
         if self.initial == "seed":
             network = copy.deepcopy(network)
@@ -142,7 +147,7 @@ class TorchModel:
         return self._vector(network)
 
     def train(self, works: Sequence[LocalTraining], data: Sequence[Examples]) -> Sequence[Trained]:
-        """Carry out each client's local training. Raises InvalidInput for data that the network rejects."""
+        """Carries out each client's local training. Raises InvalidInput for data that the network rejects."""
         if self.together > 1:
             return self._batched.train(works, data)
         return [self._train(work, part) for work, part in zip(works, data, strict=True)]
@@ -154,19 +159,19 @@ class TorchModel:
             return descend_privately(self.clipped_gradient_sum, self._clipped.size, work, data)
 
     def check_private(self) -> None:
-        """Raises Refused, by name, for a layer that mixes the examples of a batch."""
+        """Raises Refused, naming the layer, where one mixes the examples of a batch."""
         refuse_mixing(self.network)
 
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
-        """float64[p], the sum of each row's own gradient in training mode, clipped; and the sum of losses. See `core.dpsgd`.
+        """float64[p], the sum of the rows' clipped gradients in training mode; and the sum of losses. See `core.training.dpsgd`.
 
-        Raises Refused as `check_private`, InvalidInput for data that the network rejects.
+        Raises Refused as `check_private`, and InvalidInput for data that the network rejects.
         """
         self.layout.check_size(vector)
         return self._clipped.sum(vector, data.x, data.y, clip_norm)
 
     def gradient(self, vector: Vector, data: Examples) -> Vector:
-        """float32[p], the gradient in training mode; with BatchNorm all rows are one batch, else they are taken in turns."""
+        """float32[p], the gradient of the mean loss in training mode. With BatchNorm, all rows are one batch."""
         network = self._loaded(vector, training=True)
         x, y = network.tensor(data.x), network.tensor(data.y)
         through = network.through(x, data.y)
@@ -181,7 +186,7 @@ class TorchModel:
         return gradient
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
-        """Scores and mean loss (0 of no rows) in evaluation mode. Raises InvalidInput for data that the network rejects."""
+        """Scores and mean loss (0 without rows) in evaluation mode. Raises InvalidInput for data that the network rejects."""
         network = self._loaded(vector, training=False)
         x, y, found, loss = network.tensor(data.x), network.tensor(data.y), [], 0.0
         through = network.through(x, data.y)
@@ -194,7 +199,7 @@ class TorchModel:
         return Scored(torch.cat(found).cpu().numpy(), data.y, loss)
 
     def scores(self, vector: Vector, x: Array) -> Array:
-        """As `Scored.scores`, for inputs x [n, ...]. Raises InvalidInput for inputs that the network rejects."""
+        """The scores of inputs x [n, ...], shaped as `Scored.scores`. Raises InvalidInput for inputs that the network rejects."""
         network = self._loaded(vector, training=False)
         rows = network.tensor(x)
         through = network.through(rows)
@@ -209,7 +214,7 @@ class TorchModel:
         check_rows(data.x, where)
         rows = np.array([0])
         if data.x.dtype == np.int64:
-            # An index that a table does not hold is the largest or the least.
+            # If any index is outside a table, so is the largest or the smallest.
             flat = data.x.reshape(len(data), -1)
             rows = np.array([flat.max(axis=1).argmax(), flat.min(axis=1).argmin()])
         elif data.x.dtype.kind in "iub":
@@ -232,7 +237,7 @@ class TorchModel:
         return module.eval()
 
     def to_plain(self) -> dict[str, Any]:
-        """The declaration as plain data: the network by its text, source and fixed tensors; given weights by their hash."""
+        """The declaration as plain data: the network by text, source and fixed tensors, given weights by their hash."""
         fixed = [p.detach() for p in self.network.parameters() if not p.requires_grad] + [*local_buffers(self.network).values()]
         own = {type(m) for m in self.network.modules() if not type(m).__module__.startswith("torch.")}
         return {
@@ -258,7 +263,7 @@ class TorchModel:
         return self.layout.flatten({e.name: tensors[e.name].detach().numpy() for b in self.layout.blocks for e in b.entries})
 
     def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
-        """The mean loss. Raises InvalidInput where scores and targets do not match, which torch might broadcast instead."""
+        """The mean loss. Raises InvalidInput where scores and targets do not match; torch might broadcast them instead."""
         function = _LOSSES[self.loss][1] if isinstance(self.loss, str) else self.loss
         loss = function(self._shaped(scores, y), y)
         if loss.ndim:
@@ -266,7 +271,7 @@ class TorchModel:
         return loss
 
     def _shaped(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Scores, without a last axis of one where a target is one number. Raises InvalidInput where they do not match."""
+        """The scores, without a last axis of length 1 where y has none. Raises InvalidInput where they do not match."""
         if self.kind == "multiclass":
             if scores.shape[:-1] == y.shape and scores.shape[-1] == self.classes:
                 return scores
@@ -282,7 +287,7 @@ class TorchModel:
 
 
 def _together(together: int | None, device: str) -> int:
-    """How many clients at a time. Raises InvalidInput for a device that is not there, or a number that does not fit it."""
+    """How many clients train at a time. Raises InvalidInput for a device that is not there, or a number that does not fit it."""
     validate.one_of("TorchModel", "device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput('TorchModel was given device="cuda", but torch finds no GPU here. Use device="cpu" (the default).')
@@ -290,12 +295,12 @@ def _together(together: int | None, device: str) -> int:
         return 32 if device == "cuda" else 1
     validate.count("TorchModel", "together", together)
     if device == "cuda" and together == 1:
-        raise InvalidInput("On a GPU TorchModel expects together of at least 2: one process serves all clients; found 1.")
+        raise InvalidInput("On a GPU TorchModel expects together >= 2, because one process serves all clients; found 1.")
     return int(together)
 
 
 def _private(network: nn.Module) -> nn.Module:
-    """A float32 copy on the CPU."""
+    """A float32 copy of the network on the CPU. Raises InvalidInput for a network that cannot be a model."""
     if not isinstance(network, nn.Module):
         raise InvalidInput(f"TorchModel expects an nn.Module; found {type(network).__name__}.")
     if any(nn.parameter.is_lazy(p) for p in network.parameters()):
@@ -340,11 +345,11 @@ def _classes(classes: int | None, kind: Task, network: nn.Module) -> int:
 
 
 def _draw(network: nn.Module, seed: int) -> None:
-    """Draw every submodule's weights anew, inner ones first; frozen parameters stay. Raises InvalidInput where one cannot."""
+    """Draws each submodule's weights anew, inner ones first. Frozen parameters stay. Raises InvalidInput where one cannot."""
     frozen = [(p, p.detach().clone()) for p in network.parameters() if not p.requires_grad]
     with seeded(seed), torch.no_grad():
         for name, module in reversed(list(network.named_modules())):
-            # torch's own attention and transformers spell it with an underscore.
+            # torch's own attention and transformers have it with an underscore.
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()

@@ -1,4 +1,4 @@
-"""A working copy of a torch module whose parameters, and the statistics of its layers, are views of one flat vector."""
+"""A working copy of a torch module. Its parameters and the statistics of its layers are views of one flat vector."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ _RANDOM = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "RReLU", "Fractiona
 class Pass(Protocol):
     """One forward and backward pass over a batch."""
 
-    def scores(self, x: Tensor) -> Tensor: ...
+    def scores(self, x: Tensor) -> Tensor:
+        """The network's output for inputs [n, ...]."""
+        ...
 
     def backward(self, x: Tensor, y: Tensor, targets: list[Tensor], keep: float, scale: float) -> Tensor:
-        """target <- keep * target + scale * gradient of the mean loss, for each parameter's target; gives the loss."""
+        """For each parameter: target <- keep * target + scale * gradient of the mean loss. Returns the loss."""
         ...
 
 
 LARGE = 1 << 14
-"""Weights of a Linear, from which it pays that they are not held beside their gradient."""
+"""From so many weights on, a Linear is faster if its gradient is never stored."""
 
 
 class Autograd:
-    """The pass of any module. Each step takes over autograd's own gradients, so none is zeroed, copied or stored.
+    """The pass of any module. It takes over the gradients that autograd makes, so none is zeroed, copied or stored.
 
-    A large Linear's weight is hidden from autograd while the module computes: once the pass is over, the product that is its
-    gradient is added to the target by one operation, and never stored. All else of the layer is autograd's.
+    The weight of a large Linear is hidden from autograd while the module computes. After the pass, the product that is its
+    gradient is added to the target in one operation, so that it is never stored. Autograd does the rest of that layer.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], loss: Loss) -> None:
@@ -53,17 +55,19 @@ class Autograd:
         self.linears = [(m, _Hidden(m, places[id(m.weight)], self.uses)) for m in module.modules() if _is_large(m, places)]
 
     def scores(self, x: Tensor) -> Tensor:
+        """The module's output for inputs [n, ...]."""
         scores: Tensor = self.module(x)
         return scores
 
     def backward(self, x: Tensor, y: Tensor, targets: list[Tensor], keep: float, scale: float) -> Tensor:
+        """For each parameter: target <- keep * target + scale * gradient of the mean loss. Returns the loss."""
         for linear, hidden in self.linears:
             linear.__dict__["forward"] = hidden
         try:
             loss = self.loss(self.module(x), y)
-            uses = tuple(self.uses)  # the backward pass may compute some of the module again, and so add to the list
+            uses = tuple(self.uses)  # the backward pass may compute parts of the module again, and so add to the list
             wanted = (*self.parameters, *[use.output for use in uses])
-            # What torch.autograd.grad calls after its checks, which would cost as much as a small layer.
+            # torch.autograd.grad calls this after checks that take as long as a small layer.
             found = _run_backward((loss,), (self.one,), False, False, wanted, allow_unreachable=True, accumulate_grad=False)
             if keep == 0:
                 torch._foreach_zero_(targets)
@@ -84,7 +88,7 @@ class Autograd:
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """One use of a hidden weight: what the gradient of the layer's output is to be multiplied with, and how to ask for it."""
+    """One use of a hidden weight: the layer's input, and the place at which autograd gives the gradient of its output."""
 
     index: int
     x: Tensor
@@ -103,7 +107,7 @@ class _Use:
 
 
 class _Hidden:
-    """The forward of a Linear whose weight autograd does not see."""
+    """The forward function of a Linear whose weight autograd does not see."""
 
     def __init__(self, linear: nn.Linear, index: int, uses: list[_Use]) -> None:
         self.linear, self.index, self.uses = linear, index, uses
@@ -118,7 +122,7 @@ class _Hidden:
 
 
 def _is_large(module: nn.Module, places: Mapping[int, int]) -> TypeGuard[nn.Linear]:
-    """Whether this is torch's own Linear, of many weights and a bias, all trained; by the bias autograd gets to its output."""
+    """Whether this is torch's own Linear with many weights and a bias, all trained. Autograd reaches its output by the bias."""
     if type(module) is not nn.Linear:
         return False
     trained = all(id(module._parameters.get(name)) in places for name in ("weight", "bias"))
@@ -126,9 +130,9 @@ def _is_large(module: nn.Module, places: Mapping[int, int]) -> TypeGuard[nn.Line
 
 
 class Network:
-    """A private copy of a module, bound to `vector`, float32[d] laid out as `layout_of(module)`.
+    """A private copy of a module, bound to `vector`, float32[d], laid out as `layout_of(module)`.
 
-    One process and one thread at a time use it. Buffers that are not in the vector return to their first values with each `load`.
+    It serves one process and one thread at a time. Each `load` resets the buffers that are not in the vector.
     """
 
     def __init__(self, module: nn.Module, loss: str | Loss, loss_function: Loss, device: str = "cpu") -> None:
@@ -155,30 +159,30 @@ class Network:
         self._gradient: tuple[Tensor, list[Tensor]] | None = None
 
     def load(self, vector: Array) -> None:
-        """Make the module the model with this vector."""
+        """Gives the module the weights and statistics of this vector [d]."""
         self._rebind()
         self.vector.copy_(tensor(vector))
         for owner, key, first in self.locals:
             owner._buffers[key] = first.clone()
 
     def read(self) -> Vector:
-        """A copy of the module's vector."""
+        """float32[d], a copy of the module's vector."""
         self._rebind()
         vector: Vector = self.vector.cpu().numpy()
         return vector.copy() if self.device.type == "cpu" else vector
 
     def tensor(self, array: Array) -> Tensor:
-        """The array on the network's device; on a CPU over the same memory, which is not to be written to."""
+        """The array on the network's device. On a CPU it shares the array's memory, so do not write to it."""
         return tensor(array).to(self.device)
 
     def less(self, start: Vector) -> Vector:
-        """The module's vector less another, float32[d]."""
+        """float32[d], the module's vector minus `start`."""
         self._rebind()
         update: Vector = np.subtract(self.vector.cpu().numpy(), start)
         return update
 
     def _rebind(self) -> None:
-        """Return each statistic to its view, for modules that assign a buffer rather than change it."""
+        """Copies each statistic back to its view, for modules that replace a buffer instead of changing it."""
         for owner, key, view in self.statistics:
             current = owner._buffers[key]
             if current is not None and current is not view:
@@ -186,19 +190,19 @@ class Network:
                 owner._buffers[key] = view
 
     def mode(self, training: bool) -> None:
-        """Switch the module between training and evaluation."""
+        """Switches the module to training or evaluation."""
         if self.module.training is not training:
             self.module.train(training)
 
     def through(self, x: Tensor, y: Array | None = None) -> Pass:
-        """The faster pass that fits data of this shape."""
+        """The fastest pass that fits data of this shape."""
         if self.stack is not None and self.stack.fits(x) and (y is None or y.ndim == 1):
             return self.stack
         return self.autograd
 
     @property
     def gradient(self) -> tuple[Tensor, list[Tensor]]:
-        """A flat buffer float32[p], and its views shaped as the parameters."""
+        """A buffer float32[p] for a gradient, and its views in the parameters' shapes."""
         if self._gradient is None:
             flat = torch.zeros_like(self.weights)
             pieces = flat.split_with_sizes([v.numel() for v in self.views])
@@ -207,7 +211,7 @@ class Network:
 
 
 def layout_of(module: nn.Module) -> Layout:
-    """Block "parameters" with the trainable ones in order, then "statistics" with the persistent floating buffers, if any."""
+    """Block "parameters", the trainable ones in order, and block "statistics", the persistent floating buffers, if any."""
     trained = tuple(Entry(n, tuple(p.shape)) for n, p in module.named_parameters() if p.requires_grad)
     kept = tuple(Entry(n, tuple(b.shape)) for n, b in _statistics(module).items())
     return Layout((Block("parameters", trained), *((Block("statistics", kept),) if kept else ())))
@@ -223,7 +227,7 @@ def _statistics(module: nn.Module) -> dict[str, Tensor]:
 
 
 def local_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that are not in the vector."""
+    """The buffers that are not in the vector, by name."""
     shared = _statistics(module)
     return {name: buffer for name, buffer in module.named_buffers() if name not in shared}
 
@@ -234,7 +238,7 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether a module may draw random numbers in training; one that torch did not write may."""
+    """Whether a module may draw random numbers in training. Any module that is not torch's own may."""
     if not type(module).__module__.startswith("torch.nn.modules."):
         return True
     dropout = getattr(module, "dropout", 0.0)
@@ -243,7 +247,13 @@ def _draws(module: nn.Module) -> bool:
 
 @contextmanager
 def seeded(seed: int, needed: bool = True, device: torch.device | None = None) -> Iterator[None]:
-    """torch's generators (the CPU's, and the device's) seeded within, and as they were afterwards."""
+    """Seeds torch's generators, of the CPU and the device, inside the block. Afterwards they are as before.
+
+    Args:
+        seed: any whole number; it is taken modulo 2^63.
+        needed: False does nothing.
+        device: the GPU whose generator is seeded too, or None.
+    """
     if not needed:
         yield
         return
@@ -263,14 +273,14 @@ def seeded(seed: int, needed: bool = True, device: torch.device | None = None) -
 
 @contextmanager
 def explained(kind: str, x: Array) -> Iterator[None]:
-    """torch's complaints about shapes, types and batches, as InvalidInput."""
+    """Turns torch's errors about shapes, types and batches inside the block into InvalidInput."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         if "more than 1 value per channel" in str(error):
             raise InvalidInput(
-                "BatchNorm cannot train on a batch of one row, and the data leave such a batch. Choose a batch_size that leaves "
-                "no single row, or use GroupNorm or LayerNorm."
+                "BatchNorm cannot train on a batch of one row, and the data leave such a batch. Choose another batch_size, "
+                "or use GroupNorm or LayerNorm."
             ) from error
         raise InvalidInput(
             f"The network or its loss fails on {kind} data x {x.dtype}[{', '.join(map(str, x.shape))}]: {error}. "
@@ -279,11 +289,11 @@ def explained(kind: str, x: Array) -> Iterator[None]:
 
 
 def tensor(array: Array) -> Tensor:
-    """A tensor over the array's memory; a copy only where torch cannot read it in place. It is not to be written to."""
+    """A tensor over the array's memory, or over a copy where torch cannot read it in place. Do not write to it."""
     if any(stride < 0 for stride in array.strides):
         array = np.ascontiguousarray(array)
     if not array.flags.writeable:
-        # torch warns of memory that it may not write to. Nothing here writes to it, so the warning is spared by a second view.
+        # torch warns of memory that is read-only. Nothing here writes to it, so a second view avoids the warning.
         array = np.asarray(_Memory(array))
     return torch.from_numpy(array)
 

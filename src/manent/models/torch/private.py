@@ -1,15 +1,23 @@
-"""Sums of clipped gradients of single examples in torch, in one of two ways.
+"""Sums of the clipped gradients of single examples in torch, in one of two ways.
 
-*Chains*: for layers one after another that treat every row by itself, one backward pass gives the slope at each layer's output.
-With the layer's input that is the gradient of every example, whose norm a linear layer needs no gradient for: |a b'| = |a| |b|
-(Goodfellow 2015, "Efficient per-example gradient computations"). The weighted sum is one product of the same inputs and slopes,
-without a second backward pass (Bu, Wang, Zha, Karypis 2023, "Differentially private optimization on large model at small cost").
-So a gradient of an example is never stored for linear layers on vectors; for the few parameters of other layers it is.
+*Chains*: layers one after another that treat each row by itself. One backward pass gives the slope at each layer's output. The
+slope and the layer's input together are each example's gradient. For a linear layer the norm follows without the gradient, as
+|a b'| = |a| |b| (Goodfellow 2015, "Efficient per-example gradient computations"). The weighted sum is one product of the same
+inputs and slopes, without a second backward pass (Bu, Wang, Zha, Karypis 2023, "Differentially private optimization on large
+model at small cost"). So for linear layers on vectors no example's gradient is ever stored; for the few parameters of other
+layers it is.
 
-*All other networks*: `vmap(grad)`, in parts of as many rows as memory allows; one row after another where torch cannot do that
-(recurrent layers). Each example passes the network alone, so nothing that the network does can mix examples.
+*All other networks*: `vmap(grad)`, on as many rows at a time as memory allows; or one row after another where torch cannot do
+that (recurrent layers). Each example goes through the network alone, so the network cannot mix examples.
 
-Both keep to the rules of `core.dpsgd.SUM_SLACK`.
+Both keep the rules of `core.training.dpsgd.SUM_SLACK`.
+
+| case                                                     | what happens                                          |
+|----------------------------------------------------------|-------------------------------------------------------|
+| BatchNorm, or statistics of batches                      | Refused, naming the layer                             |
+| a layer that torch did not write, hooks, a shared weight | no chain; each example goes through the network alone |
+| buffers that a forward pass changes                      | are reset, so no example leaves a trace in the next   |
+| a gradient that is not finite                            | adds nothing                                          |
 """
 
 from __future__ import annotations
@@ -30,12 +38,12 @@ from manent.core.vectors import Array
 from manent.models.torch.network import Network, explained, tensor
 from manent.models.torch.stack import hooked, pool_before_relu
 
-STORED = 1 << 24  # numbers in the gradients of single examples that vmap stores at a time
-CHAINED = 1 << 22  # the same in a chain, where memory is kept for it
-ROWS = 512  # rows a pass of a chain
-ALONE = 64  # rows a pass of vmap, where more only take longer
+STORED = 1 << 24  # the most numbers in the gradients that vmap stores at a time
+CHAINED = 1 << 22  # the same for a chain, which keeps memory for them
+ROWS = 512  # the most rows in one pass of a chain
+ALONE = 64  # the most rows in one pass of vmap; more only take longer
 
-# Layers without parameters that treat every row by itself.
+# Layers without parameters that treat each row by itself.
 _PLAIN = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
     nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Softsign, nn.Dropout, nn.AvgPool2d,
@@ -46,7 +54,7 @@ _WEIGHTED = (nn.Linear, nn.Conv2d, nn.Embedding, nn.LayerNorm, nn.GroupNorm)
 
 
 def refuse_mixing(network: nn.Module) -> None:
-    """Raises Refused, by name, for a layer that mixes the examples of a batch, or keeps statistics of them."""
+    """Raises Refused, naming the layer, where one mixes the examples of a batch or keeps statistics of them."""
     for name, module in network.named_modules():
         keeps = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
         if keeps or isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -57,10 +65,10 @@ def refuse_mixing(network: nn.Module) -> None:
 
 
 class Clipped:
-    """`clipped_gradient_sum` of one network."""
+    """Computes the `clipped_gradient_sum` of one network; see `core.training.dpsgd.ClippedSum`."""
 
     def __init__(self, network: Network, loss: Callable[[Tensor, Tensor], Tensor], named: bool) -> None:
-        """`named` says that the loss is torch's own, a mean over rows that does not mix them."""
+        """`named`: whether the loss is one of the named ones, which are means over rows and do not mix them."""
         self.network, self.loss = network, loss
         ends = np.cumsum([p.numel() for p in network.parameters])
         self.where = {id(p): slice(int(end) - p.numel(), int(end)) for p, end in zip(network.parameters, ends, strict=True)}
@@ -70,7 +78,10 @@ class Clipped:
         self.together = True
 
     def sum(self, vector: Array, x: Array, y: Array, clip_norm: float) -> tuple[Array, float]:
-        """float64[p], and the sum of losses. Raises InvalidInput for data that the network rejects."""
+        """float64[p], the sum of the rows' clipped gradients at `vector` [d]; and the sum of losses.
+
+        Raises InvalidInput for data that the network rejects.
+        """
         self.network.load(vector)
         self.network.mode(training=True)
         total, loss = torch.zeros(self.size, dtype=torch.float64), 0.0
@@ -84,14 +95,14 @@ class Clipped:
                 squares, terms = torch.zeros(len(part[0]), dtype=torch.float64), []
                 own, found = one_pass(*part)
                 for term in found:
-                    squares += term.squares()  # at once, while its gradients are in the cache
+                    squares += term.squares()  # now, while the gradients are in the cache
                     terms.append(term)
                 self._add(total, squares, terms, clip_norm)
                 loss += own
         return total.numpy(), loss
 
     def _add(self, total: Tensor, squares: Tensor, terms: Sequence[Term], clip_norm: float) -> None:
-        """Adds the examples' gradients, whose squared norms are given, to the total, clipped."""
+        """Clips the examples' gradients by their squared norms, and adds them to the total."""
         factors = torch.from_numpy(clip_factors(squares.numpy(), clip_norm))
         kept = factors > 0
         if not kept.all():
@@ -100,7 +111,7 @@ class Clipped:
             term.add(factors, total[self.where[id(term.parameter)]])
 
     def _chained(self, x: Tensor, y: Tensor) -> tuple[float, Iterable[Term]]:
-        """The sum of losses, and what each parameter's gradients are made of, from one pass."""
+        """The sum of losses, and each parameter's gradients as terms, from one pass."""
         weighted: list[tuple[nn.Module, Tensor]] = []
         outputs: list[Tensor] = []
         with torch.enable_grad():
@@ -114,8 +125,8 @@ class Clipped:
                         flowing.requires_grad_()
                     outputs.append(flowing)
                 elif type(layer) is nn.ReLU and isinstance(before, nn.MaxPool2d | nn.AvgPool2d):
-                    flowing = flowing.relu_()  # nobody needs what the pool gave
-                else:  # what works in place must not change the outputs that are kept
+                    flowing = flowing.relu_()  # no one needs the output of the pool
+                else:  # a layer in place must not change the outputs that are kept
                     flowing = layer(flowing.clone() if getattr(layer, "inplace", False) else flowing)
                 before = layer
             loss = self.loss(flowing, y) * len(y)
@@ -125,16 +136,16 @@ class Clipped:
         return loss.item(), (term for terms in made for term in terms if id(term.parameter) in self.where)
 
     def _alone(self, x: Tensor, y: Tensor) -> tuple[float, Iterable[Term]]:
-        """The same, with every example by itself."""
+        """The same, with each example by itself."""
         if self.together:
             try:
                 return self._mapped(x, y)
-            except RuntimeError:  # an operation that vmap does not know; a fault of the data shows again below
+            except RuntimeError:  # an operation that vmap does not know, or an error that is raised again below
                 self.together = False
         network, losses, gradients = self.network, 0.0, []
         vector = network.read()
         for row in range(len(x)):
-            network.load(vector)  # whatever the last example did to buffers is undone
+            network.load(vector)  # undoes what the last example did to buffers
             for parameter in network.parameters:
                 parameter.grad = None
             with torch.enable_grad():
@@ -149,15 +160,15 @@ class Clipped:
         module = self.network.module
         parameters = {number: p.detach() for number, p in enumerate(self.network.parameters)}
         numbers = {id(p): number for number, p in enumerate(self.network.parameters)}
-        # By module, so that a weight that two modules share has both names. Told to tie weights itself, torch loses the
-        # parameters of a module that occurs twice.
+        # A weight that two modules share gets both names. If torch ties the weights itself, it loses the parameters of a module
+        # that occurs twice.
         names = {
             f"{path}.{key}".removeprefix("."): numbers[id(p)]
             for path, part in module.named_modules()
             for key, p in part.named_parameters(recurse=False, remove_duplicate=False)
             if id(p) in numbers
         }
-        # Copies, so that whatever a module does to its buffers ends with the pass.
+        # Copies, so that changes to buffers end with the pass.
         buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
 
         def loss(parameters: dict[int, Tensor], one: Tensor, target: Tensor) -> Tensor:
@@ -174,22 +185,22 @@ class Clipped:
 
 @dataclass(frozen=True)
 class Stored:
-    """Gradients of one parameter, float64[n, size]; with `turned`, the order within a convolution is [out, high, wide, in]."""
+    """Gradients of one parameter, float64[n, size]. If `turned`, a convolution's are in the order [out, high, wide, in]."""
 
     parameter: Tensor
     gradients: Tensor
     turned: bool = False
 
     def squares(self) -> Tensor:
-        """float64[n], squared norms."""
+        """float64[n], the squared norm of each example's gradient."""
         return _squared(self.gradients)
 
     def rows(self, kept: Tensor) -> Stored:
-        """Those of some examples."""
+        """The gradients of some examples; `kept` is bool[n]."""
         return Stored(self.parameter, self.gradients[kept], self.turned)
 
     def add(self, factors: Tensor, total: Tensor) -> None:
-        """total [size] += factors' gradients."""
+        """Adds each example's gradient times its factor [n] to total [size]."""
         added = factors @ self.gradients
         if self.turned:
             out, entering, high, wide = self.parameter.shape
@@ -199,25 +210,28 @@ class Stored:
 
 @dataclass(frozen=True)
 class Product:
-    """Gradients of a matrix, each the outer product of a slope and an input, float64[n, out] and [n, in]."""
+    """Gradients of a matrix, each the outer product of a slope float64[n, out] and an input float64[n, in]."""
 
     parameter: Tensor
     slopes: Tensor
     inputs: Tensor
 
     def squares(self) -> Tensor:
+        """float64[n], the squared norm of each example's gradient."""
         return _squared(self.slopes) * _squared(self.inputs)
 
     def rows(self, kept: Tensor) -> Product:
+        """The gradients of some examples; `kept` is bool[n]."""
         return Product(self.parameter, self.slopes[kept], self.inputs[kept])
 
     def add(self, factors: Tensor, total: Tensor) -> None:
+        """Adds each example's gradient times its factor [n] to total [size]."""
         total.view(self.parameter.shape).addmm_((self.slopes * factors[:, None]).t(), self.inputs)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Gradients of a table: for pairs of an example and one of its indices a row, float64[pairs, width]; the others are zero."""
+    """Gradients of a table: a row float64[pairs, width] for each pair of an example and one of its indices; others are zero."""
 
     parameter: Tensor
     examples: int
@@ -226,18 +240,21 @@ class Table:
     gradients: Tensor
 
     def squares(self) -> Tensor:
+        """float64[n], the squared norm of each example's gradient."""
         return torch.zeros(self.examples, dtype=torch.float64).index_add_(0, self.example, _squared(self.gradients))
 
     def rows(self, kept: Tensor) -> Table:
+        """The gradients of some examples; `kept` is bool[n]."""
         pairs, number = kept[self.example], torch.cumsum(kept, 0) - 1
         return Table(self.parameter, int(kept.sum()), number[self.example[pairs]], self.index[pairs], self.gradients[pairs])
 
     def add(self, factors: Tensor, total: Tensor) -> None:
+        """Adds each example's gradient times its factor [n] to total [size]."""
         total.view(self.parameter.shape).index_add_(0, self.index, self.gradients * factors[self.example, None])
 
 
 def _squared(rows: Tensor) -> Tensor:
-    """float64[n], the squared norms of [n, size]."""
+    """float64[n], the squared norm of each row of [n, size]."""
     squares: Tensor = torch.linalg.vector_norm(rows, dim=1).square()
     return squares
 
@@ -246,13 +263,13 @@ Term = Stored | Product | Table
 
 
 class Space:
-    """Memory that is used again and again: fresh memory costs more time than what is computed in it."""
+    """Memory that is used again and again. Getting fresh memory would take longer than the computation in it."""
 
     def __init__(self) -> None:
         self._kept: dict[object, Tensor] = {}
 
     def empty(self, name: object, dtype: torch.dtype, *shape: int) -> Tensor:
-        """A tensor of any content. It holds until the same name is asked for again."""
+        """A tensor of any content. The next call with the same name reuses its memory."""
         size = math.prod(shape)
         kept = self._kept.get(name)
         if kept is None or kept.numel() < size:
@@ -304,7 +321,7 @@ def _layer_norm(layer: nn.LayerNorm, entered: Tensor, slope: Tensor, space: Spac
     shape = layer.normalized_shape
     normal = functional.layer_norm(entered, shape, eps=layer.eps)
     found = [(layer.weight, slope * normal), (layer.bias, slope)]
-    # All places that share the parameter: those between the first axis and the last few.
+    # Summed over all places that share the parameter: the axes between the first and the last few.
     return [Stored(p, g.reshape(len(g), -1, p.numel()).sum(1).double()) for p, g in found if p is not None]
 
 
@@ -326,7 +343,7 @@ _TERMS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Space], list[Term]]
 
 
 def chain_of(network: nn.Module) -> list[nn.Module] | None:
-    """The layers in order, where all are known to treat rows by themselves, none has a hook and no parameter is used twice."""
+    """The layers in order, if all treat each row by itself, none has a hook and no parameter is used twice; else None."""
     layers = _flat(network)
     if layers is None or not any(isinstance(layer, _WEIGHTED) for layer in layers):
         return None
@@ -365,7 +382,7 @@ def _known(layer: nn.Module) -> bool:
 
 
 def rows_of(chain: Sequence[nn.Module], axes: int) -> int | None:
-    """How many rows a pass may have, for inputs with so many axes; None where a layer would not see the first one as rows."""
+    """The most rows in one pass, for inputs with so many axes; None where a layer would not take the first axis as rows."""
     stored = 0
     for layer in chain:
         minimum = 4 if isinstance(layer, _IMAGES) else 1 if isinstance(layer, nn.Embedding) else 2

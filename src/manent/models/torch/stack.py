@@ -1,8 +1,8 @@
-"""Plain stacks: a backward pass written by hand, with the descent step folded into it.
+"""Plain stacks of layers: a backward pass written by hand that takes the descent step too.
 
-For a chain of linear layers, convolutions, ReLU, pooling and flattening, the update of a weight is one product in place,
-W <- keep W + scale dY'X, and no gradient is ever stored. That saves autograd's bookkeeping and a pass over every parameter.
-Images are kept in the channels-last order, in which oneDNN's convolutions and pooling are several times faster on a CPU.
+In a chain of linear layers, convolutions, ReLU, pooling and flattening, the update of a weight is one product in place,
+W <- keep W + scale dY'X, and no gradient is ever stored. This saves autograd's bookkeeping and one pass over all parameters.
+Images are kept in channels-last order, in which oneDNN's convolutions and pooling are several times faster on a CPU.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Stage:
-    """One layer of a stack: `forward` may keep what `backward` needs until then."""
+    """One layer of a stack. `forward` may keep what `backward` and `change` need."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layer's output."""
         raise NotImplementedError
 
     def backward(self, slope: Tensor, deeper: bool) -> Tensor:
-        """The slope by the input, from the slope by the output. Not computed where nothing lies `deeper`."""
+        """The slope at the input, from the slope at the output. Any tensor where no layer with weights lies `deeper`."""
         raise NotImplementedError
 
     def change(self, slope: Tensor, targets: list[Tensor], keep: float, scale: float) -> None:
-        """target <- keep * target + scale * gradient, for each of the stage's weights."""
+        """For each weight of the layer: target <- keep * target + scale * gradient."""
 
 
 class _Linear(Stage):
@@ -134,7 +135,7 @@ class _Flatten(Stage):
 
 
 class _Images(Stage):
-    """Puts the input into channels-last order; `to` sets the strides of one channel too, which `contiguous` leaves alone."""
+    """Puts the input into channels-last order. `to` also sets the strides of a single channel; `contiguous` does not."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.to(memory_format=torch.channels_last)
@@ -145,7 +146,7 @@ class _Images(Stage):
 
 @functools.lru_cache(64)
 def _ones(*shape: int) -> Tensor:
-    """Ones, made once: to make them takes as long as to add up a small layer's slopes."""
+    """Ones, made once: making them takes as long as adding up the slopes of a small layer."""
     return torch.ones(shape)
 
 
@@ -154,7 +155,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of [n, classes] logits and its derivative by them."""
+    """The mean cross-entropy of logits [n, classes], and its derivative by them."""
     logs = scores.log_softmax(1)
     loss, weight = _nll(logs, y, None, 1, -100)
     slope = _nll_slope(_ones(), logs, y, None, 1, -100, weight)
@@ -162,14 +163,14 @@ def cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def binary_cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean binary cross-entropy of [n, 1] logits and its derivative by them."""
+    """The mean binary cross-entropy of logits [n, 1], and its derivative by them."""
     target = y[:, None].to(scores.dtype)
     loss = torch.binary_cross_entropy_with_logits(scores, target, reduction=1)
     return loss, scores.sigmoid().sub_(target).mul_(1 / y.shape[0])
 
 
 def mse(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared error of [n, 1] predictions and its derivative by them."""
+    """The mean squared error of predictions [n, 1], and its derivative by them."""
     error = scores - y[:, None]
     return error.square().mean(), error.mul_(2 / y.shape[0])
 
@@ -178,7 +179,7 @@ SLOPES: dict[str, Slope] = {"cross_entropy": cross_entropy, "binary_cross_entrop
 
 
 class Stack:
-    """Stages one after another, and a loss with its slope. The stages read the weights of the module they were made from."""
+    """Stages one after another, and a loss with its slope. The stages use the weights of the module they were made from."""
 
     def __init__(self, stages: Sequence[Stage], counts: Sequence[int], rank: int | None, slope: Slope) -> None:
         self.stages, self.rank, self.slope = stages, rank, slope
@@ -187,7 +188,7 @@ class Stack:
         self.where = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
     def fits(self, x: Tensor) -> bool:
-        """Whether inputs have the number of axes, and the type, that the stages need."""
+        """Whether inputs have the type and the number of axes that the stages need."""
         return x.dtype == torch.float32 and (x.dim() == self.rank if self.rank else x.dim() >= 2)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -197,9 +198,9 @@ class Stack:
         return x
 
     def backward(self, x: Tensor, y: Tensor, targets: list[Tensor], keep: float, scale: float) -> Tensor:
-        """target <- keep * target + scale * gradient of the mean loss, for each weight's target; gives the loss.
+        """For each weight: target <- keep * target + scale * gradient of the mean loss. Returns the loss.
 
-        The targets may be the weights themselves: a stage's weight changes only after the slope has passed it.
+        The targets may be the weights themselves, because a weight changes only after the slope has passed its layer.
         """
         loss, slope = self.slope(self.scores(x), y)
         for index in range(len(self.stages) - 1, self.first - 1, -1):
@@ -210,7 +211,7 @@ class Stack:
 
 
 def stack_of(network: nn.Module, loss: object) -> Stack | None:
-    """The network as a stack, sharing its weights; None where it is not plainly one."""
+    """The network as a stack that shares its weights; None where it is not a chain of the known layers with a named loss."""
     if not isinstance(loss, str) or loss not in SLOPES:
         return None
     layers = _chain(network) or _traced(network)
@@ -252,7 +253,7 @@ def _stage(layer: nn.Module, in_place: bool) -> Stage:
 
 
 def _chain(network: nn.Module) -> list[nn.Module] | None:
-    """The layers in order, or None where any is not one this file knows, has a hook, a frozen weight, or occurs twice."""
+    """The layers in order; None where one is not known here, has a hook or a frozen weight, or occurs twice."""
     if hooked(network):
         return None
     if type(network) is nn.Sequential:
@@ -268,7 +269,7 @@ def _chain(network: nn.Module) -> list[nn.Module] | None:
 
 
 def _traced(network: nn.Module) -> list[nn.Module] | None:
-    """Likewise for a module with a `forward` of its own."""
+    """The same for a module with a `forward` of its own."""
     if hooked(network):
         return None
     layers = traced(network) or []
@@ -289,12 +290,13 @@ def _known(layer: nn.Module) -> bool:
 
 
 def hooked(layer: nn.Module) -> bool:
+    """Whether a layer has hooks, which a pass written by hand would not call."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(layer, kind, None) for kind in kinds)
 
 
 def pool_before_relu(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """ReLU and max-pooling give the same in either order, and ReLU after it has less to do."""
+    """The layers, with each ReLU behind the max-pooling that follows it: the result is the same, and ReLU has less to do."""
     ordered = list(layers)
     for i in range(len(ordered) - 1):
         if isinstance(ordered[i], nn.ReLU) and isinstance(ordered[i + 1], nn.MaxPool2d):

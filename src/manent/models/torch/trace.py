@@ -1,7 +1,7 @@
-"""The order of a module's layers, where its `forward` puts them in a straight line: found by tracing it symbolically.
+"""The order of a module's layers, where its `forward` calls them one after another. It is found by symbolic tracing.
 
-Tracing sees what is done to the input, not what else a `forward` looks at. So a chain counts only where it is the same in
-training and in evaluation, uses every parameter once, in the order in which the module lists them, and has only known layers.
+Tracing sees what is done to the input, but not what else a `forward` depends on. So a chain counts only if it is the same in
+training and in evaluation, uses each parameter once and in the order in which the module lists them, and has only known layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _POOL = ("kernel_size", "stride", "padding", "dilation")
 
 
 def traced(module: nn.Module) -> list[nn.Module] | None:
-    """The layers in order, or None where the module is no straight line of layers."""
+    """The layers in order; None where the module is not a straight line of known layers."""
     training, chains = module.training, []
     try:
         for mode in (True, False):
@@ -36,7 +36,7 @@ def traced(module: nn.Module) -> list[nn.Module] | None:
 def _chain(module: nn.Module) -> list[nn.Module] | None:
     try:
         graph = fx.Tracer().trace(module)
-    except Exception:  # noqa: BLE001 - whatever a forward does that tracing cannot follow
+    except Exception:  # noqa: BLE001 - a forward may do anything that tracing cannot follow
         return None
     layers: list[nn.Module] = []
     before: fx.Node | None = None
@@ -55,7 +55,7 @@ def _chain(module: nn.Module) -> list[nn.Module] | None:
 
 
 def _layer(module: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The layer that a node stands for. A functional one becomes a module."""
+    """The layer that a node stands for; None where it is not known. A functional call becomes a module."""
     if node.op == "call_module":
         return module.get_submodule(str(node.target)) if len(node.args) == 1 and not node.kwargs else None
     if node.op not in ("call_function", "call_method"):
@@ -91,5 +91,5 @@ _FUNCTIONS: dict[Any, Callable[[tuple[Any, ...], Mapping[str, Any]], nn.Module |
 
 
 def _identity(layer: nn.Module) -> object:
-    """The same for the same layer; for layers without weights, by what they do."""
+    """Equal for the same layer; for layers without weights, equal if they do the same."""
     return id(layer) if list(layer.parameters()) else (type(layer), repr(layer))

@@ -1,4 +1,4 @@
-"""Local training in torch: the kernel of `core.training` as few operations in place on flat vectors."""
+"""Local training in torch: the kernel of `core.training`, in few operations in place on flat vectors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from manent.core.training import Batch, LocalSGD, LocalTraining, Trained
 from manent.core.vectors import Vector
 from manent.models.torch.network import Network, explained, seeded
 
-GATHERED = 1 << 18  # bytes of rows that are put into the order of training at a time; they stay in the processor's cache
+GATHERED = 1 << 18  # bytes of rows that are put into order at a time; they stay in the processor's cache
 
 
 def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
-    """One client's training. Raises InvalidInput where the network does not fit the data."""
+    """Carries out one client's training, without privacy. Raises InvalidInput where the network does not fit the data."""
     network.load(work.start)
     network.mode(training=True)
     x, y = network.tensor(data.x), network.tensor(data.y)
@@ -40,7 +40,7 @@ def train(network: Network, work: LocalTraining, data: Examples) -> Trained:
 
 
 def _batches(x: Tensor, y: Tensor, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of each batch, in order. Small ones are gathered several at a time, at most GATHERED bytes."""
+    """The rows of each batch, in order. Small batches are gathered several at a time, at most GATHERED bytes."""
     start = 0
     while start < len(batches):
         group = _alike(batches, start, x)
@@ -55,7 +55,7 @@ def _batches(x: Tensor, y: Tensor, batches: Sequence[Batch]) -> Iterator[tuple[T
 
 
 def _alike(batches: Sequence[Batch], start: int, x: Tensor) -> list[NDArray[np.int64]]:
-    """The batches from `start` that are lists of rows, as many as are gathered together; none where the first is a slice."""
+    """The batches from `start` on that are gathered together; none where the first is a slice."""
     group: list[NDArray[np.int64]] = []
     left = GATHERED
     for number in range(start, len(batches)):
@@ -70,7 +70,7 @@ def _alike(batches: Sequence[Batch], start: int, x: Tensor) -> list[NDArray[np.i
 
 
 class _Folded:
-    """Plain SGD: w <- (1 - lr (decay + prox)) w - lr g + lr (prox anchor - shift), the first two terms in the backward pass."""
+    """Plain SGD: w <- (1 - lr (decay + prox)) w - lr g + lr (prox anchor - shift). The pass does the first two terms."""
 
     def __init__(self, network: Network, work: LocalTraining) -> None:
         self.weights, self.targets, self.scale = network.weights, network.views, -work.lr
@@ -84,7 +84,7 @@ class _Folded:
 
 
 class _Stored:
-    """Clipping, momentum and Adam need the gradient: the pass writes it to one flat buffer, and the step follows."""
+    """The step with clipping, momentum or Adam, which need the gradient: the pass writes it to a buffer, and then steps."""
 
     keep, scale = 0.0, 1.0
 
@@ -111,7 +111,7 @@ class _Stored:
 
 
 def pull_of(work: LocalTraining, parameters: int) -> Vector | None:
-    """shift - prox * anchor, float32[p], the part of the gradient that is the same in every step; a fresh array, or None."""
+    """float32[p], shift - prox * anchor, the part of the gradient that is the same in each step: a new array, or None."""
     if not work.prox:
         return None if work.shift is None else work.shift.copy()
     anchor = work.start[:parameters] if work.anchor is None else work.anchor
@@ -120,7 +120,7 @@ def pull_of(work: LocalTraining, parameters: int) -> Vector | None:
 
 
 class _Momentum:
-    """Heavy ball: b = momentum * b + g, started at the first g. Without momentum, g itself."""
+    """Heavy ball: b = momentum * b + g, where b begins as the first g. Without momentum, g itself."""
 
     def __init__(self, local: LocalSGD) -> None:
         self.momentum = local.momentum
@@ -134,7 +134,7 @@ class _Momentum:
 
 
 class _Adam:
-    """Adam with bias correction, at its published defaults."""
+    """Adam with bias correction and its published defaults (Kingma and Ba 2015, Algorithm 1)."""
 
     def __init__(self, weights: Tensor) -> None:
         self.m, self.v, self.taken = torch.zeros_like(weights), torch.zeros_like(weights), 0
