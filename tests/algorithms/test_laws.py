@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,7 +122,7 @@ def _run_keeping_memory(study, data, seed, conditions, rows):
             super().close()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[mn.simulate.__module__], "ClientMemory", Kept)
+        patch.setattr("manent.engines.loop.ClientMemory", Kept)
         return mn.simulate(study, data, seed=seed, workers=0, conditions=conditions)
 
 

@@ -377,3 +377,29 @@ def test_a_central_test_set_is_measured(data):
     with_test = replace(data, test=data.pooled("test"))
     run = mn.simulate(study(2), with_test, workers=0)
     assert run.probe[-1]["test"]["accuracy"] == pytest.approx(run.model.evaluate(with_test.test)["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workers": -1}, "workers >= 0"),
+        ({"workers": "2"}, "workers >= 0"),
+        ({"workers": 1.5}, "workers >= 0"),
+        ({"workers": True}, "workers >= 0"),
+        ({"evaluate_every": 0}, "evaluate_every >= 1"),
+        ({"evaluate_every": "all"}, "evaluate_every >= 1"),
+        ({"evaluate_every": float("nan")}, "evaluate_every >= 1"),
+    ],
+)
+def test_counts_that_are_none_are_refused(options, words):
+    with pytest.raises(mn.InvalidInput, match=words):
+        mn.simulate(mn.Study(mn.FedAvg(model_for("softmax"), LOCAL)), make("softmax", [4] * 3), **{"workers": 0, **options})
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), "half", None, True])
+def test_conditions_are_probabilities(wrong):
+    for name in ("drop_before_training", "drop_before_upload", "drop_after_upload", "stragglers"):
+        with pytest.raises(mn.InvalidInput, match=f"Conditions expects 0 <= {name} <= 1"):
+            mn.Conditions(**{name: wrong})
+    with pytest.raises(mn.InvalidInput, match="add up to at most 1"):
+        mn.Conditions(drop_before_training=0.6, drop_after_upload=0.6)
