@@ -92,6 +92,12 @@ class DeclaredModel:
         raise InvalidInput(f"A {shown(self.document['type'])} that was read from plain data has no code, and computes nothing.")
 
 
+def declared_model(study: Study) -> DeclaredModel | None:
+    """The model of a rebuilt study, if only its own code can train it; None for a built-in model, and for a query."""
+    model = traits(study.algorithm, AlgorithmTraits).model
+    return model if isinstance(model, DeclaredModel) else None
+
+
 @dataclass(frozen=True)
 class Sites:
     """A `Population` of sites: the names on a roster, and the schema that a study declares.

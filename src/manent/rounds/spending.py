@@ -6,7 +6,7 @@ did not use goes back. After a crash the reservation stays, and counts as spent.
 
 from __future__ import annotations
 
-from manent.accounting import Event, Ledger, Repeated, Reservation
+from manent.accounting import Event, Ledger, Reservation
 from manent.core.errors import InvalidInput
 from manent.core.randomness import PrivateRandom
 from manent.privacy.check import Plan
@@ -43,9 +43,7 @@ def abandoned_counts(plan: Plan, sent: int) -> bool:
 
 def uses(plan: Plan, event: Event) -> int:
     """How many repetitions of an event one release uses: one, or the steps of private training. 0 where nothing repeats."""
-    if plan.privacy is None or not isinstance(event, Repeated):
-        return 0
-    return event.count // plan.privacy.releases
+    return 0 if plan.privacy is None else event.per_release(plan.privacy.releases)
 
 
 def settle(ledger: Ledger, reservation: Reservation, released: int, each: int, *, nothing: str, unrecorded: str) -> None:

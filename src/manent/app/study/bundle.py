@@ -9,9 +9,8 @@ from pathlib import Path
 from manent.app.study.code import code_of, pins
 from manent.app.study.file import StudyFile
 from manent.core.errors import InvalidInput
-from manent.core.protocols import AlgorithmTraits, traits
 from manent.network.wire.bundle import Bundle
-from manent.rounds.declared import DeclaredModel, rebuild
+from manent.rounds.declared import declared_model, rebuild
 
 
 def bundle_of(path: Path, file: StudyFile, data_set: str, more: Sequence[Path], requirements: Path | None) -> Bundle:
@@ -26,7 +25,7 @@ def bundle_of(path: Path, file: StudyFile, data_set: str, more: Sequence[Path], 
     Raises InvalidInput for `more` or `requirements` with a built-in model, and for what `code_of` or `Bundle.of` refuses.
     """
     name = re.sub(r"[^A-Za-z0-9._:@-]+", "-", data_set).strip("-")
-    own = isinstance(traits(rebuild(file.study.to_plain()).algorithm, AlgorithmTraits).model, DeclaredModel)
+    own = declared_model(rebuild(file.study.to_plain())) is not None
     if not own and (more or requirements):
         raise InvalidInput(f"{path} has a built-in model, so no code travels. Leave --code and --requirements out.")
     pinned = () if requirements is None else pins(requirements)

@@ -25,8 +25,7 @@ from manent.crypto.random import SystemRandom
 from manent.crypto.samplers.gradients import ExactDraws
 from manent.network.sandbox import handover
 from manent.network.wire import frames
-from manent.network.wire.models import declared_model
-from manent.rounds.declared import rebuild
+from manent.rounds.declared import declared_model, rebuild
 
 MODULE = "study_file"
 """The module name of a study file everywhere, as a study's hash names the classes in it."""

@@ -12,8 +12,7 @@ from manent.network.server.plans import plan_of
 from manent.network.server.rounds import Rounds
 from manent.network.trust.journal import note
 from manent.network.wire.bundle import Bundle
-from manent.network.wire.models import declared_model
-from manent.rounds.declared import rebuild
+from manent.rounds.declared import declared_model, rebuild
 from manent.rounds.server import first_state
 from manent.storage.arrays import decode_arrays
 

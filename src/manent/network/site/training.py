@@ -13,7 +13,7 @@ import numpy as np
 
 from manent.core.errors import ClientFailed, ManentError
 from manent.core.examples import Client, Examples, Schema
-from manent.core.protocols import AlgorithmTraits, Assignment, ClientContext, Contribution, traits
+from manent.core.protocols import Assignment, ClientContext, Contribution
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Vector
 from manent.data.checks import checked_client
@@ -23,7 +23,7 @@ from manent.network.trust.policy import Policy
 from manent.network.wire.bundle import Bundle
 from manent.privacy.check import Plan
 from manent.rounds.client import outcomes, summed
-from manent.rounds.declared import DeclaredModel
+from manent.rounds.declared import declared_model
 
 log = logging.getLogger("manent.site")
 
@@ -97,7 +97,7 @@ class Children:
 
         Raises as `Child.start` does, and InvalidInput for data that do not fit the model.
         """
-        if not isinstance(traits(plan.study.algorithm, AlgorithmTraits).model, DeclaredModel):
+        if declared_model(plan.study) is None:
             return OwnProcess(plan, client)
         with self._lock:
             found = self._found.get(bundle.hash)

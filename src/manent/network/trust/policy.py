@@ -36,9 +36,8 @@ from manent.network.trust.rules import (
     check_hash,
 )
 from manent.network.wire.bundle import Bundle
-from manent.network.wire.models import declared_model
 from manent.privacy import Plan, resolve
-from manent.rounds.declared import Sites, rebuild, schema_of
+from manent.rounds.declared import Sites, declared_model, rebuild, schema_of
 from manent.rounds.strict import options, read, shown
 
 MEGABYTE = 1e6

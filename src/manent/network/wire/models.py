@@ -6,14 +6,8 @@ from manent.core.protocols import AlgorithmTraits, traits
 from manent.core.randomness import repeatable
 from manent.core.study import Study
 from manent.network.wire.bundle import Bundle
-from manent.rounds.declared import DeclaredModel, rebuild
+from manent.rounds.declared import declared_model, rebuild
 from manent.storage.arrays import encode_arrays
-
-
-def declared_model(study: Study) -> DeclaredModel | None:
-    """The model of a rebuilt study, if only its own code can train it; None for a built-in model, and for a query."""
-    model = traits(study.algorithm, AlgorithmTraits).model
-    return model if isinstance(model, DeclaredModel) else None
 
 
 def first_vector(study: Study, bundle: Bundle, seed: int) -> bytes:
