@@ -163,6 +163,7 @@ class Meeting:
         made = [self.network.client(terms, REF, key, self.roster, random, ()) for key in keys]
         self.clients = {client.name: client for client in made}
         self.sent = dict.fromkeys(self.clients, 0)
+        self.longest = 0  # bytes of an upload
 
     def rebuilt(self):
         return self.network.server(self.call, self.roster, self.log, lambda digest, a, b: self.blobs[digest][a:b])
@@ -173,6 +174,7 @@ class Meeting:
         else:
             self.sent[envelope.sender] += 1
             kind, _ = wire.head(envelope.body)
+            self.longest = max(self.longest, len(envelope.body) if kind is wire.Kind.UPLOAD else 0)
             step = self.take(envelope, kind is wire.Kind.UPLOAD and self.stored)
             self.log += step.keep
         for answer in step.send:
@@ -217,6 +219,15 @@ def test_the_parties_of_its_factory_form_the_sum_and_are_rebuilt_from_their_log(
         assert client.survivors in (6, None)
     named = {found[0] for record in meeting.log if (found := referenced(record)) is not None}
     assert named == (set(meeting.blobs) if meeting.call.stores_uploads else set())
+
+
+@EACH
+@pytest.mark.parametrize("size", [1, 9, 1000])
+def test_an_upload_is_no_longer_than_the_call_says(summation, size):
+    """Servers refuse whatever is longer, so an upload in parts would never be whole."""
+    meeting = Meeting(summation, size, 6)
+    meeting.run(vectors_of(6, size))
+    assert 0 < meeting.longest <= meeting.call.largest_upload
 
 
 @EACH

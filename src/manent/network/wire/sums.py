@@ -36,7 +36,7 @@ class StudySum:
 
     def ref(self, plan: Plan) -> SumRef:
         """What a call and its parties know it by."""
-        return SumRef(bytes.fromhex(plan.statement.study), f"{self.name}.{self.index}", self.round, self.model)
+        return SumRef(bytes.fromhex(plan.hash), f"{self.name}.{self.index}", self.round, self.model)
 
 
 def network_of(plan: Plan) -> NetworkSum[Any, Any]:

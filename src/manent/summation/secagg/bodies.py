@@ -18,6 +18,8 @@ from manent.summation.parties.fields import Reader, u32
 
 KEM_KEY, KEM_TEXT, KEPT, SEALED = 1184, 1088, 48, 80
 OPENED = 4 + 32
+MASKED = 32
+"""Bytes of `masked_with`, which ends an upload."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def delivered(record: bytes, sender: int, kept: bool) -> bytes:
 
 
 def masked_with(context: bytes, positions: Collection[int], count: int, shares: bytes) -> bytes:
-    """The 32 bytes at the end of an upload: with whom the client shares masks, and which Shares it had sent.
+    """The `MASKED` bytes at the end of an upload: with whom the client shares masks, and which Shares it had sent.
 
     A server that knows of other neighbours, or received other ciphertexts, would form a wrong sum; so it can tell.
 
@@ -247,9 +249,9 @@ def masked_with(context: bytes, positions: Collection[int], count: int, shares: 
 
 def split_upload(body: bytes | memoryview) -> tuple[memoryview, bytes]:
     """The packed vector, not copied, and the 32 bytes of `masked_with`. Raises ProtocolAbort for too few bytes."""
-    if len(body) < 32:
-        raise ProtocolAbort(f"An upload ends with 32 bytes; found {len(body)} in all.")
-    return memoryview(body)[:-32], bytes(body[-32:])
+    if len(body) < MASKED:
+        raise ProtocolAbort(f"An upload ends with {MASKED} bytes; found {len(body)} in all.")
+    return memoryview(body)[:-MASKED], bytes(body[-MASKED:])
 
 
 def bitmap(positions: Sequence[int] | frozenset[int], count: int) -> bytes:

@@ -10,7 +10,7 @@ from manent.core.parties import StoredMessage
 from manent.summation.parties import wire
 from manent.summation.parties.call import EncodedTerms, SumCall, SumExpected
 from manent.summation.parties.fields import Reader, u8, u32, u64
-from manent.summation.secagg import graph, parameters, ring
+from manent.summation.secagg import bodies, graph, parameters, ring
 from manent.summation.secagg.parameters import Adversary
 
 CLASSICAL, CHACHA, HYBRID = 1, 2, 3
@@ -103,8 +103,8 @@ class Call(SumCall[Terms]):
 
     @property
     def largest_upload(self) -> int:
-        """Bytes of the frame and the packed vector of an upload message."""
-        return wire.HEAD + ring.packed_size(self.terms.size, self.terms.bits)
+        """Bytes of an upload message: the frame, the packed vector, and `bodies.masked_with`."""
+        return wire.HEAD + ring.packed_size(self.terms.size, self.terms.bits) + bodies.MASKED
 
     @property
     def stores_uploads(self) -> bool:
