@@ -294,3 +294,15 @@ def test_jax_privacy_agrees():
     params = accounting.DpParams(num_samples=10_000, batch_size=100, noise_multipliers=1.0, delta=1e-5)
     theirs = accounting.DpsgdTrainingAccountant(accounting.PldAccountantConfig()).compute_epsilon(1_000, params)
     assert ac.epsilon(ac.training(1.0, 1_000, 0.01), 1e-5, "add_or_remove").epsilon == pytest.approx(theirs, rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(40, 199))
+def test_what_shares_a_curve_is_counted_together(cut, free, most):
+    """A cut Poisson sample takes the uncut one's curve: rounds of both, and of two cuts, must add up."""
+    truncated = ac.Repeated(ac.Sampled(ac.Gaussian(1.0), ac.TruncatedPoisson(0.1, most, 200)), cut)
+    other = ac.Repeated(ac.Sampled(ac.Gaussian(1.0), ac.TruncatedPoisson(0.1, most - 1, 200)), free)
+    for both in (ac.Composed((truncated, ac.training(1.0, free, 0.1))), ac.Composed((truncated, other))):
+        found = ac.epsilon(both, 1e-5, "add_or_remove", "rdp").epsilon
+        assert found >= ac.epsilon(ac.training(1.0, cut + free, 0.1), 1e-5, "add_or_remove", "rdp").epsilon * (1 - 1e-12)
+        assert found >= ac.epsilon(truncated, 1e-5, "add_or_remove", "rdp").epsilon

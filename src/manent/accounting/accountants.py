@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -215,7 +215,7 @@ def _analytic(bag: Bag, relation: NeighboringRelation) -> Conversion:
 
 
 def _rdp(bag: Bag, relation: NeighboringRelation) -> Conversion:
-    curve = renyi({event.renyi_event(): count for event, count in bag}, relation)
+    curve = renyi(_renyi_events(bag), relation)
     return lambda delta: from_renyi(curve, delta)
 
 
@@ -246,8 +246,17 @@ def _distribution(bag: Bag, relation: NeighboringRelation, step: float) -> Any:
 
 def roughly(event: Event, delta: float, relation: NeighboringRelation) -> float:
     """A quick upper bound on epsilon, by Rényi divergences at a few orders. Errors of samplers, which are tiny, are left out."""
-    bag = {leaf.renyi_event(): count for leaf, count in counted(event).items()}
+    bag = _renyi_events(counted(event).items())
     return from_renyi(renyi(bag, relation, FEW_ORDERS), delta, FEW_ORDERS)
+
+
+def _renyi_events(bag: Iterable[tuple[Event, int]]) -> dict[Event, int]:
+    """How often each event ran whose Rényi curve is taken. Several events may take the curve of one: their counts add up."""
+    found: dict[Event, int] = {}
+    for event, count in bag:
+        taken = event.renyi_event()
+        found[taken] = found.get(taken, 0) + count
+    return found
 
 
 _RELATIONS = {
