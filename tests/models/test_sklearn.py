@@ -116,6 +116,7 @@ BAD = {
     "one against the rest": (lambda: SklearnModel(SGDClassifier(loss="log_loss"), 4, 3), "LogisticRegression"),
     "no classes": (lambda: SklearnModel(LogisticRegression(), 4), "classes="),
     "classes of a regressor": (lambda: SklearnModel(Ridge(), 4, 2), "no classes"),
+    "no classes of a regressor": (lambda: SklearnModel(Ridge(), 4, None), "no classes"),
     "penalty without examples": (lambda: SklearnModel(LogisticRegression(), 4, 2), "examples=N"),
     "robust loss": (lambda: SklearnModel(SGDRegressor(loss="huber"), 4), "squared_error"),
 }

@@ -74,7 +74,7 @@ class SklearnModel(DenseModel):
         validate.count("SklearnModel", "features", self.features)
         if not validate.is_count(self.classes, 2) and isinstance(self.estimator, _CLASSIFIERS):
             raise InvalidInput(f"{name} is a classifier; say how many classes there are: classes=2 or more.")
-        if self.classes and isinstance(self.estimator, _REGRESSORS):
+        if self.classes != 0 and isinstance(self.estimator, _REGRESSORS):
             raise InvalidInput(f"{name} is a regressor and has no classes; leave classes out.")
         if self.examples is not None:
             validate.count("SklearnModel", "examples", self.examples)

@@ -19,7 +19,7 @@ FALSE_ALARM = 1e-6  # of each statistical test here; seeds are fixed, so a failu
 
 
 def clipped(gradients: np.ndarray, clip_norm: float, order: np.ndarray, parts: int) -> np.ndarray:
-    """A sum as `core.dpsgd` asks for, with the rows in some order and in some number of parts."""
+    """A sum as `core.training.dpsgd` asks for, with the rows in some order and in some number of parts."""
     each = gradients[order].astype(np.float64)
     factors = clip_factors(np.einsum("np,np->n", each, each), clip_norm)
     kept = factors > 0
