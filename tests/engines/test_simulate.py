@@ -403,3 +403,23 @@ def test_conditions_are_probabilities(wrong):
             mn.Conditions(**{name: wrong})
     with pytest.raises(mn.InvalidInput, match="add up to at most 1"):
         mn.Conditions(drop_before_training=0.6, drop_after_upload=0.6)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_whose_run_goes_on_is_refused(data, tmp_path, resume):
+    """Two runs in one folder would release sums twice, under one reservation."""
+    told = []
+
+    class Second:
+        def advance(self, round, clients, metrics):
+            if round == 2:
+                with pytest.raises(mn.InvalidInput, match=rf"in use by a run \(process {os.getpid()} "):
+                    mn.simulate(study(), data, workers=0, watcher=(), folder=tmp_path / "run", resume=resume)
+                told.append(round)
+
+    alone = mn.simulate(study(), data, workers=0, watcher=())
+    both = mn.simulate(study(), data, workers=2, watcher=Second(), folder=tmp_path / "run")
+    assert told == [2]
+    same(alone, both)
+    assert not (tmp_path / "run" / "lock").exists()
+    same(alone, mn.simulate(study(), data, workers=0, watcher=(), folder=tmp_path / "run", resume=True))

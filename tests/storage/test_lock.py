@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -86,6 +87,38 @@ def test_a_folder_without_locks_is_refused_unless_told(tmp_path, monkeypatch):
     monkeypatch.setenv("MANENT_UNLOCKED", "1")
     with hold(tmp_path, "run"):
         pass
+
+
+def test_nothing_is_left_but_what_was_written(tmp_path):
+    with hold(tmp_path / "empty", "run"):
+        assert (tmp_path / "empty" / FILE).exists()
+    assert not (tmp_path / "empty").exists()
+    with hold(tmp_path / "full", "run"):
+        (tmp_path / "full" / "row").touch()
+    assert os.listdir(tmp_path / "full") == ["row"]
+
+
+def test_holders_that_come_and_go_never_hold_at_once(tmp_path):
+    """The lock file is removed by each: one that was opened before that is not taken for the next."""
+    inside, met, told = threading.Semaphore(1), [], []
+
+    def work() -> None:
+        for _ in range(200):
+            try:
+                with hold(tmp_path / "folder", "run"):
+                    met.append(inside.acquire(blocking=False))
+                    inside.release()
+            except InvalidInput as error:
+                told.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(met)
+    assert len(met) + len(told) == 800
+    assert len(met) > 100
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])

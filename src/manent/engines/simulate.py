@@ -23,6 +23,7 @@ from manent.engines.run import Run
 from manent.engines.setting import Setting
 from manent.engines.spending import open_ledger
 from manent.privacy.check import Plan, resolve
+from manent.storage.lock import hold
 
 
 def simulate(
@@ -46,7 +47,7 @@ def simulate(
         seed: of everything repeatable: cohorts, data order, first weights, drop-outs. The result does not depend on `workers`.
         workers: processes of one thread each; None takes one for each processor, 0 works in this process (for debugging).
         conditions: drop-outs and stragglers.
-        folder: where to keep the run.
+        folder: where to keep the run. One process at a time works in it.
         resume: continue the interrupted run in the folder from its last checkpoint. It ends as if it had never stopped.
         evaluate_every: rounds between two looks at the test parts (for `run.probe`); the last round is always looked at.
         metrics: what to look at; None takes those that fit the model.
@@ -58,7 +59,8 @@ def simulate(
     Raises:
         Refused: for a study with no honest statement.
         BudgetSpent: the data set's budget does not cover the study; nothing has run.
-        InvalidInput: the study does not fit itself or the data, or the folder does not fit the study.
+        InvalidInput: the study does not fit itself or the data, or the folder does not fit the study; another process is at work
+            in the folder.
         ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder. In a sum with noise
             such a client sends zeros instead, with a warning, because its failure would tell something of its data. There it is
             an error only where the code of every client of the sum raised. (A deployment cannot know that, and continues.)
@@ -71,11 +73,26 @@ def simulate(
         raise InvalidInput("A source of randomness given to simulate is for tests in one process; set workers=0.")
     plan = _simulated(resolve(study, data), random)
     setting = Setting(plan, data, seed, conditions or Conditions(), evaluate_every, metrics, random)
-    kept, books = _open(folder, resume, setting), open_ledger(ledger)
+    with ExitStack() as held:
+        if folder is not None:
+            held.enter_context(hold(Path(folder), "run"))
+        return _run(setting, _open(folder, resume, setting), open_ledger(ledger), workers, watcher, began)
+
+
+def _run(
+    setting: Setting,
+    kept: RunFolder | None,
+    ledger: Ledger | None,
+    workers: int | None,
+    watcher: Watcher | tuple[Watcher, ...] | None,
+    began: float,
+) -> Run:
+    """Run until the study is finished; see `simulate`."""
+    study = setting.plan.declared
     with ExitStack() as until:
         # A thread of BLAS waits busily for its next piece of work, on the processor that a worker needs.
         until.enter_context(threadpool_limits(1, user_api="blas"))
-        loop = start(setting, kept, books, workers, until, began)
+        loop = start(setting, kept, ledger, workers, until, began)
         if isinstance(watcher, tuple):
             watcher = Several(watcher)
         elif watcher is None:

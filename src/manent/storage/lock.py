@@ -41,34 +41,53 @@ def hold(folder: Path, purpose: str) -> Iterator[None]:
     lock file that was left behind means nothing. A forked child does not hold it. Two holders in one process exclude each other.
 
     Args:
-        folder: is made where it is missing; the file `lock` in it says who holds it.
+        folder: is made where it is missing. The file `lock` in it says who holds it; it is removed at the end, and with it a
+            folder in which nothing else was written.
         purpose: for people, what is done with it ("run", "site").
 
     Raises:
         InvalidInput: where another process holds it, with its number, machine and start; or the folder cannot be written.
         Refused: where the file system keeps no locks, and the variable MANENT_UNLOCKED is not 1.
     """
+    handle = _locked(folder)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, _said(purpose), 0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise InvalidInput(f"Cannot write in {folder}: {error.strerror}. Name a folder that can be written.") from None
-    _held.add(handle)
-    try:
-        if _taken(handle, folder):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, _said(purpose), 0)
         yield
     finally:
         if handle in _held:  # a forked child has closed it already
-            _held.remove(handle)
-            with suppress(OSError):  # at once, also where a child is just being forked; where there are no locks, it fails
-                fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
+            _remove(folder)
+            _release(handle)
 
 
-def _taken(handle: int, folder: Path) -> bool:
-    """Take the lock; False where there are none here and that is accepted."""
+def _locked(folder: Path) -> int:
+    """A handle of the folder's lock file, which is locked. Raises as `hold`."""
+    while True:
+        handle = _opened(folder)
+        _held.add(handle)
+        try:
+            _lock(handle, folder)
+            if _is_there(handle, folder / FILE):
+                return handle
+        except BaseException:
+            _release(handle)
+            raise
+        _release(handle)  # whoever held it has removed the file meanwhile
+
+
+def _opened(folder: Path) -> int:
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # the folder was removed between the two lines
+        except OSError as error:
+            raise InvalidInput(f"Cannot write in {folder}: {error.strerror}. Name a folder that can be written.") from None
+
+
+def _lock(handle: int, folder: Path) -> None:
+    """Take the lock, where the file system keeps any. Raises as `hold`."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -83,8 +102,28 @@ def _taken(handle: int, folder: Path) -> bool:
                 f"The file system of {folder} keeps no locks ({error.strerror}), so nothing would stop a second process there. "
                 f"Use a folder on a local disk; or set {UNLOCKED}=1 and see to it yourself that there is one process."
             ) from None
+
+
+def _is_there(handle: int, path: Path) -> bool:
+    """Whether the file that was opened is the one that others would open now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
         return False
-    return True
+
+
+def _remove(folder: Path) -> None:
+    """Remove the lock file, and the folder where nothing else is in it."""
+    with suppress(OSError):
+        (folder / FILE).unlink()
+        folder.rmdir()
+
+
+def _release(handle: int) -> None:
+    _held.remove(handle)
+    with suppress(OSError):  # at once, also where a child is just being forked; where there are no locks, it fails
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 def holder(folder: Path) -> str:
