@@ -14,6 +14,7 @@ class JsonLines(logging.Formatter):
     """One JSON object a record; what was given as `extra` stands beside the message."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON, without a line end."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         facts = {"time": time, "level": record.levelname.lower(), "from": record.name, "message": record.getMessage()}
         facts |= {name: value for name, value in vars(record).items() if name not in _USUAL}

@@ -47,7 +47,9 @@ class Party(Protocol):
     """A named participant. It holds its state in memory; whoever made it rebuilds it from its log."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The server is `SERVER`; a client is named by its public key, in hexadecimal."""
+        ...
 
     @property
     def finished(self) -> bool:
@@ -113,10 +115,14 @@ class KeyRoster(Protocol):
     """The identities that may take part; `manent.summation.parties.call.Roster` is one."""
 
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Which roster of the consortium it is; a newer one has a larger number."""
+        ...
 
     @property
-    def identities(self) -> tuple[bytes, ...]: ...
+    def identities(self) -> tuple[bytes, ...]:
+        """Public keys, 32 bytes each, in the order of the roster."""
+        ...
 
     @property
     def root(self) -> bytes:
@@ -137,7 +143,9 @@ class AnyCall(Protocol):
     """The server's call to one attempt at a sum, of whichever summation."""
 
     @property
-    def terms(self) -> AnyTerms: ...
+    def terms(self) -> AnyTerms:
+        """How the sum is formed."""
+        ...
 
     @property
     def attempt(self) -> int:
@@ -145,7 +153,9 @@ class AnyCall(Protocol):
         ...
 
     @property
-    def roster_number(self) -> int: ...
+    def roster_number(self) -> int:
+        """The number of the roster whose members are asked."""
+        ...
 
     @property
     def beacon(self) -> bytes:
@@ -202,7 +212,9 @@ class ServerParty(Party, Protocol):
         ...
 
     @property
-    def phase(self) -> str: ...
+    def phase(self) -> str:
+        """What the party waits for now; "done" or "aborted" at the end."""
+        ...
 
     @property
     def reason(self) -> str:
