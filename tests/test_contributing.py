@@ -52,6 +52,20 @@ def test_the_files_named_are_there():
             assert file in TEXT
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_every_path_that_a_page_names_is_there(page):
+    """Written from the root of the repository or of the package; a folder ends with a slash."""
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/[a-z_]+\.py|/))`", (ROOT / page).read_text())
+    places = (ROOT, ROOT / "src" / "manent", ROOT / "src" / "manent" / "network", ROOT / "src" / "manent" / "app")
+    gone = [
+        path for path in named if path != "src/manent/algorithms/fedlion.py" and not any((at / path).exists() for at in places)
+    ]
+    assert gone == []
+    assert named or page not in ("docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md")
+
+
 def test_the_make_targets_named_are_there():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     documents = TEXT + (ROOT / "README.md").read_text()
