@@ -1,9 +1,9 @@
 """Digests of what manent computes: every algorithm, layer and summation in a simulation, and runs over a network.
 
-    python benchmarks/digests.py --out before.json            # of one checkout (PYTHONPATH=.../src names another)
-    python benchmarks/digests.py --against before.json        # of the present one, compared row by row
+    python benchmarks/digests.py --out before.json            # before a change that only moves code
+    python benchmarks/digests.py --against before.json        # after it, compared row by row
 
-This checks a change that only moves code: two checkouts that compute the same bits print the same rows. Here, noise and rounding
+Code that computes the same bits gives the same rows. Here, noise and rounding
 are drawn from generators seeded by the vectors, not from the operating system's randomness, so that they repeat in every process.
 """
 

@@ -12,7 +12,7 @@ from manent import accounting as ac
 from manent.accounting import mechanisms
 from manent.accounting.curves import FEW_ORDERS, renyi
 from manent.accounting.events import counted, parse, text
-from manent.accounting.protocol import Event, Sampling, check_known
+from manent.accounting.protocol import Event, Sampling, check_known, register
 
 RELATIONS = ("add_or_remove", "replace_one", "zero_out")
 RELEASES = [
@@ -134,3 +134,21 @@ def test_an_event_of_another_kind_is_not_accounted():
 def test_nothing_costs_nothing_by_every_accountant():
     for accountant in ("auto", "pld", "rdp", "zcdp", "analytic"):
         assert ac.epsilon(ac.Composed(()), 1e-5, "add_or_remove", accountant).epsilon == 0
+
+
+def test_a_name_that_is_taken_cannot_mean_something_else():
+    class Gaussian(Event):
+        """Another of the name."""
+
+    with pytest.raises(mn.InvalidInput, match="There is an event 'Gaussian' already"):
+        register(Gaussian)
+    assert parse('{"noise_multiplier":1.0,"type":"Gaussian","version":1}') == ac.Gaussian(1.0)
+    register(ac.Gaussian)  # itself again is nothing new
+
+
+@pytest.mark.parametrize("value", [np.array(1.0), np.array([1.0])])
+def test_an_array_is_no_number(value):
+    with pytest.raises(mn.InvalidInput):
+        ac.Gaussian(value)
+    with pytest.raises(mn.InvalidInput):
+        ac.Budget(value, 1e-5, privacy_unit="client", neighboring_relation="zero_out")

@@ -78,6 +78,15 @@ def test_shares_of_noise_protect_from_the_server() -> None:
         assert line in text
 
 
+def test_a_private_sum_that_aborts_does_not_tell_how_many_answered() -> None:
+    for summation in (AGG, replace(AGG, modelled=True)):
+        gone = mn.Conditions(drop_after_upload=0.5)
+        run = mn.simulate(private(summation=summation), data(), seed=1, conditions=gone)
+        reasons = {row["abandoned"] for row in run.history if "abandoned" in row}
+        assert reasons
+        assert not any(character.isdigit() for reason in reasons for character in reason), reasons
+
+
 def test_an_abandoned_sum_is_charged() -> None:
     ledger = Ledger(MemoryStore())
     ledger.open("federation", private().budget)

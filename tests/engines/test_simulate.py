@@ -135,6 +135,12 @@ def test_resuming_with_something_else_is_refused(data, tmp_path):
         mn.simulate(study(2), make("softmax", [6] * 10), workers=0, folder=tmp_path / "run", resume=True)
     with pytest.raises(mn.InvalidInput, match="no run"):
         mn.simulate(study(2), data, workers=0, folder=tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+    whole = json.loads((tmp_path / "run" / "study.json").read_text())
+    for name in ("hash", "noise_multiplier", "seed", "conditions", "evaluate_every", "data"):
+        (tmp_path / "run" / "study.json").write_text(json.dumps({key: value for key, value in whole.items() if key != name}))
+        with pytest.raises(mn.InvalidInput, match=f"does not say its {name}"):
+            mn.simulate(study(2), data, workers=0, folder=tmp_path / "run", resume=True)
 
 
 KILLED = """

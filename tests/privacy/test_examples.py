@@ -13,10 +13,12 @@ import manent as mn
 from manent.accounting import Ledger, epsilon, training
 from manent.accounting.events import counted
 from manent.core.canonical import canonical
+from manent.core.protocols import Assignment, ClientContext
 from manent.core.training.dpsgd import ASSUMPTION, DPSGD
+from manent.engines.clients import keep_inputs
 from manent.network.wire.bundle import Bundle
 from manent.network.wire.sums import make_call
-from manent.privacy import resolve
+from manent.privacy import examples, resolve
 from manent.rounds.declared import Sites, rebuild
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, MODEL, budget
@@ -156,3 +158,22 @@ def test_in_a_ledger_a_round_that_was_abandoned_is_spent_once_the_server_has_see
         assert all("abandoned" in row for row in run.history)
         history = counted(ledger.history("softmax"))
         assert sum(history.values()) == steps
+
+
+def test_a_failure_is_replayed_with_the_noise_that_the_budget_derives(tmp_path):
+    """The declared study, which a run gives back, does not hold it."""
+    declared = study(budget=EXAMPLE)
+    client = DATA.clients[0]
+    keep_inputs(
+        tmp_path, Assignment("train", {"model": MODEL.init(np.random.default_rng(0))}), None, ClientContext(client.name, 1, 0), ""
+    )
+    found = mn.replay(tmp_path, declared, DATA)
+    assert np.isfinite(found.vector).all()
+
+
+def test_an_algorithm_of_ones_own_may_call_a_method_local():
+    class Own:
+        def local(self, task, data, memory):
+            return None
+
+    assert examples.declared(SimpleNamespace(algorithm=Own())) is None

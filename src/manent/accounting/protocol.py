@@ -102,7 +102,7 @@ class Event:
         raise Refused(f"There is no PLD for {self.label()}.")
 
     def pld_width(self, relation: NeighboringRelation) -> float:
-        """About how wide the privacy loss of one is; 0 where it is narrow. Wide ones get a coarser interval."""
+        """Roughly the range of the privacy loss of one; 0 where it is small. A wide range gets a coarser interval."""
         return 0.0
 
     def has_sampled_pld(self, relation: NeighboringRelation) -> bool:
@@ -181,8 +181,14 @@ class Sampling:
 
 
 def register(*kinds: type[Event | Sampling]) -> None:
-    """Make events and samplings known under their class names. Only known ones are accounted, stored and read."""
-    _KINDS.update({(kind.__name__, VERSION): kind for kind in kinds})
+    """Make events and samplings known under their class names. Only known ones are accounted, stored and read.
+
+    Raises InvalidInput for a name that is taken: what a stored name means never changes.
+    """
+    for kind in kinds:
+        known = _KINDS.setdefault((kind.__name__, VERSION), kind)
+        if known is not kind:
+            raise InvalidInput(f"There is an event {kind.__name__!r} already, in {known.__module__}. Give this one another name.")
 
 
 def kind_of(name: object, version: object) -> type[Any]:
@@ -282,7 +288,7 @@ def joint_multiplier(event: Event) -> float | None:
 def set_number(event: object, name: str) -> None:
     """Store a field as a float. What is no number stays as it is, for the checks that follow."""
     value = getattr(event, name)
-    if isinstance(value, bool | np.bool_ | str | bytes):
+    if isinstance(value, bool | np.bool_ | str | bytes | np.ndarray):
         return
     with suppress(TypeError, ValueError, OverflowError):
         object.__setattr__(event, name, float(value))

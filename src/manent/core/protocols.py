@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from inspect import getattr_static
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -457,7 +458,8 @@ class SummationTraits:
 
 def traits(part: object, kind: type[Traits]) -> Traits:
     """What a part declares of these traits, with the default for each that it does not have."""
-    return kind(**{field.name: getattr(part, field.name) for field in fields(kind) if hasattr(part, field.name)})
+    declared = [field.name for field in fields(kind) if getattr_static(part, field.name, None) is not None]
+    return kind(**{name: getattr(part, name) for name in declared})
 
 
 def check_private(model: Model) -> None:

@@ -179,7 +179,7 @@ class Loop:
             formed = total.finish()
         except ProtocolAbort as error:
             self._follow(Failed(str(error)))
-            return self._abandon(str(error), len(effect.positions))
+            return self._abandon(abandoned_reason(self.setting.plan, str(error)), len(effect.positions))
         answers = len(effect.positions)
         stepped = released(self.setting.plan, self.state, self.progress, assignment, formed, answers, self.random)
         self.spending.release()

@@ -14,10 +14,14 @@ from manent.core.study import Study
 from manent.crypto.random import SystemRandom
 from manent.crypto.samplers.gradients import ExactDraws
 from manent.data.federation import Federation
+from manent.privacy.check import resolve
+from manent.privacy.examples import declared
 
 
 def replay(folder: str | Path, study: Study, data: Federation) -> Contribution:
     """What the client answers to the inputs in a `failures/...` folder of a run. What its code raises is raised as it is.
+
+    Private training draws noise anew, as much as the study's budget gives.
 
     Raises InvalidInput where the folder holds no inputs, or the data have no such client.
     """
@@ -32,5 +36,8 @@ def replay(folder: str | Path, study: Study, data: Federation) -> Contribution:
     if not found:
         raise InvalidInput(f"The data have no client {context.client!r}; they have {', '.join(data.names[:10])}.")
     memory = None if tensors.get("memory") is None else np.asarray(tensors["memory"], np.float32)
-    (contribution,) = study.algorithm.answer(Assignment(facts["sum"], arrays), found, [memory], [context])
+    algorithm = (
+        study.algorithm if declared(study) is None else resolve(study, data).study.algorithm
+    )  # with the noise of its budget
+    (contribution,) = algorithm.answer(Assignment(facts["sum"], arrays), found, [memory], [context])
     return contribution

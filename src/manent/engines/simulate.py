@@ -57,7 +57,7 @@ def simulate(
         random: source of noise and rounding; None is the operating system's. Only for tests, with workers=0.
 
     Raises:
-        Refused: for a study with no honest statement.
+        Refused: for a study with no honest statement; and for a folder on a file system without locks, see `storage.lock.hold`.
         BudgetSpent: the data set's budget does not cover the study; nothing has run.
         InvalidInput: the study does not fit itself or the data, or the folder does not fit the study; another process is at work
             in the folder.
@@ -120,7 +120,9 @@ def _open(folder: str | Path | None, resume: bool, setting: Setting) -> RunFolde
     kept, facts = RunFolder.open(folder), setting.to_plain()
     found = kept.read("study.json")
     for name in ("hash", "noise_multiplier", "seed", "conditions", "evaluate_every", "data"):
-        if found.get(name, facts[name]) != facts[name]:
+        if name not in found:
+            raise InvalidInput(f"{folder}/study.json does not say its {name}, so nothing tells whether it fits; start anew.")
+        if found[name] != facts[name]:
             what = "study" if name == "hash" else name
             raise InvalidInput(
                 f"{folder} was begun with another {what} ({found[name]}, now {facts[name]}); resume with the same, or start anew."

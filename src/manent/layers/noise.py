@@ -21,7 +21,7 @@ from manent.layers.order import refuse_order
 
 Mechanism = Literal["gaussian", "laplace"]
 Shared = Literal["discrete_gaussian", "skellam"]
-LEAST_LOCAL_STDDEV = 2.0
+MINIMUM_LOCAL_STDDEV = 2.0
 """In steps of the grid: from here on, a sum of discrete Gaussians is as good as one (Kairouz, Liu, Steinke 2021, Theorem 1)."""
 _PIECE = 1 << 15
 _REACH = 16.0  # no sampler gives more than so many deviations; for Laplace and Skellam ten times as many are taken
@@ -206,10 +206,10 @@ class DistributedNoise:
         norm, parties = bound(form, "DistributedNoise"), self.honest(gathering.most)
         local = z * norm / math.sqrt(parties)
         fault = form.fault
-        if local < LEAST_LOCAL_STDDEV:
+        if local < MINIMUM_LOCAL_STDDEV:
             fault = (
-                f"One client's share of the noise is {local:.3g} steps of the grid; at least {LEAST_LOCAL_STDDEV:g} are needed. "
-                f"Use a finer grid (more bits), or more noise."
+                f"One client's share of the noise is {local:.3g} steps of the grid; at least {MINIMUM_LOCAL_STDDEV:g} are needed. Use "
+                f"a finer grid (more bits), or more noise."
             )
         l1 = min(norm * math.sqrt(form.layout.size), norm**2, form.l1 or math.inf)
         given = replace(form, noise="DistributedNoise", spread=reach(local, self.mechanism), fault=fault)

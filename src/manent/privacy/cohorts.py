@@ -17,8 +17,8 @@ def gathering_of(cohort: Cohort, clients: int, noise: Layer | None, summation: S
         clients: how many there are.
         noise: the layer that makes the sums private, or None.
 
-    Raises Refused for a minimum that would tell how many were drawn, and for a cohort that the noise or the summation does not go
-    with.
+    Raises Refused for a minimum that would tell how many were drawn, and for a cohort that does not suit the noise or
+    the summation.
     """
     groups = cohort.min_separation or 1
     most = cohort.size or cohort.maximum or -(-clients // groups)

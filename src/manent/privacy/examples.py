@@ -21,7 +21,7 @@ WHY = "Every step of every client is noised before anything leaves it, and batch
 def declared(study: Study) -> DPSGD | None:
     """What the study declares of private training, or None."""
     local = traits(study.algorithm, AlgorithmTraits).local
-    return None if local is None else local.privacy
+    return local.privacy if isinstance(local, LocalSGD) else None
 
 
 def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tuple[Study, Privacy | None]:

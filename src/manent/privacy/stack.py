@@ -162,7 +162,7 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
 
 
 def declared_by(layer: Layer) -> LayerTraits:
-    """What a layer declares beside `enter`. Raises InvalidInput for a place that is none."""
+    """What a layer declares beside `enter`. Raises InvalidInput for a place that is not one of `PLACES`."""
     found = traits(layer, LayerTraits)
     if found.place is not None:
         validate.one_of(type(layer).__name__, "place", found.place, PLACES)

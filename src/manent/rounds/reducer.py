@@ -1,7 +1,8 @@
 """The round as a pure reducer: (progress, event) -> (progress', effects).
 
-It holds no arrays and does nothing itself. An engine supplies the events, carries out the effects, and stores each step with its
-effects in one transaction. So a process can die between any two steps, and resume from what was stored.
+It holds no arrays and does nothing itself. An engine supplies the events and carries out the effects. A server stores each step
+with its effects in one transaction; a simulation replaces its checkpoint, and cuts its logs back to it when it resumes. So a
+process can die between any two steps, and resume from what was stored.
 """
 
 from __future__ import annotations

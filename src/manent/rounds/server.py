@@ -86,8 +86,8 @@ def released(
 ) -> Stepped:
     """Release a sum: the layers' server halves, with the server's noise, then the algorithm's next state.
 
-    Call it once for a sum, and store what it returns or throw it away unseen: a second draw of the noise beside the first would
-    take the noise off.
+    Call it once for a sum, and store what it returns or throw it away unseen. Two totals with different draws of the
+    noise would let their difference, and the noise, be worked out.
 
     Args:
         at: the round, and which of its sums this is.

@@ -43,7 +43,7 @@ def hold(folder: Path, purpose: str) -> Iterator[None]:
     Args:
         folder: is made where it is missing. The file `lock` in it says who holds it; it is removed at the end, and with it a
             folder in which nothing else was written.
-        purpose: for people, what is done with it ("run", "site").
+        purpose: for people, what is done with it, as "run".
 
     Raises:
         InvalidInput: where another process holds it, with its number, machine and start; or the folder cannot be written.

@@ -52,7 +52,7 @@ class SecAggScenario:
         vector[self.places[key.public.hex()]] = 1
 
         def build(records: list[bytes]) -> SecAggClient:
-            lives[0] += 1  # every life draws other secrets, so a client that draws again what it should have kept is found out
+            lives[0] += 1  # every life draws other secrets, so a client that draws a secret anew instead of keeping it is noticed
             random = InsecureTestRNG(repeatable_seed(seed, "private", key.public.hex(), lives[0]))
             return SecAggClient(key, roster, expected, random, records)
 

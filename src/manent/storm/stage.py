@@ -180,7 +180,7 @@ class Stage:
         return heard.result()
 
     def kill(self, troupe: Troupe) -> None:
-        """End every thread of a troupe at what it waits for. Call it in the loop."""
+        """End every thread of a troupe where it is waiting. Call it in the event loop."""
         troupe.alive = False
         for task in list(troupe.waiting):
             task.cancel()

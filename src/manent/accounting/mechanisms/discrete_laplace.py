@@ -52,7 +52,7 @@ class DiscreteLaplace(Event):
         return True
 
     def pld(self, relation: NeighboringRelation, interval: float, count: int) -> Any:
-        """Its own; or the worst of its epsilon where so many distinct losses cost more time than they tell."""
+        """The exact one; with more than `_MOST_STEPS` distinct losses, the looser one of a pure release of the same epsilon."""
         steps = CHANGE[relation] * self.sensitivity
         if steps > _MOST_STEPS:
             return losses.of_pure(self.pure_epsilon(relation), interval).self_compose(count)

@@ -14,7 +14,7 @@ from manent.rounds.declared import declared_model, rebuild
 
 
 def bundle_of(path: Path, file: StudyFile, data_set: str, more: Sequence[Path], requirements: Path | None) -> Bundle:
-    """The study and its schema, and its code where its model is no built-in one.
+    """The study with its schema, and with its code unless its model is built in.
 
     Args:
         path: the study file.

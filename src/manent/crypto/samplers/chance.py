@@ -19,7 +19,7 @@ from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
 from manent.crypto.bits import CHUNK, Size, checked_shape, draw_bits, is_below
 
-_LEVELS = 1 << 32  # a coin looks at 32 bits, and only in one of so many cases at more
+_LEVELS = 1 << 32  # a coin looks at 32 bits; only in one of this many cases at more
 
 
 def _coin(chance: Fraction, level: int, random: PrivateRandom) -> bool:

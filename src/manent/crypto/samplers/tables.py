@@ -39,7 +39,7 @@ STATISTICAL_DISTANCE = 2.0**-160
 is (epsilon, delta)-private with m ideal draws is (epsilon, delta + (1 + e^epsilon) m STATISTICAL_DISTANCE)-private with these."""
 
 BUCKETS = 1 << 16
-FINEST = 64  # at least so many strips in one scale (about a standard deviation), unless a strip is one integer
+FINEST = 64  # the fewest strips a scale (about a standard deviation) is cut into, unless a strip is a single integer
 
 
 class Law(Protocol):

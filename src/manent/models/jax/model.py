@@ -405,7 +405,7 @@ def _classes(classes: int | None, kind: Task) -> int:
 
 
 def _code(value: Any, within: tuple[Any, ...] = ()) -> Any:
-    """Plain data that tells functions apart: by source, by what they close over or are bound to, and by partial arguments."""
+    """Plain data that differ for different functions: their source, captured values, bound objects and partial arguments."""
     if isinstance(value, functools.partial):
         return [_code(part, within) for part in (value.func, value.args, value.keywords)]
     if inspect.ismethod(value):

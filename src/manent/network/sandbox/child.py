@@ -373,7 +373,10 @@ class _Nothing:
 def _started(
     code: Mapping[str, str], data: Data | _Nothing, limits: Limits, hidden: Sequence[Path], means: Sequence[str]
 ) -> tuple[_Running, Isolation]:
-    """A process that has confined itself and waits, and what it says of that. Raises InvalidInput if it does not start."""
+    """A process that has confined itself and waits for work, and how far it is confined.
+
+    Raises InvalidInput if it does not start.
+    """
     if os.name != "posix":
         raise Refused("A study's own code is not run on this system; use Linux.")
     folder = _folder(code)

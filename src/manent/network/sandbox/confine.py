@@ -266,7 +266,7 @@ def _make(path: str, folder: bool) -> None:
 
 
 def _links(order: Order) -> Iterator[tuple[str, str]]:
-    """Names under which the process knows what it may read, where they are links to it."""
+    """Symbolic links to what the process may read: each link and where it leads. They are made anew inside."""
     for name in sorted({sys.prefix, sys.base_prefix, *sys.path, *LIBRARIES, order.folder}):
         path = os.path.realpath(name)
         if name != path and os.path.isabs(name) and os.path.exists(path):

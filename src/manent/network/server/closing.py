@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manent.core.errors import ProtocolAbort
+from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.parties import AnyCall, ServerParty
 from manent.core.protocols import AlgorithmTraits, Assignment, traits
 from manent.core.randomness import PrivateRandom
@@ -93,9 +93,10 @@ def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, 
 
 
 def _assignment(plan: Plan, study: StudyRecord, state: State) -> Assignment:
+    """What clients were sent for the sum. Raises InvalidInput where the study has none, Refused as `assignment_of`."""
     found = assignment_of(plan, state, study.round, study.index)
     if found is None:
-        raise ProtocolAbort(f"Round {study.round} has no sum {study.index}.")
+        raise InvalidInput(f"Round {study.round} has no sum {study.index}; the study does not go by its state alone.")
     return found
 
 

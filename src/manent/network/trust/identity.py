@@ -46,7 +46,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
-        """The identity in a file. Raises InvalidInput for a file that is none, or that others can read or change."""
+        """The identity in a file. Raises InvalidInput for a file that holds no identity, or that others can read or change."""
         path = Path(path)
         values = read_json(_secret(path), str(path))
         if not isinstance(values, dict) or set(values) != {"format", "name", "seed"} or values["format"] != FORMAT:

@@ -375,7 +375,7 @@ def _code(rule: CodeRule, bundle: Bundle, facts: Facts) -> list[Refusal]:
 
 
 def _requirements(bundle: Bundle, facts: Facts) -> list[Refusal]:
-    """What the code needs and is not here. Versions of the site are not told: they would say what it is open to."""
+    """What the code needs and is not here. The site's own versions are not told: they would show what it is vulnerable to."""
     missing, others = [], []
     for pin in bundle.requirements:
         name, _, wanted = pin.partition("==")
@@ -419,7 +419,7 @@ def _size(policy: Policy, study: Study, sites: Sites) -> list[Refusal]:
     if parameters * 4 > rule.model_mb * MEGABYTE:
         size = f"{parameters * 4 / MEGABYTE:,.7g} MB"
         found.append(Refusal("limits.model_mb", f"a model of at most {rule.model_mb:g} MB", size, "Use a smaller model."))
-    # A vector as it is computed and as it is summed, and what it is computed from.
+    # Memory for a vector as it is computed, the same as it is summed, the model, and what the client keeps.
     largest = max(spec.layout.size for spec in algorithm.sums(sites.public))
     needed = 12 * largest + 4 * parameters + (0 if memory is None else 8 * memory.size)
     if needed > rule.memory_mb * MEGABYTE:

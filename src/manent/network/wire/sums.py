@@ -15,7 +15,7 @@ from manent.crypto.samplers.chance import bernoulli
 from manent.privacy.check import Plan
 
 OVER_SELECTION = 1.3
-"""Where the first answers do, so many times a cohort's fixed size are asked."""
+"""More clients are asked than a cohort of fixed size needs, by this factor, where the first answers are enough."""
 
 
 @dataclass(frozen=True)

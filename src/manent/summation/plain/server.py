@@ -42,8 +42,7 @@ class _Upload:
 
 @final
 class PartedTotal:
-    """A total of which a slice is formed when it is asked for. Whoever takes a large model's total slice by slice never holds it
-    whole.
+    """A total that is computed slice by slice on demand. Whoever takes a large model's total so never holds it whole.
 
     numpy takes it for an array, and forms all of it. Raises InvalidInput for a slice with a step.
     """

@@ -247,7 +247,7 @@ def _sparse(case: _Case, eta: float) -> Choice | None:
         most = _answering(n, case.dropped, k, eta)
         if minimum <= most:
             return Choice(k, minimum)
-        # Two more neighbours bring at most two more answers, and no condition on t ever falls. So at least so many are needed.
+        # Two more neighbours bring at most two more answers, and no lower bound on t falls: smaller steps would find nothing.
         k += 2 if minimum > k else 2 * math.ceil((minimum - most) / 2)
     return None
 

@@ -5,7 +5,7 @@
 | Gaussian noise | replace_one, zero_out | RDP, at half the multiplier under both: whoever is not drawn makes room for another |
 | Gaussian noise | add_or_remove | none: refused, as the population's size is public |
 | anything else | all three | none: refused |
-| anything, drawing everyone | as above | not better than the release itself, and not accounted as it |
+| anything, drawing everyone | as above | no better than the release without sampling; it is not taken for that |
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Room:
             self.let_go(1)
 
     def let_go(self, count: int = MOST) -> None:
-        """Let so many go on who wait for their turn, without regard to the load."""
+        """Admit the next `count` requests in the queues, whatever the load."""
         for queue in self._queues:
             while queue and count:
                 turn = queue.popleft()

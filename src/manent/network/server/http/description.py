@@ -52,7 +52,7 @@ def rows(of: Schema) -> Schema:
 
 
 def octets(minimum: int, most: int) -> Schema:
-    """The schema of a body of bytes, of so many at least and at most."""
+    """The schema of a body of `minimum` to `most` bytes."""
     return {"type": "string", "format": "binary", "minLength": minimum, "maxLength": most}
 
 

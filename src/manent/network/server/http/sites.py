@@ -324,7 +324,7 @@ def table(body: bytes) -> dict[str, Any]:
 
 
 def texts(body: bytes, *names: str) -> list[str]:
-    """Text members of a JSON object. Raises InvalidInput if one is missing or is no text."""
+    """Text members of a JSON object. Raises InvalidInput for one that is missing or not text."""
     found = table(body)
     for name in names:
         if not isinstance(found.get(name), str):
