@@ -208,8 +208,8 @@ class DistributedNoise:
         fault = form.fault
         if local < MINIMUM_LOCAL_STDDEV:
             fault = (
-                f"One client's share of the noise is {local:.3g} steps of the grid; at least {MINIMUM_LOCAL_STDDEV:g} are needed. Use "
-                f"a finer grid (more bits), or more noise."
+                f"One client's share of the noise is {local:.3g} steps of the grid; at least {MINIMUM_LOCAL_STDDEV:g} are "
+                f"needed. Use a finer grid (more bits), or more noise."
             )
         l1 = min(norm * math.sqrt(form.layout.size), norm**2, form.l1 or math.inf)
         given = replace(form, noise="DistributedNoise", spread=reach(local, self.mechanism), fault=fault)
