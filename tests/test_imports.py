@@ -30,6 +30,21 @@ def test_the_contracts_hold():
     assert "0 broken" in found.stdout
 
 
+SERVER = (
+    "closing",
+    "documents",
+    "messages",
+    "parties",
+    "plans",
+    "rosters",
+    "rounds",
+    "service",
+    "submitting",
+    "sweeping",
+    "serving",
+)
+
+
 @pytest.mark.parametrize(
     ("file", "line"),
     [
@@ -52,6 +67,7 @@ def test_the_contracts_hold():
         ("network/server/rounds.py", "import manent.network.site.agent"),
         ("network/site/agent.py", "import manent.network.server.rounds"),
         ("network/trust/roster.py", "import manent.network.site.agent"),
+        ("network/server/rounds.py", "import manent.network.server.http.app"),
         ("network/wire/frames.py", "import manent.network.trust.roster"),
         ("surprise/new.py", ""),
     ],
@@ -62,7 +78,8 @@ def test_a_forbidden_import_breaks_them(tmp_path, file, line):
     here = ("core/study", "crypto/random", "storage/blobs", "accounting/budget", "summation/plain", "layers/clip",
             "privacy/check", "algorithms/fedavg", "analytics/mean", "models/numpy", "data/federation", "rounds/client",
             "engines/simulate", "network/wire/frames", "network/trust/roster", "network/sandbox/child", "network/site/agent",
-            "network/server/rounds", "storm/world", "app/main")  # fmt: skip
+            "network/researcher/asking", *(f"network/server/{name}" for name in SERVER), "network/server/http/app",
+            "storm/world", "app/main")  # fmt: skip
     for module in here:
         path = house / f"{module}.py"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from manent.core.protocols import Assignment, ClientContext
 from manent.core.training.dpsgd import ASSUMPTION, DPSGD
 from manent.engines.clients import keep_inputs
 from manent.network.wire.bundle import Bundle
-from manent.network.wire.sums import make_call
+from manent.network.wire.sums import StudySum, make_call
 from manent.privacy import examples, resolve
 from manent.rounds.declared import Sites, rebuild
 from manent.storage import MemoryStore
@@ -78,7 +78,8 @@ def test_one_study_has_one_hash_though_its_noise_is_derived(monkeypatch, tmp_pat
 
     bundle = Bundle.of(declared, DATA.schema, "softmax")
     plan = resolve(rebuild(bundle.study), Sites(tuple(DATA.names), DATA.schema))
-    call = make_call(plan, "train", 0, 1, 0, 20, SimpleNamespace(number=1, root=bytes(32)), bytes(32), bytes(32))
+    about = StudySum("train", 0, 1, bytes(32))
+    call = make_call(plan, about, 0, 20, SimpleNamespace(number=1, root=bytes(32)), bytes(32))
     told["bundle"], told["plan of a site"], told["call"] = bundle.study_hash, plan.hash, call.study.hex()
     assert told == dict.fromkeys(told, declared.hash)
     # The multiplier that was derived stands beside it.

@@ -40,7 +40,7 @@ def test_overrides_reach_the_study_and_the_conditions(tmp_path: Path) -> None:
         ("rounds=0", "rounds >= 1"),
         ("rounds", "NAME=VALUE"),
         ("=3", "NAME=VALUE"),
-        ("conditions.stragglers=2", "probabilities in [0, 1]"),
+        ("conditions.stragglers=2", "0 <= stragglers <= 1"),
     ],
 )
 def test_a_bad_override_is_named_with_what_would_do(tmp_path: Path, entry: str, expected: str) -> None:

@@ -314,7 +314,7 @@ def test_a_batch_of_one_row_under_batchnorm_is_explained() -> None:
         TorchModel(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), "cross_entropy"),
         draw((6,), 3, 21),
     )
-    with pytest.raises(InvalidInput, match="batch_size that leaves no single row"):
+    with pytest.raises(InvalidInput, match="Choose another batch_size"):
         model.train([work_of(model, 21)], [data])
 
 

@@ -71,7 +71,7 @@ def test_a_given_certificate_is_used_and_vouched_for_by_authorities_alone(tmp_pa
 def test_a_certificate_that_is_none_is_refused(tmp_path):
     certificate, _, _ = self_signed(tmp_path / "a", ["127.0.0.1"])
     _, other, _ = self_signed(tmp_path / "b", ["127.0.0.1"])
-    with pytest.raises(InvalidInput, match="no certificate and its key"):
+    with pytest.raises(InvalidInput, match="not a certificate and its key"):
         prepare(tmp_path / "srv", Address("127.0.0.1", 1, "https://127.0.0.1:1"), 1, given=(certificate, other))
     found = manent("serve", write(tmp_path), "--certificate", certificate, "--folder", tmp_path / "srv")
     assert found.exit_code == 2
