@@ -16,7 +16,7 @@ from manent.core.vectors import Array
 from manent.network.server.documents import StudyRecord
 from manent.privacy.check import Plan
 from manent.rounds.reducer import Abandon, Answered, Applied, Deadline, Effect, Failed, Opened, Progress, Release, follow
-from manent.rounds.server import abandoned_reason, assignment_bytes, assignment_of, crossed, released, rules_of
+from manent.rounds.server import Stepped, abandoned_reason, assignment_bytes, assignment_of, crossed, released, rules_of
 from manent.rounds.spending import abandoned_counts
 from manent.rounds.state import State
 from manent.summation.parties import wire
@@ -73,8 +73,9 @@ def ended(plan: Plan, study: StudyRecord, state: State, party: ServerParty, rand
         abandoned = next((effect.reason for effect in effects if isinstance(effect, Abandon)), "")
         reason = abandoned_reason(plan, party.reason or abandoned)
         return Ending(None, progress, {**row, "abandoned": reason}, abandoned_counts(plan, party.uploads), (), reason)
+    stepped, progress = _released(plan, state, progress, assignment, total, len(answered), random)
     included = [key.hex() for key in party.survivors]
-    return _released(plan, state, progress, assignment, total, (len(answered), row, included), random)
+    return Ending(stepped.state, progress, {**row, **stepped.report}, True, included)
 
 
 def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, random: PrivateRandom) -> Ending:
@@ -87,7 +88,8 @@ def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, 
     if _releases(effects):
         stack = plan.stacks[name]
         total = np.zeros(stack.layout.size, stack.dtype)
-        return _released(plan, state, progress, _assignment(plan, study, state), total, (0, row, ()), random)
+        stepped, progress = _released(plan, state, progress, _assignment(plan, study, state), total, 0, random)
+        return Ending(stepped.state, progress, {**row, **stepped.report}, True)
     reason = abandoned_reason(plan, f"{count} clients were drawn; at least {plan.gathering.minimum} are needed.")
     return Ending(None, progress, {**row, "abandoned": reason}, False, (), reason)
 
@@ -105,19 +107,11 @@ def _releases(effects: Sequence[Effect]) -> bool:
 
 
 def _released(
-    plan: Plan,
-    state: State,
-    at: Progress,
-    assignment: Assignment,
-    total: Array,
-    about: tuple[int, dict[str, Any], Sequence[str]],
-    random: PrivateRandom,
-) -> Ending:
-    """The end of a sum that has a total; `about` are how many answered, the row so far, and whose vectors are in the sum."""
-    answers, row, included = about
+    plan: Plan, state: State, at: Progress, assignment: Assignment, total: Array, answers: int, random: PrivateRandom
+) -> tuple[Stepped, Progress]:
+    """The study after the release of a total, and where it goes on; see `rounds.server.released`."""
     stepped = released(plan, state, at, assignment, total, answers, random)
-    progress, _ = follow(at, rules_of(plan), Applied(stepped.more))
-    return Ending(stepped.state, progress, {**row, **stepped.report}, True, included)
+    return stepped, follow(at, rules_of(plan), Applied(stepped.more))[0]
 
 
 def _total(plan: Plan, sum: str, party: ServerParty) -> Array:
