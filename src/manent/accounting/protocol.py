@@ -214,9 +214,9 @@ def check_part(event: object) -> None:
         raise InvalidInput(f"Events are nested at most {DEEPEST} deep; compose them side by side.")
 
 
-def check_relation(relation: object) -> None:
-    """Raises InvalidInput for anything that is not a neighbouring relation."""
-    validate.one_of("Accounting", "neighboring_relation", relation, get_args(NeighboringRelation))
+def check_relation(relation: object, owner: str = "Accounting") -> None:
+    """Raises InvalidInput, naming the owner, for anything that is not a neighbouring relation."""
+    validate.one_of(owner, "neighboring_relation", relation, get_args(NeighboringRelation))
 
 
 def to_plain(event: Event | Sampling) -> dict[str, Any]:

@@ -150,7 +150,11 @@ class Released:
 
 
 Report = Mapping[str, float]
-"""Accounted numbers of one sum for the history, by name."""
+"""Numbers of one released sum for the history, by name.
+
+A row of the history has these names already, so a report with one of them is refused: "round", "sum", "cohort", "answers",
+"bytes_up", "bytes_down", "seconds" and "abandoned".
+"""
 
 
 class Algorithm(Protocol):
