@@ -155,8 +155,8 @@ def test_arguments_of_a_wrong_kind_are_refused(ask):
     for data, why in {
         "data": "expects a federation as data; found 'data'",
         None: "expects a federation as data; found None",
-        mn.data.heart_disease: r"Expected a federation as data; found heart_disease, which makes one. Call it: heart_disease\(\)",
-        mn.Federation: r"found Federation, which makes one|found Federation, a class. Call it",
+        mn.data.heart_disease: r"Expected a federation as data; found the function heart_disease. Call it: heart_disease\(\)",
+        mn.Federation: r"found Federation, a class. Call it",
     }.items():
         with pytest.raises(mn.InvalidInput, match=why):
             ask(declared, data)

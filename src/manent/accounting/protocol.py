@@ -1,4 +1,4 @@
-"""What accounting asks of every event and of every way of sampling, with what holds where a class says nothing.
+"""The members of every event and of every way of sampling, with their defaults.
 
 An event is a frozen dataclass that says what ran: one release, or a combination of events. A mechanism is one file in
 `mechanisms/`: its event overrides the members below that it has an answer for, and everything else in accounting asks these.

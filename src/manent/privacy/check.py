@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import FunctionType
 
 from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
@@ -131,9 +132,9 @@ def _check_kinds(study: Study, data: Population) -> None:
     if isinstance(data, Study):
         raise InvalidInput("The study comes first, then the data; found a study as the data. Write (study, data).")
     validate.part("The call", "study", study, "a study", ("algorithm", "cohort", "layers"), "Study(algorithm, rounds=10)")
-    if callable(data) and not hasattr(data, "public"):
-        name = getattr(data, "__name__", "it")
-        raise InvalidInput(f"Expected a federation as data; found {name}, which makes one. Call it: {name}().")
+    if isinstance(data, FunctionType):
+        name = data.__name__
+        raise InvalidInput(f"Expected a federation as data; found the function {name}. Call it: {name}().")
     validate.part("The call", "data", data, "a federation", ("public", "names"), "data.heart_disease()")
 
 

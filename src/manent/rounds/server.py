@@ -33,7 +33,7 @@ def first_state(plan: Plan, seed: int, initial: Array | None = None) -> State:
     """The state before the first sum: the same for every engine with the same seed.
 
     Args:
-        initial: float32[d], the model's first vector, where the code that draws it is not at hand; None draws it from the seed.
+        initial: float32[d], the model's first vector, where the code that draws it is not here; None draws it from the seed.
 
     Raises InvalidInput for an initial vector that does not fit, or for a study that trains no model.
     """
