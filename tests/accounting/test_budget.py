@@ -6,6 +6,7 @@ import pytest
 
 import manent as mn
 from manent.accounting import Budget
+from manent.core.errors import InvalidInput
 
 GOOD = {"epsilon": 4.0, "delta": 1e-5, "privacy_unit": "example", "neighboring_relation": "add_or_remove"}
 
@@ -45,3 +46,10 @@ def test_delta_must_not_cover_a_unit_of_the_population():
     Budget(**GOOD).check_population(99_999)
     with pytest.raises(mn.InvalidInput, match="outright"):
         Budget(**GOOD).check_population(100_000)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "delta", "privacy_unit", "neighboring_relation"])
+def test_a_message_names_the_budget(name):
+    values = {"epsilon": 1.0, "delta": 1e-6, "privacy_unit": "client", "neighboring_relation": "add_or_remove", name: "x"}
+    with pytest.raises(InvalidInput, match=f"^Budget expects .*{name}"):
+        Budget(**values)

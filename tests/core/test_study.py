@@ -35,12 +35,22 @@ class Guess:
     tag: str | None = None
     loss: Any = None
 
+    def sums(self, public): ...
+
+    def answer(self, assignment, clients, memory, contexts): ...
+
 
 @dataclass(frozen=True)
 class Half:
-    """A layer in name only."""
+    """A layer and a summation in name only."""
 
     scale: float = 0.5
+
+    def enter(self, form, gathering): ...
+
+    def init(self, occasion): ...
+
+    def bits(self, form, most): ...
 
 
 def study(**changes: Any) -> Study:
@@ -378,3 +388,31 @@ def test_parsing_gives_a_value_of_the_type_or_refuses(text, annotation):
         return
     kinds = {int | None: (int, type(None)), Literal["a", 1]: (str, int), tuple[int, ...]: (tuple,), str | None: (str, type(None))}
     assert type(value) in kinds.get(annotation, (annotation,))
+
+
+# Parts of a wrong kind
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"algorithm": Guess}, r"an algorithm as algorithm; found Guess, a class. Call it: Guess\(...\)"),
+        ({"algorithm": "mean"}, r"an algorithm as algorithm; found 'mean'. Give one, such as FedAvg\("),
+        ({"algorithm": None}, "an algorithm as algorithm; found None"),
+        ({"algorithm": Half()}, "an algorithm as algorithm; found Half.scale=0.5.. Give"),
+        ({"cohort": 3}, r"a cohort as cohort; found 3. Give one, such as Cohort\(size=10\)"),
+        ({"cohort": Cohort}, "a cohort as cohort; found Cohort, a class. Call it"),
+        ({"cohort": None}, "a cohort as cohort; found None"),
+        ({"layers": Half()}, r"layers as a list; found Half\(scale=0.5\). Write layers="),
+        ({"layers": None}, "layers as a list; found None"),
+        ({"layers": "clip"}, "layers as a list; found 'clip'"),
+        ({"layers": [1]}, r"a layer as a member of layers; found 1. Give one, such as Clip\("),
+        ({"layers": [Half(), Half]}, "a layer as a member of layers; found Half, a class. Call it"),
+        ({"summation": Half}, "a summation or None as summation; found Half, a class"),
+        ({"summation": "secagg"}, "a summation or None as summation; found 'secagg'"),
+        ({"budget": 3.0}, r"a budget or None as budget; found 3.0. Give one, such as Budget\("),
+    ],
+)
+def test_parts_of_a_wrong_kind_are_refused(changes, why):
+    with pytest.raises(InvalidInput, match=f"Study expects {why}"):
+        study(**changes)

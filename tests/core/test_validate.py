@@ -108,3 +108,37 @@ def test_a_message_says_who_what_found_and_what_else():
         validate.fraction("It", "p", 1, one=False)
     with pytest.raises(InvalidInput, match=r"^It expects kind as one of 'a', 'b'; found 'c'\.$"):
         validate.one_of("It", "kind", "c", ("a", "b"))
+
+
+@pytest.mark.parametrize("value", [0, -3, 2**70, np.int64(4)])
+def test_a_whole_number_of_either_sign_is_taken(value):
+    validate.whole("It", "n", value)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 1.0, 1.5, "1", None, math.nan, [1], np.array(1)], ids=repr)
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(InvalidInput, match="It expects a whole number as n; found .* Give a whole number"):
+        validate.whole("It", "n", value)
+
+
+class Part:
+    first = 1
+
+    def second(self): ...
+
+
+def test_a_part_needs_the_members_and_no_base_class():
+    validate.part("It", "n", Part(), "a part", ("first", "second"), "Part()")
+    with pytest.raises(InvalidInput, match=r"^It expects a part as n; found Part, a class. Call it: Part\(...\), as in Part"):
+        validate.part("It", "n", Part, "a part", ("first",), "Part()")
+    with pytest.raises(InvalidInput, match=r"^It expects a part as n; found 3. Give one, such as Part\(\).$"):
+        validate.part("It", "n", 3, "a part", ("first", "second"), "Part()")
+    with pytest.raises(InvalidInput, match="found <.*Part object.*>, which has no third and no fourth. Give one"):
+        validate.part("It", "n", Part(), "a part", ("first", "third", "fourth"), "Part()")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(1, "an int"), ("", "a str"), ({}, "a dict"), (None, "a NoneType"), (np.zeros(1), "an ndarray")]
+)
+def test_a_type_is_named_with_its_article(value, told):
+    assert validate.typed(value) == told

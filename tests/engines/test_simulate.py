@@ -298,6 +298,35 @@ def test_layers_act_forward_on_clients_and_backward_on_the_server(data):
     np.testing.assert_allclose(layered.state["model"], bare.state["model"], atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", [True, 1.5, "a", None, np.nan, [1]], ids=repr)
+def test_a_seed_is_a_whole_number(data, seed):
+    with pytest.raises(mn.InvalidInput, match="simulate expects a whole number as seed; found"):
+        mn.simulate(study(), data, seed=seed)
+
+
+@pytest.mark.parametrize("conditions", [0.1, 0, {}, "late", mn.Conditions], ids=repr)
+def test_conditions_of_another_kind_are_refused(data, conditions):
+    with pytest.raises(mn.InvalidInput, match="simulate expects conditions or None as conditions; found"):
+        mn.simulate(study(), data, conditions=conditions)
+
+
+def test_metrics_are_a_tuple_of_names(data):
+    with pytest.raises(mn.InvalidInput, match="simulate expects metrics as a tuple of names; found 'accuracy'"):
+        mn.simulate(study(), data, metrics="accuracy")
+
+
+class Named:
+    """A population without data."""
+
+    def __init__(self, data):
+        self.names, self.public = data.names, data.public
+
+
+def test_a_simulation_needs_the_data(data):
+    with pytest.raises(mn.InvalidInput, match="simulate expects a federation as data; found .*Named"):
+        mn.simulate(study(), Named(data))
+
+
 def test_memory_is_committed_or_left(tmp_path):
     memory = ClientMemory(3, 4, tmp_path / "memory.bin")
     memory.stage(1, 0, np.arange(4, dtype=np.float32))

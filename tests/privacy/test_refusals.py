@@ -71,7 +71,7 @@ REFUSED = {
     "a budget without noise": (study([CLIP], budget=HIGH), "no layer adds noise"),
     "a budget without layers": (study([], budget=HIGH), "no layer adds noise"),
     "noise without a bound": (study([NOISE]), r"Put Clip\(norm\)"),
-    "noise before the clip": (study([NOISE, CLIP]), "Expected Clip, Discretize, CentralNoise"),
+    "noise before the clip": (study([NOISE, CLIP]), "Expected Clip, CentralNoise; found CentralNoise, Clip"),
     "whole numbers before the clip": (study([mn.Discretize(), CLIP, NOISE]), "Expected Clip, Discretize, CentralNoise"),
     "two clips": (study([CLIP, mn.AdaptiveClip(), NOISE]), "keep one"),
     "two noises": (study([CLIP, NOISE, mn.LocalNoise(1.0)]), "keep one"),
@@ -127,6 +127,61 @@ def test_a_place_that_is_none_is_refused():
         mn.InvalidInput, match="Misplaced expects place as one of 'clip', 'compression', 'grid', 'noise'; found 3"
     ):
         mn.check(study([CLIP, Misplaced()]), DATA)
+
+
+@dataclass(frozen=True)
+class NoStage:
+    returned: object = None
+
+    def enter(self, form, gathering):
+        return self.returned
+
+
+@pytest.mark.parametrize("returned", [None, 3, Stage, (Stage, 1)], ids=repr)
+def test_a_layer_that_returns_no_stage_is_refused(returned):
+    with pytest.raises(mn.InvalidInput, match=r"NoStage.enter must return a Stage .*; found .* Return Stage\(form\)"):
+        mn.check(study([NoStage(returned)]), DATA)
+
+
+def test_the_order_is_told_of_the_layers_as_they_were_written():
+    with pytest.raises(mn.Refused) as caught:
+        mn.check(study([NOISE, CLIP]), DATA)
+    assert str(caught.value) == ("The layers stand in a wrong order. Expected Clip, CentralNoise; found CentralNoise, Clip.")
+
+
+@pytest.mark.parametrize("ask", [mn.check, mn.simulate])
+def test_arguments_of_a_wrong_kind_are_refused(ask):
+    declared = study([])
+    for data, why in {
+        "data": "expects a federation as data; found 'data'",
+        None: "expects a federation as data; found None",
+        mn.data.heart_disease: r"Expected a federation as data; found the function heart_disease. Call it: heart_disease\(\)",
+        mn.Federation: r"found Federation, a class. Call it",
+    }.items():
+        with pytest.raises(mn.InvalidInput, match=why):
+            ask(declared, data)
+    with pytest.raises(mn.InvalidInput, match="The study comes first, then the data; found a study as the data"):
+        ask(DATA, declared)
+    for wrong, why in ((FEDAVG, "a study as study; found FedAvg"), (mn.Study, "found Study, a class"), (None, "found None")):
+        with pytest.raises(mn.InvalidInput, match=why):
+            ask(wrong, DATA)
+
+
+@pytest.mark.parametrize("unit", ["client", "example"])
+@pytest.mark.parametrize("layers", [[], [CLIP], [CLIP, NOISE], [mn.LocalNoise(1.0)]], ids=repr)
+def test_a_query_says_at_once_that_it_takes_no_noise_yet(layers, unit):
+    data = mn.data.heart_disease()
+    wanted = mn.Study(mn.Mean("age"), layers=layers, budget=budget(privacy_unit=unit))
+    with pytest.raises(mn.Refused, match="Noise cannot be added to Mean yet: .* Leave layers and budget out.$"):
+        mn.check(wanted, data)
+    assert mn.check(mn.Study(mn.Mean("age")), data)
+
+
+def test_an_algorithm_whose_sums_cannot_be_clipped_says_so_at_once():
+    fednova = mn.FedNova(MODEL, LOCAL, weighting="equal")
+    for changes in ({"layers": [], "budget": HIGH}, {"layers": [CLIP]}, {"layers": [CLIP, NOISE], "budget": HIGH}):
+        with pytest.raises(mn.Refused, match="Noise cannot be added to FedNova yet: .* such as FedAvg"):
+            mn.check(study(algorithm=fednova, **changes), DATA)
 
 
 def test_a_delta_that_gives_away_clients_is_refused():

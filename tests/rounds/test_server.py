@@ -8,9 +8,11 @@ import pytest
 import manent as mn
 from manent.core.errors import InvalidInput
 from manent.core.randomness import repeatable
+from manent.crypto import SystemRandom
 from manent.privacy import resolve
 from manent.rounds.reducer import Answered, Applied, Deadline, Opened, Progress, Release, Rules, follow, step
 from manent.rounds.server import (
+    ROW,
     abandoned_reason,
     assignment_bytes,
     assignment_of,
@@ -47,6 +49,24 @@ def test_a_first_vector_that_does_not_fit_is_refused():
     query = resolve(mn.Study(mn.Mean("age")), mn.data.heart_disease())
     with pytest.raises(InvalidInput, match="trains no model"):
         first_state(query, 0, np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize("name", ["round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds", "abandoned"])
+def test_a_report_cannot_overwrite_what_the_history_says(name, monkeypatch):
+    apply = mn.FedAvg.apply
+    monkeypatch.setattr(mn.FedAvg, "apply", lambda *given: (apply(*given)[0], {"loss": 1.0, name: 0.0}))
+    state, total = first_state(PLAIN, 0), np.ones(PLAIN.stacks["train"].layout.size)
+    assignment = assignment_of(PLAIN, state, 1, 0)
+    with pytest.raises(InvalidInput, match=f"FedAvg reports '{name}', which the history says by itself. Choose another name"):
+        released(PLAIN, state, Progress(), assignment, total, 3, SystemRandom())
+
+
+def test_a_row_of_the_history_has_no_other_names_of_its_own():
+    """So that what `released` refuses is all that a report could overwrite."""
+    counts = {"asked": 1, "answers": 1, "sent": 1, "sent_to": 1}
+    assert ROW - {"round", "sum", "seconds", "abandoned"} == set(crossed(PLAIN, "train", **counts))
+    run = mn.simulate(study([]), DATA, workers=0)
+    assert set(run.history[0]) == ROW - {"abandoned"} | {"update_norm"}
 
 
 def test_clients_are_sent_what_the_layers_need_too():

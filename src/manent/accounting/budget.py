@@ -31,8 +31,8 @@ class Budget:
     def __post_init__(self) -> None:
         set_positive(self, "epsilon")
         set_fraction(self, "delta", zero=False, one=False)
-        check_unit(self.privacy_unit)
-        check_relation(self.neighboring_relation)
+        check_unit(self.privacy_unit, "Budget")
+        check_relation(self.neighboring_relation, "Budget")
 
     def check_population(self, units: int) -> None:
         """Raises InvalidInput where delta is so large that one of so many units might be published outright."""
@@ -52,6 +52,6 @@ class Budget:
         }
 
 
-def check_unit(unit: object) -> None:
-    """Raises InvalidInput for anything that is not a privacy unit."""
-    validate.one_of("Accounting", "privacy_unit", unit, get_args(PrivacyUnit))
+def check_unit(unit: object, owner: str = "Accounting") -> None:
+    """Raises InvalidInput, naming the owner, for anything that is not a privacy unit."""
+    validate.one_of(owner, "privacy_unit", unit, get_args(PrivacyUnit))

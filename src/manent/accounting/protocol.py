@@ -1,4 +1,4 @@
-"""What accounting asks of every event and of every way of sampling, with what holds where a class says nothing.
+"""The members of every event and of every way of sampling, with their defaults.
 
 An event is a frozen dataclass that says what ran: one release, or a combination of events. A mechanism is one file in
 `mechanisms/`: its event overrides the members below that it has an answer for, and everything else in accounting asks these.
@@ -220,9 +220,9 @@ def check_part(event: object) -> None:
         raise InvalidInput(f"Events are nested at most {DEEPEST} deep; compose them side by side.")
 
 
-def check_relation(relation: object) -> None:
-    """Raises InvalidInput for anything that is not a neighbouring relation."""
-    validate.one_of("Accounting", "neighboring_relation", relation, get_args(NeighboringRelation))
+def check_relation(relation: object, owner: str = "Accounting") -> None:
+    """Raises InvalidInput, naming the owner, for anything that is not a neighbouring relation."""
+    validate.one_of(owner, "neighboring_relation", relation, get_args(NeighboringRelation))
 
 
 def to_plain(event: Event | Sampling) -> dict[str, Any]:

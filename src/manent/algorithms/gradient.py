@@ -45,7 +45,7 @@ class Evaluation:
         every: evaluated in each round whose number it divides; at least 1.
         metrics: names from `core.metrics.METRICS`. None takes accuracy and loss, or RMSE and loss for regression.
 
-    Raises InvalidInput unless every is a whole number of at least 1.
+    Raises InvalidInput unless every is a whole number of at least 1, and for metrics that are not a tuple or list of names.
     """
 
     every: int = 1
@@ -53,6 +53,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         validate.count("Evaluation", "every", self.every)
+        if self.metrics is not None:
+            validate.names("Evaluation", "metrics", self.metrics, "('accuracy', 'loss')")
 
     def names(self, model: Model) -> tuple[str, ...]:
         """The metrics' names. Raises InvalidInput for an unknown one, or one that does not fit the model."""
@@ -134,7 +136,7 @@ class GradientAlgorithm(ABC):
             anyway.
         evaluation: metrics that are summed over the clients' test parts, or None.
 
-    Raises InvalidInput for another weighting.
+    Raises InvalidInput for another weighting, and for a model, a local training or an evaluation of a wrong kind.
     """
 
     model: Model
@@ -143,13 +145,18 @@ class GradientAlgorithm(ABC):
     evaluation: Evaluation | None = None
 
     def __post_init__(self) -> None:
-        validate.one_of(type(self).__name__, "weighting", self.weighting, get_args(Weighting))
+        owner = type(self).__name__
+        validate.part(owner, "model", self.model, "a model", ("train", "evaluate"), "LogisticModel(features=13)")
+        validate.part(owner, "local", self.local, "the clients' training", ("batches",), "LocalSGD(lr=0.1, epochs=1)")
+        validate.one_of(owner, "weighting", self.weighting, get_args(Weighting))
+        if self.evaluation is not None:
+            validate.part(owner, "evaluation", self.evaluation, "an evaluation or None", ("names",), "Evaluation(every=5)")
 
     # What an algorithm chooses.
 
     @abstractmethod
     def step(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Array, dict[str, Array]]:
-        """The new parameters [p], and those of the state's arrays that change.
+        """The new parameters [p], and those of the arrays declared by `slots` that change, with the shapes that they have there.
 
         Args:
             parameters: float32[p], the parameters before the round.
@@ -324,7 +331,10 @@ class GradientAlgorithm(ABC):
         return self.evaluation
 
     def apply(self, state: Arrays, assignment: Assignment, released: Released) -> tuple[Arrays, Report]:
-        """After training: the next model, and "update_norm", the L2 norm of the mean update. After evaluation: the metrics."""
+        """After training: the next model, and "update_norm", the L2 norm of the mean update. After evaluation: the metrics.
+
+        Raises InvalidInput for a `step` that does not return what it should.
+        """
         if assignment.sum == "evaluate":
             return state, finish(self._evaluation.names(self.model), released.total, self.model.classes)
         layout = self.train_layout
@@ -334,11 +344,38 @@ class GradientAlgorithm(ABC):
             return state, {"update_norm": 0.0}
         totals = Totals(layout, released.total, weight, answers, released.round)
         before = np.asarray(state["model"], np.float32)
-        stepped, changed = self.step(before[: self.parameters], state, totals)
-        model = np.asarray(stepped, np.float32)
+        model, changed = self._stepped(before[: self.parameters], state, totals)
         if "statistics" in layout:
             model = np.concatenate([model, before[self.parameters :] + totals.mean("statistics").astype(np.float32)])
         return {**state, **changed, "model": model}, {"update_norm": _norm(totals)}
+
+    def _stepped(self, parameters: Vector, state: Arrays, totals: Totals) -> tuple[Vector, Mapping[str, Array]]:
+        """What `step` returns, checked: float32[p], and the arrays that change. A misspelt one would never be read again."""
+        owner, returned = f"{type(self).__name__}.step", self.step(parameters, state, totals)
+        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Mapping)):
+            raise InvalidInput(
+                f"{owner} must return a pair (parameters, state), the latter as arrays by name; "
+                f"found {validate.typed(returned)}. Return {{}} as the state where nothing changes."
+            )
+        try:
+            model = np.asarray(returned[0], np.float32)
+        except (TypeError, ValueError):
+            raise InvalidInput(f"{owner} must return parameters as numbers; found {validate.shown(returned[0])}.") from None
+        if model.shape != parameters.shape:
+            raise InvalidInput(
+                f"{owner} must return parameters of the shape {parameters.shape}, that of the model; found {model.shape}."
+            )
+        slots = {name: array for name, array in state.items() if name not in ("model", "clients")}
+        for name, array in returned[1].items():
+            if name not in slots:
+                declared = ", ".join(map(repr, slots)) or "no array"
+                raise InvalidInput(f"{owner} returns the state {name!r}, but `slots` declares {declared}. Declare it there.")
+            if np.shape(array) != np.shape(slots[name]):
+                raise InvalidInput(
+                    f"{owner} returns the state {name!r} with the shape {np.shape(array)}, but `slots` declares "
+                    f"{np.shape(slots[name])}. A state keeps its shape."
+                )
+        return model, returned[1]
 
     def result(self, state: Arrays) -> Arrays:
         """ "model", float32[d]."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 
 
@@ -61,7 +62,7 @@ def _declared(value: Any, skip_own: bool) -> Any:
     if isinstance(value, type) or inspect.isroutine(value):
         return {"code": type_name(value), "sha256": code_hash(value)}
     raise InvalidInput(
-        f"A study is plain data; found a {type(value).__name__} in it. Use numbers, text, tuples or frozen dataclasses, "
+        f"A study is plain data; found {validate.typed(value)} in it. Use numbers, text, tuples or frozen dataclasses, "
         f"or give its class a to_plain() method."
     )
 

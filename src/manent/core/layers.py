@@ -5,7 +5,7 @@ the server. A stack is built before anything runs. Each layer is told the `Form`
 that it acts in. It refuses what does not fit, or answers with a `Stage`, whose own form says what the client's half gives. So
 bounds are proven from the declaration alone.
 
-A layer needs `enter` and nothing else. What else it may declare is in `LayerTraits`, with what holds where it says nothing.
+A layer needs `enter` and nothing else. Its optional members, and their defaults, are in `LayerTraits`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Stage:
         return {}
 
     def sends(self, state: Arrays) -> Arrays:
-        """float32 arrays that clients need of the state. They go with the assignment."""
+        """The part of the server's state that clients need: float32 arrays, sent with the assignment."""
         return {}
 
     def memory(self) -> Layout | None:
@@ -167,7 +167,7 @@ def any_sum(name: str, every: int) -> None:
 
 @dataclass(frozen=True)
 class LayerTraits:
-    """What a layer may declare beside its protocol, with what holds where it says nothing; read by `core.protocols.traits`.
+    """Optional members of a layer, and their defaults; read by `core.protocols.traits`.
 
     Attributes:
         place: where it stands in the order, or None: anywhere that the forms allow. A layer at "clip" bounds a client's whole
@@ -176,7 +176,7 @@ class LayerTraits:
         noise_multiplier: its noise, relative to the sensitivity, where it is declared; None takes it from the budget.
         correlates_rounds: whether the noise of one round depends on that of others.
         needs_independent_rounds: whether it only goes with noise that does not.
-        minimum: of at most so many clients that are asked, how many answers it needs before anything may be released.
+        minimum: given the most clients asked, the fewest answers needed before anything may be released.
         check_cohort: raises Refused for a cohort that it does not go with. It is told the fewest answers with which the study
             releases a sum, and whether the cohort is a Poisson sample, which may have any size.
         check_sum: raises Refused for a sum that it does not go with, told its name and once in how many rounds it is formed.

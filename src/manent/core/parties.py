@@ -200,7 +200,7 @@ class AnyCall(Protocol):
 
 
 class ServerParty(Party, Protocol):
-    """The server in one attempt at a sum: the fold of its log.
+    """The server in one attempt at a sum, rebuilt by replaying its log.
 
     `phase` is "upload" while clients compute and upload, "done" once there is a total, and "aborted" where there is none. A
     summation may have further phases.

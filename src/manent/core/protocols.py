@@ -1,6 +1,6 @@
 """What the parts of a study are to each other. Engines know algorithms, layers, summations and models only by these protocols.
 
-What a part may declare beside its protocol is in a class of traits, with what holds where it says nothing.
+The optional members of a part, and their defaults, are in a class of traits.
 """
 
 from __future__ import annotations
@@ -151,7 +151,11 @@ class Released:
 
 
 Report = Mapping[str, float]
-"""Accounted numbers of one sum for the history, by name."""
+"""Numbers of one released sum for the history, by name.
+
+A row of the history has these names already, so a report with one of them is refused: "round", "sum", "cohort", "answers",
+"bytes_up", "bytes_down", "seconds" and "abandoned".
+"""
 
 
 class Algorithm(Protocol):
@@ -394,7 +398,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class AlgorithmTraits:
-    """What an algorithm may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+    """Optional members of an algorithm, and their defaults; read by `traits`.
 
     Attributes:
         model: what it trains, or None for a query.
@@ -415,7 +419,7 @@ class AlgorithmTraits:
 
 @dataclass(frozen=True)
 class ModelTraits:
-    """What a model may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+    """Optional members of a model, and their defaults; read by `traits`.
 
     Attributes:
         threadsafe: whether several threads may call it at the same time. A simulation then forks no process.
@@ -432,7 +436,7 @@ class ModelTraits:
 
 @dataclass(frozen=True)
 class PopulationTraits:
-    """What a `Population` may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+    """Optional members of a `Population`, and their defaults; read by `traits`.
 
     Attributes:
         clients: those whose data are here, as in a simulation; empty where data stay with sites.
@@ -443,7 +447,7 @@ class PopulationTraits:
 
 @dataclass(frozen=True)
 class SummationTraits:
-    """What a summation may declare beside its protocol, with what holds where it says nothing; read by `traits`.
+    """Optional members of a summation, and their defaults; read by `traits`.
 
     Attributes:
         output: "sum", or "location" where what is formed stands for the vectors without being their sum, as a median does.

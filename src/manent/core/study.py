@@ -126,7 +126,8 @@ class Study:
         name: for people; part of the hash.
         budget: the differential privacy that the result must have. The noise is derived from it.
 
-    Raises InvalidInput unless rounds is a whole number of at least 1.
+    Raises InvalidInput unless rounds is a whole number of at least 1, and for a part of a wrong kind. A part of one's own is
+    welcome: it needs the members of its protocol (`core.protocols`), and no base class.
     """
 
     algorithm: Algorithm
@@ -139,6 +140,19 @@ class Study:
 
     def __post_init__(self) -> None:
         validate.count("Study", "rounds", self.rounds)
+        validate.part("Study", "algorithm", self.algorithm, "an algorithm", ("sums", "answer"), "FedAvg(model, local)")
+        validate.part("Study", "cohort", self.cohort, "a cohort", ("draw", "turn"), "Cohort(size=10)")
+        if not isinstance(self.layers, (tuple, list)):
+            raise InvalidInput(
+                f"Study expects layers as a list; found {validate.shown(self.layers)}. Write layers=[...], with one layer too."
+            )
+        for layer in self.layers:
+            validate.part("Study", "a member of layers", layer, "a layer", ("enter",), "Clip(norm=1.0)")
+        if self.summation is not None:
+            validate.part("Study", "summation", self.summation, "a summation or None", ("init", "bits"), "SecAgg()")
+        if self.budget is not None:
+            example = "Budget(epsilon=3.0, delta=1e-6, privacy_unit='client', neighboring_relation='add_or_remove')"
+            validate.part("Study", "budget", self.budget, "a budget or None", ("epsilon", "delta"), example)
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def to_plain(self) -> dict[str, Any]:

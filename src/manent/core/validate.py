@@ -46,6 +46,16 @@ def count(owner: str, name: str, value: Any, otherwise: str = "", *, minimum: in
         raise InvalidInput(f"{owner} expects {name} >= {minimum}; found {shown(value)}. Give a whole number{otherwise}.")
 
 
+def whole(owner: str, name: str, value: Any, otherwise: str = "") -> None:
+    """Checks that the value is a whole number of either sign. Raises InvalidInput if it is not.
+
+    Args:
+        owner, name, otherwise: as in `count`.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InvalidInput(f"{owner} expects a whole number as {name}; found {shown(value)}. Give a whole number{otherwise}.")
+
+
 def number(owner: str, name: str, value: Any, otherwise: str = "") -> None:
     """Checks that the value is a finite number of either sign. Raises InvalidInput if it is not.
 
@@ -101,6 +111,44 @@ def one_of(owner: str, name: str, value: Any, choices: Collection[Any]) -> None:
     """
     if not any(_equal(value, choice) for choice in choices):
         raise InvalidInput(f"{owner} expects {name} as one of {', '.join(map(repr, choices))}; found {shown(value)}.")
+
+
+def names(owner: str, name: str, value: Any, example: str) -> None:
+    """Checks that the value is a tuple or a list of texts. Raises InvalidInput if it is not: one text alone is refused too.
+
+    Args:
+        owner, name: as in `count`.
+        example: something that may be given, for the message: "('accuracy',)".
+    """
+    if not isinstance(value, (tuple, list)) or not all(isinstance(one, str) for one in value):
+        raise InvalidInput(f"{owner} expects {name} as a tuple of names; found {shown(value)}. Write {name}={example}.")
+
+
+def part(owner: str, name: str, value: Any, kind: str, members: Collection[str], example: str) -> None:
+    """Checks that the value can stand for a part of a study: it is no class, and has the members that are called on it.
+
+    Args:
+        owner, name: as in `count`.
+        kind: what is expected, with its article, for the message: "an algorithm".
+        members: the names of the methods and properties that it must have.
+        example: something that may be given, for the message: "FedAvg(model, local)".
+
+    Raises InvalidInput for a class, and for a value without one of the members.
+    """
+    if isinstance(value, type):
+        raise InvalidInput(
+            f"{owner} expects {kind} as {name}; found {value.__name__}, a class. Call it: {value.__name__}(...), as in {example}."
+        )
+    missing = [member for member in members if not hasattr(value, member)]
+    if missing:
+        lacks = "" if len(missing) == len(members) else f", which has no {' and no '.join(missing)}"
+        raise InvalidInput(f"{owner} expects {kind} as {name}; found {shown(value)}{lacks}. Give one, such as {example}.")
+
+
+def typed(value: object) -> str:
+    """The name of the value's type with its article, for a message: "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name.lower().startswith(('a', 'e', 'i', 'o', 'nd')) else 'a'} {name}"
 
 
 def _equal(value: object, choice: object) -> bool:

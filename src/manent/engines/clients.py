@@ -59,7 +59,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitAnswer:
-    """What came of a unit.
+    """The sum of a unit's clients, and who answered.
 
     Attributes:
         partial: the sum over its run.

@@ -50,7 +50,7 @@ from manent.rounds.state import State
 
 @dataclass
 class _Heard:
-    """What came of a sum's clients: how many were sent the assignment and answered, their losses, and hidden failures."""
+    """How a sum's clients answered: how many were sent the assignment and answered, their losses, and hidden failures."""
 
     sent_to: int = 0
     answers: int = 0

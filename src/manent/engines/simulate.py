@@ -44,7 +44,8 @@ def simulate(
     """Run a study on this machine.
 
     Args:
-        seed: of everything repeatable: cohorts, data order, first weights, drop-outs. The result does not depend on `workers`.
+        seed: a whole number, from which everything repeatable follows: cohorts, data order, first weights, drop-outs. The result
+            does not depend on `workers`.
         workers: processes of one thread each; None takes one for each processor, 0 works in this process (for debugging).
         conditions: drop-outs and stragglers.
         folder: where to keep the run. One process at a time works in it.
@@ -59,8 +60,8 @@ def simulate(
     Raises:
         Refused: for a study with no honest statement; and for a folder on a file system without locks, see `storage.lock.hold`.
         BudgetSpent: the data set's budget does not cover the study; nothing has run.
-        InvalidInput: the study does not fit itself or the data, or the folder does not fit the study; another process is at work
-            in the folder.
+        InvalidInput: an argument is of a wrong kind; the study does not fit itself or the data; the folder does not fit the
+            study, or another process is at work in it.
         ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder. In a sum with noise
             such a client sends zeros instead, with a warning, because its failure would tell something of its data. There it is
             an error only where the code of every client of the sum raised. (A deployment cannot know that, and continues.)
@@ -71,8 +72,15 @@ def simulate(
         validate.count("simulate", "workers", workers, " or None (every processor)", minimum=0)
     if random is not None and workers != 0:
         raise InvalidInput("A source of randomness given to simulate is for tests in one process; set workers=0.")
-    plan = _simulated(resolve(study, data), random)
-    setting = Setting(plan, data, seed, conditions or Conditions(), evaluate_every, metrics, random)
+    validate.whole("simulate", "seed", seed)
+    if conditions is not None:
+        validate.part("simulate", "conditions", conditions, "conditions or None", ("fate",), "Conditions(drop_before_upload=0.1)")
+    if metrics is not None:
+        validate.names("simulate", "metrics", metrics, "('accuracy', 'loss')")
+    plan = resolve(study, data)
+    validate.part("simulate", "data", data, "a federation", ("clients", "fingerprint"), "data.heart_disease()")
+    plan = _simulated(plan, random)
+    setting = Setting(plan, data, seed, Conditions() if conditions is None else conditions, evaluate_every, metrics, random)
     with ExitStack() as held:
         if folder is not None:
             held.enter_context(hold(Path(folder), "run"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import FunctionType
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Population, Public
 from manent.core.layers import Gathering
@@ -96,6 +98,7 @@ def check(study: Study, data: Population) -> Statement:
 
 def resolve(study: Study, data: Population) -> Plan:
     """The plan of a study for a population. Raises as `check`."""
+    _check_kinds(study, data)
     public, algorithm = data.public, study.algorithm
     study.cohort.check(public.clients)
     sums = algorithm.sums(public)
@@ -122,6 +125,17 @@ def resolve(study: Study, data: Population) -> Plan:
         kept=kept,
         statement=describe(study, public, summation, sums, accounted, first),
     )
+
+
+def _check_kinds(study: Study, data: Population) -> None:
+    """Raises InvalidInput for what is no study, and for data that are no population."""
+    if isinstance(data, Study):
+        raise InvalidInput("The study comes first, then the data; found a study as the data. Write (study, data).")
+    validate.part("The call", "study", study, "a study", ("algorithm", "cohort", "layers"), "Study(algorithm, rounds=10)")
+    if isinstance(data, FunctionType):
+        name = data.__name__
+        raise InvalidInput(f"Expected a federation as data; found the function {name}. Call it: {name}().")
+    validate.part("The call", "data", data, "a federation", ("public", "names"), "data.heart_disease()")
 
 
 def _account(study: Study, clients: int, sums: tuple[SumSpec, ...], summation: Summation, remembers: bool) -> Accounted:

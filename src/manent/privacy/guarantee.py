@@ -13,7 +13,7 @@ from manent.accounting.events import Event, NeighboringRelation, Sampling, text
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Cost, Gathering, Layer
-from manent.core.protocols import PrivacyBudget, Summation, SummationTraits, SumSpec, traits
+from manent.core.protocols import AlgorithmTraits, PrivacyBudget, Summation, SummationTraits, SumSpec, traits
 from manent.core.study import Study
 from manent.privacy.cohorts import gathering_of, releases, sampling, usual_relation
 from manent.privacy.observers import Seen, all_releases, cost_of, views
@@ -103,6 +103,7 @@ def account(study: Study, clients: int, specs: Sequence[SumSpec], summation: Sum
         InvalidInput: for a delta that allows to publish whole clients, or noise that nothing sizes.
     """
     noise = noise_layer(study.layers)
+    _check_clippable(study, specs)
     _check_budget_fits(study, clients, noise)
     gathering = gathering_of(study.cohort, clients, noise, summation)
     hidden = summation.view == "the sum alone"
@@ -145,6 +146,20 @@ def _privacy(private: _Private, stacks: Mapping[str, Stack], z: float, delta: fl
         noise_multiplier=z,
         noise_stddev={name: cost_of(stack).stddev for name, stack in stacks.items()},
     )
+
+
+def _check_clippable(study: Study, specs: Sequence[SumSpec]) -> None:
+    """Raises Refused where noise is asked for, and the algorithm forms no sum that could be clipped."""
+    trains = traits(study.algorithm, AlgorithmTraits).model is not None
+    asked = any(declared_by(layer).place in ("clip", "noise") for layer in study.layers)
+    if study.budget is not None:
+        asked = asked or not trains or study.budget.privacy_unit == "client"
+    if asked and not any(spec.scalable for spec in specs):
+        cure = ", or use an algorithm whose updates can be scaled down, such as FedAvg" if trains else ""
+        raise Refused(
+            f"Noise cannot be added to {type(study.algorithm).__name__} yet: its sums have no bound of their own, and cannot be "
+            f"clipped. Leave layers and budget out{cure}."
+        )
 
 
 def _check_budget_fits(study: Study, clients: int, noise: Layer | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from manent.core import validate
-from manent.core.errors import Refused
+from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import PLACES, Form, Gathering, Layer, LayerTraits, Place, Stage
 from manent.core.protocols import SumSpec, traits
 from manent.core.randomness import PrivateRandom
@@ -138,11 +138,12 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
 
     Raises:
         Refused: for a wrong order (the right one is told), a sum that cannot be clipped, or whole numbers that could overflow.
-        InvalidInput: for a layer of an unknown place, or noise that neither a layer nor a budget sizes.
+        InvalidInput: for a layer of an unknown place, one whose `enter` returns no `Stage`, or noise that neither a layer nor a
+            budget sizes.
     """
-    ordered = _with_grid(layers, gathering.whole)
+    _check_order(layers)
+    ordered = _with_grid(layers, gathering.whole)  # which keeps the order
     declared = [declared_by(layer) for layer in ordered]
-    _check_order(ordered)
     clips = any(own.place == "clip" for own in declared)
     if clips:
         _check_scalable(spec)
@@ -150,7 +151,7 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
     gathering = gathering if z is None else replace(gathering, noise_multiplier=z)
     form, stages = Form(spec.layout), []
     for layer in ordered:
-        stages.append(layer.enter(form, gathering))
+        stages.append(_entered(layer, form, gathering))
         form = stages[-1].form
     fault = next((stage.form.fault for stage in stages if stage.form.fault is not None), None)
     if fault is not None and not trial:
@@ -159,6 +160,18 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
         _check_overflow(form, gathering)
     names = tuple(type(layer).__name__ + " (inserted)" * (layer not in layers) for layer in ordered)
     return Stack(spec.layout, names, tuple(stages), clips)
+
+
+def _entered(layer: Layer, form: Form, gathering: Gathering) -> Stage:
+    """The layer's stage. Raises InvalidInput where it returns something else."""
+    stage = layer.enter(form, gathering)
+    if not isinstance(stage, Stage):
+        name = type(layer).__name__
+        raise InvalidInput(
+            f"{name}.enter must return a Stage (manent.core.layers.Stage, or a subclass); found {validate.shown(stage)}. "
+            f"Return Stage(form), with the form of the vectors that {name} gives."
+        )
+    return stage
 
 
 def declared_by(layer: Layer) -> LayerTraits:

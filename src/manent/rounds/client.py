@@ -23,7 +23,7 @@ Asked = TypeVar("Asked")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of asking one client.
+    """One client's answer, or why there is none.
 
     Attributes:
         contribution: the checked answer, or zeros in its place.
@@ -41,7 +41,7 @@ class Outcome:
 def outcomes(
     plan: Plan, sum: str, group: Sequence[Asked], ask: Callable[[Sequence[Asked]], Sequence[Contribution]]
 ) -> Iterator[Outcome]:
-    """What came of asking a group of clients for their terms of a sum, one outcome each, in order.
+    """Ask a group of clients for their terms of a sum: one outcome each, in order.
 
     Where asking several at once fails, each is asked by itself, so that the failure gets the right name. In a sum with noise a
     client that fails sends zeros: that it failed would tell something of its data, so only its own operator may know. It keeps

@@ -20,6 +20,9 @@ from manent.privacy.check import Plan
 from manent.rounds.reducer import Progress, Rules
 from manent.rounds.state import State
 
+ROW = frozenset({"round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds", "abandoned"})
+"""What every row of the history says by itself. The report of an algorithm uses none of these names."""
+
 
 def rules_of(plan: Plan) -> Rules:
     """What the reducer needs of a plan."""
@@ -30,7 +33,7 @@ def first_state(plan: Plan, seed: int, initial: Array | None = None) -> State:
     """The state before the first sum: the same for every engine with the same seed.
 
     Args:
-        initial: float32[d], the model's first vector, where the code that draws it is not at hand; None draws it from the seed.
+        initial: float32[d], the model's first vector, where the code that draws it is not here; None draws it from the seed.
 
     Raises InvalidInput for an initial vector that does not fit, or for a study that trains no model.
     """
@@ -94,12 +97,20 @@ def released(
         total: [d'], as the summation formed it.
         answers: how many vectors are in it. With a public divisor the algorithm is told the expected number instead.
         random: the source of the noise.
+
+    Raises InvalidInput where the algorithm's report uses a name of the history's own (`ROW`).
     """
     name, expected = assignment.sum, plan.divisor
     total, layers = plan.stacks[name].server(total, state.layers[name], random)
     counted = answers if expected is None else max(1, round(expected))
     given = Released(total, counted, at.round, expected)
     arrays, report = plan.study.algorithm.apply(state.arrays, assignment, given)
+    taken = sorted(ROW.intersection(report))
+    if taken:
+        raise InvalidInput(
+            f"{type(plan.study.algorithm).__name__} reports {', '.join(map(repr, taken))}, which the history says by itself. "
+            f"Choose another name in the report that `apply` returns."
+        )
     more = plan.study.algorithm.assign(arrays, at.round, at.index + 1) is not None
     return Stepped(State(arrays, {**state.layers, name: layers}), total, finite(report), more)
 

@@ -53,7 +53,7 @@ def settle(ledger: Ledger, reservation: Reservation, released: int, each: int, *
         released: how many releases were made.
         each: repetitions that one release uses, see `uses`; with 0 nothing can be given back once something was released.
         nothing: the reason for the record where nothing was released, and all goes back.
-        unrecorded: the name under which releases are recorded of which the ledger has no record.
+        unrecorded: the name under which releases are recorded that the ledger has no record of.
     """
     if not ledger.running(reservation):
         return

@@ -86,7 +86,7 @@ def read_arrays(chunks: Iterable[bytes], size: int) -> dict[str, Array]:
 
 
 def decode_arrays(data: bytes) -> dict[str, Array]:
-    """Named arrays from bytes at hand; see `read_arrays`."""
+    """Named arrays from bytes in memory; see `read_arrays`."""
     return read_arrays([data], len(data))
 
 

@@ -83,7 +83,7 @@ class Chain:
         return self.checked(view.rows(self.log), last)
 
     def checked(self, rows: Sequence[bytes], last: str | None = None) -> Iterator[dict[str, Any]]:
-        """As `rows`, for rows at hand.
+        """Check rows already in memory, as `rows` does.
 
         Args:
             last: hash of the last row; None if it is not known.

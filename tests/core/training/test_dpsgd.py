@@ -169,3 +169,12 @@ def test_penalty_prox_and_shift_are_added_after_the_noise():
 def test_a_model_without_gradients_of_examples_is_refused():
     with pytest.raises(Refused, match="object does not give the gradients of single examples"):
         check_private(object())
+
+
+def test_a_clip_norm_that_is_missing_is_asked_for():
+    with pytest.raises(InvalidInput, match="found None. Give a number in that range: the L2 norm"):
+        DPSGD(clip_norm=None, examples=10)
+    with pytest.raises(InvalidInput, match="found 'a'. Give a number in that range, or None"):
+        DPSGD(1.0, "a", examples=10)
+    with pytest.raises(InvalidInput, match="Give one of the two"):
+        DPSGD(1.0)

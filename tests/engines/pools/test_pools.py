@@ -82,3 +82,26 @@ def test_all_pools_answer_and_measure_alike(kind):
         assert pool.measure(assignment.arrays["model"], [3, 1]) == [
             measure(assignment.arrays["model"], DATA.clients[i]) for i in (3, 1)
         ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("raised", "expected", "why"),
+    [
+        (mn.InvalidInput("The model does not fit."), mn.InvalidInput, "^The model does not fit.$"),
+        (mn.Refused("Not so."), mn.Refused, "^Not so.$"),
+        (mn.MissingExtra("torch", "torch", "It"), mn.ManentError, "It needs the package 'torch'"),
+        (ZeroDivisionError("by zero"), (mn.ManentError, ZeroDivisionError), "by zero"),
+    ],
+)
+def test_what_is_raised_in_a_worker_is_raised_by_the_pool(kind, raised, expected, why):
+    """A worker that raises is not one that died."""
+
+    def failing(vector, client):
+        raise raised
+
+    pool = KINDS[kind](side(), failing)
+    with closing(SimpleNamespace(close=pool.terminate)), pytest.raises(expected, match=why) as caught:
+        pool.measure(np.zeros(MODEL.layout.size, np.float32), [0, 1])
+    assert "died" not in str(caught.value)
+    assert type(caught.value) is not mn.ManentError or "in failing" in str(caught.value)

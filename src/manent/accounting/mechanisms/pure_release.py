@@ -32,7 +32,7 @@ class PureRelease(Event):
 
     def __post_init__(self) -> None:
         set_positive(self, "epsilon")
-        check_relation(self.neighboring_relation)
+        check_relation(self.neighboring_relation, "PureRelease")
 
     def pure_epsilon(self, relation: NeighboringRelation) -> float:
         """epsilon of one release, with delta 0. Raises Refused where its relation says nothing about the one asked for."""

@@ -1,1 +1,1 @@
-"""Study files: loading one, what travels with it, running it, and showing what came of it."""
+"""Study files: loading one, what travels with it, running it, and showing its result."""

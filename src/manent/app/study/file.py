@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from manent.core import validate
 from manent.core.errors import InvalidInput, ManentError
 from manent.core.overrides import override
 from manent.core.study import Study
@@ -156,7 +157,7 @@ def _named(module: ModuleType, path: str | Path, name: str, kind: type[Kind]) ->
         raise InvalidInput(f"{path} must define {name!r}, a {kind.__name__}; it does not.{hint}")
     value = getattr(module, name)
     if not isinstance(value, kind):
-        raise InvalidInput(f"{path} must define {name!r} as a {kind.__name__}; found a {type(value).__name__}.")
+        raise InvalidInput(f"{path} must define {name!r} as a {kind.__name__}; found {validate.typed(value)}.")
     return value
 
 

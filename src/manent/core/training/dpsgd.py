@@ -103,17 +103,21 @@ class DPSGD:
 
     def __post_init__(self) -> None:
         if not (validate.is_number(self.clip_norm) and 2.0**-64 <= self.clip_norm <= 2.0**64):
-            raise InvalidInput(f"DPSGD expects a clip_norm > 0 (between 2^-64 and 2^64); found {self.clip_norm!r}.")
+            raise InvalidInput(
+                f"DPSGD expects a clip_norm > 0 (between 2^-64 and 2^64); found {validate.shown(self.clip_norm)}. "
+                f"Give a number in that range: the L2 norm to which each example's gradient is scaled down."
+            )
         z = self.noise_multiplier
         if z is not None and not (validate.is_number(z) and 2.0**-20 <= z <= 2.0**20):
             raise InvalidInput(
-                f"DPSGD expects a noise_multiplier > 0 (between 2^-20 and 2^20), or None to derive it from a budget; found {z!r}."
+                f"DPSGD expects a noise_multiplier > 0 (between 2^-20 and 2^20), or None to derive it from a budget; "
+                f"found {validate.shown(z)}. Give a number in that range, or None."
             )
         q = self.sampling_probability
         if (q is None) == (self.examples is None):
             raise InvalidInput(
                 f"DPSGD needs either sampling_probability or examples (a declared, public number; the true one is private); "
-                f"found sampling_probability={q}, examples={self.examples}."
+                f"found sampling_probability={q}, examples={self.examples}. Give one of the two."
             )
         if q is not None:
             validate.fraction("DPSGD", "sampling_probability", q, zero=False)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from manent.core.errors import ClientFailed, ManentError
+from manent.core.errors import BudgetSpent, ClientFailed, InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused
 from manent.core.protocols import Assignment
 from manent.core.sums import Partial
 from manent.core.vectors import Array
@@ -30,6 +31,8 @@ from manent.engines.pools.allocation import keep_freed
 from manent.engines.pools.pool import Measure
 
 Message = dict[str, Any]
+ERRORS = {kind.__name__: kind for kind in (BudgetSpent, InvalidInput, ManentError, NotAuthorized, ProtocolAbort, Refused)}
+"""The errors that the parent raises again as they are, by name: those that are made of their message alone."""
 AHEAD = 2
 """Units that a worker may be given before it must answer; it has as many slots for results."""
 
@@ -136,6 +139,8 @@ class Forked:
             }
         except ClientFailed as error:
             return {"failed": _facts(error)}
+        except Exception as error:  # noqa: BLE001 - the parent raises it: a worker that ended would look as if it had been killed
+            return {"raised": [type(error).__name__, str(error), "".join(traceback.format_exception(error))]}
 
     @property
     def size(self) -> int:
@@ -156,7 +161,7 @@ class Forked:
     def answers(self, units: Iterable[Unit]) -> Iterator[UnitAnswer]:
         """The units' answers, in any order. The array of an answer is used again once the next is asked for.
 
-        Raises ClientFailed, and ManentError where a worker died.
+        Raises ClientFailed, what else was raised in a worker, and ManentError where a worker died.
         """
         jobs = ({"unit": vars(unit)} for unit in units)
         for job, reply, worker, slot in self._run(jobs):
@@ -196,6 +201,8 @@ class Forked:
                 job, slot = waiting[worker].popleft()
                 if "failed" in reply:
                     raise ClientFailed(*reply["failed"])
+                if "raised" in reply:
+                    raise _raised(worker, *reply["raised"])
                 yield job, reply, worker, slot
                 free[worker].append(slot)
                 self._give(worker, jobs, waiting, free)
@@ -234,6 +241,13 @@ class Forked:
         for pid in self._pids:
             os.kill(pid, signal.SIGKILL)
         self.close()
+
+
+def _raised(worker: int, kind: str, text: str, trace: str) -> ManentError:
+    """What was raised in a worker: an error of manent's own as it was, any other as a ManentError with its traceback."""
+    if kind in ERRORS:
+        return ERRORS[kind](text)
+    return ManentError(f"Worker {worker} raised {kind}: {text}\n{trace}")
 
 
 def _facts(error: ClientFailed) -> tuple[str, int, str, str, str | None]:

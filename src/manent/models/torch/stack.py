@@ -146,7 +146,7 @@ class _Images(Stage):
 
 @functools.lru_cache(64)
 def _ones(*shape: int) -> Tensor:
-    """Ones, made once: making them takes as long as adding up the slopes of a small layer."""
+    """A tensor of ones, kept: making it anew takes as long as summing the gradients of a small layer."""
     return torch.ones(shape)
 
 

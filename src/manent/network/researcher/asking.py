@@ -1,4 +1,4 @@
-"""What a researcher asks of a server, with a token: to queue studies, how they stand, and what came of them."""
+"""What a researcher asks of a server, with a token: to queue studies, how they stand, and their results."""
 
 from __future__ import annotations
 

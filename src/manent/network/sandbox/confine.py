@@ -126,7 +126,7 @@ class Order:
 
 @dataclass
 class Report:
-    """What came of it.
+    """Which means of confinement are in use, and what they failed to prevent.
 
     Attributes:
         means: those in use.
@@ -145,7 +145,7 @@ class Report:
     own_users: bool = False
 
     def attempt(self, order: Order, name: str, take: Callable[[], str]) -> None:
-        """Try one of the means, and note what came of it."""
+        """Try one of the means, and note whether it is in use, or why not."""
         if name not in order.means:
             self.lacks[name] = "not asked for"
             return

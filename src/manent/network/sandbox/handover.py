@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.examples import Client, Examples
 from manent.core.vectors import Array
@@ -162,7 +163,7 @@ def as_client(found: object) -> Client:
         return Client("site", found)
     if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Examples) for part in found):
         return Client("site", *found)
-    raise InvalidInput(f"A loader returns a Client, Examples, or a pair of them (train, test); found a {type(found).__name__}.")
+    raise InvalidInput(f"A loader returns a Client, Examples, or a pair of them (train, test); found {validate.typed(found)}.")
 
 
 def execute(path: Path, module: str) -> ModuleType:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from manent.core import validate
 from manent.core.canonical import canonical, to_plain
 from manent.core.errors import InvalidInput, ManentError
 from manent.core.examples import Client
@@ -67,7 +68,7 @@ def _algorithm(document: Mapping[str, Any], folder: Path) -> Algorithm:
     study = rebuild(document)
     own = vars(handover.execute(folder / ENTRY, MODULE)).get("study")
     if not isinstance(own, Study):
-        raise InvalidInput(f"{ENTRY} must define 'study', a Study; found a {type(own).__name__}.")
+        raise InvalidInput(f"{ENTRY} must define 'study', a Study; found {validate.typed(own)}.")
     declared = declared_model(study)
     if declared is None:
         return study.algorithm

@@ -1,4 +1,4 @@
-"""The server's parties. Each is the fold of its log; it is held in memory and brought up to date in every transaction."""
+"""The server's parties, each rebuilt by replaying its log. They stay in memory, and every transaction brings them up to date."""
 
 from __future__ import annotations
 

@@ -203,8 +203,8 @@ class Refusal:
         rule: the policy's key; or "study", "signature" or "requirements" for what no policy allows.
         demands: what the policy asks for.
         found: what there is instead.
-        change: how it would fit.
-        passing: whether waiting is enough.
+        change: what to change.
+        passing: whether it will pass later by itself.
     """
 
     rule: str

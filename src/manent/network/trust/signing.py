@@ -138,7 +138,7 @@ class Verifier:
         self._swept = -1
 
     def verify(self, method: str, url: str, headers: Headers, body_digest: bytes) -> str:
-        """The key id that signed this request, for a body that is at hand.
+        """The key id that signed this request, whose body has been read already.
 
         Args:
             url: the absolute URL that was asked for. Its origin must be the server's own, whatever the Host header says: see

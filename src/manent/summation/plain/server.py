@@ -42,9 +42,9 @@ class _Upload:
 
 @final
 class PartedTotal:
-    """A total that is computed slice by slice on demand. Whoever takes a large model's total so never holds it whole.
+    """A total whose slices are computed on demand, so that a large model's total is never held whole.
 
-    numpy takes it for an array, and forms all of it. Raises InvalidInput for a slice with a step.
+    Given to numpy as an array, it is computed whole. Raises InvalidInput for a slice with a step.
     """
 
     def __init__(self, terms: PlainTerms, form: Callable[[int, int], Array]) -> None:
@@ -68,7 +68,7 @@ class PartedTotal:
 
 @final
 class PlainServer:
-    """The server in one attempt: the fold of its log; see `ServerParty`.
+    """The server in one attempt, rebuilt by replaying its log; see `ServerParty`.
 
     Args:
         call: what the clients are called to.
@@ -116,7 +116,7 @@ class PlainServer:
 
     @property
     def parted(self) -> Array:
-        """The same, of which a slice is formed when it is asked for. Raises ProtocolAbort where there is none."""
+        """The total, computed slice by slice on demand. Raises ProtocolAbort where there is none."""
         if self.phase != "done":
             raise ProtocolAbort(self.reason or "There is no sum yet: clients are still answering.")
         return cast(Array, PartedTotal(self.call.terms, self._formed))

@@ -1,7 +1,7 @@
 """The server's part in one attempt at one masked sum, as a sans-I/O party.
 
-It is the fold of its log: the messages and deadlines that it took in, in order. It adds uploads as they arrive, so it holds one
-vector whatever the size of the cohort. The log holds the uploads until the sum is released.
+It is rebuilt by replaying its log: the messages and deadlines that it took in, in order. It adds uploads as they arrive, so it
+holds one vector whatever the size of the cohort. The log holds the uploads until the sum is released.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class SecAggServer:
 
     @property
     def parted(self) -> Array:
-        """The total: the masks came off all of it at once. Raises ProtocolAbort where there is none."""
+        """The total, whole: the masks are removed from all of it at once. Raises ProtocolAbort where there is none."""
         return self.total
 
     @property

@@ -158,7 +158,7 @@ class SecAgg:
 
 
 def ring_bits(form: Form, count: int) -> int:
-    """b, with which the sum of `count` vectors of this form cannot wrap, or wraps so that its layer can undo it.
+    """The ring's bits b: enough that the sum of `count` such vectors does not wrap, or what the layer declares and undoes.
 
     Raises Refused for real numbers, and for whole numbers that no ring holds.
     """

@@ -57,7 +57,10 @@ def _of_book(folder: Path) -> dict[str, Any]:
 
 
 def _of_roster(file: Path, consortium: str | None) -> dict[str, Any]:
-    """What a signed roster holds, and why it is refused, if it is. Without a consortium's key it is held to its own."""
+    """What a signed roster holds, and why it is refused, if it is.
+
+    Without a consortium's key, it is checked against the key that it names itself.
+    """
     from manent.network.trust.identity import from_hex
     from manent.network.trust.roster import read_roster
 

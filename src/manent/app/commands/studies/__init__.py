@@ -10,7 +10,7 @@ from manent.app.commands.studies.list import list_studies
 
 studies_app = typer.Typer(
     no_args_is_help=True,
-    help="Studies at a server: submit them, see how they stand, fetch what came of them.\n\n"
+    help="Studies at a server: submit them, see how they stand, fetch their results.\n\n"
     "The server's operator gives you three things, which these commands read from the environment: MANENT_SERVER, its URL; "
     f"MANENT_PIN, the hash of its certificate, where it made that itself; and {TOKEN}, your token, by manent people add.\n\n"
     "[dim]manent studies submit study.py --sites 4\n"

@@ -1,4 +1,4 @@
-"""How much a server process does at a time. So its memory does not grow with the number of sites."""
+"""A limit on how much a server process does at a time, so that its memory does not grow with the number of sites."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from manent.network.wire import protocol
 
 MOST = 1024
-"""Most requests that are in work or wait. Further ones are told to come again; sites do so by themselves, each time later."""
+"""The most requests that are in work or wait. Others are told to come again; sites do so by themselves, after longer and longer
+pauses."""
 MOST_HELD = 256
-"""Of these, most long polls that wait for news. Further ones are answered at once, and told when to ask again."""
+"""The most of these that are long polls waiting for news. Others are answered at once, and told when to ask again."""
 MOST_QUEUED = 128
-"""Of these, most requests of each kind that wait for their turn. Further ones are told to come again."""
+"""The most of these, of each kind, that wait for their turn. Others are told to come again."""
 MOST_WORKING = 96
-"""With fewer requests in work than this, those who wait for their turn go on: uploads, then downloads, then long polls."""
+"""While fewer requests than this are in work, waiting ones are admitted: uploads, then downloads, then long polls."""
 GRANTED = 30.0
 """Seconds for which room is kept for an upload that was announced."""
 THREADS = 8
@@ -28,14 +29,12 @@ THREADS = 8
 AGAIN = 4
 """Seconds, on average, after which a site repeats a long poll that was not held; more when there are many sites."""
 POLLS = 40
-"""Long polls that all sites together repeat in a second, about: the more sites, the more rarely each asks."""
+"""About how many long polls all sites together repeat in a second: the more sites, the more rarely each asks."""
 _EXEMPT = ("/health", "/ready", "/metrics")
 
 
 class Turn(IntEnum):
-    """The kinds of requests that can wait for their turn, most urgent first: uploads and downloads let somebody get on with
-    work.
-    """
+    """The kinds of requests that can wait for their turn, most urgent first: somebody's work waits for uploads and downloads."""
 
     UPLOAD = 0
     DOWNLOAD = 1
@@ -139,7 +138,7 @@ class Room:
         self._go_on()
 
     def _go_on(self) -> None:
-        """If there is room, let the one go on who is next in the queue; its end lets the next go on."""
+        """If there is room, admit the next request in the queue. Each that ends admits the next."""
         if self._idle:
             self.let_go(1)
 
