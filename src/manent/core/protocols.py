@@ -258,7 +258,7 @@ class Occasion:
 
     @property
     def dtype(self) -> Number:
-        """Of the numbers that are summed."""
+        """The type of the numbers that are summed."""
         return np.float64 if self.form.grid is None else np.int64
 
 
@@ -461,7 +461,7 @@ class SummationTraits:
 
 
 def traits(part: object, kind: type[Traits]) -> Traits:
-    """What a part declares of these traits, with the default for each that it does not have."""
+    """The optional members of a part, with the default for each that it does not have."""
     declared = [field.name for field in fields(kind) if getattr_static(part, field.name, None) is not None]
     return kind(**{name: getattr(part, name) for name in declared})
 

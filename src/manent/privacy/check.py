@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def divisor(self) -> float | None:
-        """What private totals are divided by, and what is told instead of the number of answers; None where that is told."""
+        """The public number that divides private totals, told in place of the number of answers; None where that is told."""
         return None if self.privacy is None or self.privacy.unit != "client" else self.gathering.expected
 
     @property

@@ -17,7 +17,7 @@ Costs = Sequence[tuple[Cost, int]]
 
 @dataclass(frozen=True)
 class Seen:
-    """What one observer's view costs.
+    """One observer's view, as the accounting sees it.
 
     Attributes:
         event: all that may be released, as this observer sees it; None where nothing protects against them.

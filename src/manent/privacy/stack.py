@@ -37,12 +37,12 @@ class Stack:
 
     @property
     def form(self) -> Form:
-        """Of the vectors that are summed."""
+        """The form of the vectors that are summed."""
         return self.stages[-1].form if self.stages else Form(self.given)
 
     @property
     def layout(self) -> Layout:
-        """Of the vectors that are summed."""
+        """The layout of the vectors that are summed."""
         return self.form.layout
 
     @property
@@ -60,7 +60,7 @@ class Stack:
         return self._named([stage.init() for stage in self.stages])
 
     def sends(self, state: Arrays) -> dict[str, Array]:
-        """What clients need of the state, float32 by name. It goes with the assignment."""
+        """The part of the state that clients need: float32 arrays by name, sent with the assignment."""
         parts = zip(self.stages, self._parts(state), strict=True)
         return self._named([stage.sends(part) for stage, part in parts])
 

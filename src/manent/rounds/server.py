@@ -132,7 +132,7 @@ def upload_bytes(plan: Plan, sum: str) -> int:
 
 
 def crossed(plan: Plan, sum: str, *, asked: int, answers: int, sent: int, sent_to: int) -> dict[str, Any]:
-    """What the history says of who took part and how many bytes crossed: "cohort", "answers", "bytes_up" and "bytes_down".
+    """The part of a history row about who took part and how many bytes were sent: "cohort", "answers", "bytes_up", "bytes_down".
 
     The history is released too, so for a private sum all counts are the expected ones.
 
@@ -152,5 +152,5 @@ def assignment_bytes(assignment: Assignment) -> int:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Those that are finite: JSON knows no NaN, and a metric may have no value (AUC of one class)."""
+    """The values that are finite: JSON knows no NaN, and a metric may have no value (AUC of one class)."""
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}

@@ -13,7 +13,7 @@ from manent.storage.arrays import array_pieces, read_arrays
 
 @dataclass(frozen=True)
 class State:
-    """What a study has come to.
+    """The state of a study between two sums.
 
     Attributes:
         arrays: the algorithm's state, by name.
