@@ -57,7 +57,7 @@ def test_a_loader_is_a_function(tmp_path, name, said):
 
 def test_a_loader_returns_data(tmp_path):
     (tmp_path / "load.py").write_text("def load():\n    return 3")
-    with pytest.raises(InvalidInput, match="found a int"):
+    with pytest.raises(InvalidInput, match="found an int"):
         loader(f"{tmp_path}/load.py:load")("data")
 
 

@@ -484,7 +484,7 @@ with t.Data.of(t.client()) as data, t.Child(t.code(), t.plan_of(), data, t.SMALL
     ("text", "reason"),
     [
         ("import nothing_like_it\n", r"ModuleNotFoundError.*\(study.py, line 1\)"),
-        ("study = 1\n", "must define 'study', a Study; found a int"),
+        ("study = 1\n", "must define 'study', a Study; found an int"),
         ("study =\n", "SyntaxError"),
         (HOSTILE.replace('"classes": 2', '"classes": 3'), "not the one that the study declares"),
         ("import os\nos._exit(9)\n", "code 9"),
@@ -568,7 +568,7 @@ def test_a_loader_runs_with_the_sites_rights_and_its_data_arrive(tmp_path, loade
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
-        ("7", "found a int"),
+        ("7", "found an int"),
         ("[].x", "AttributeError"),
         ("mn.Examples(np.array([{}] * 4), np.zeros(4))", "array of numbers"),
         ("os._exit(4)", "exit code 4"),
