@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from manent.accounting import Ledger
 from manent.core.canonical import to_plain
 from manent.core.randomness import repeatable
 from manent.crypto import InsecureTestRNG, SystemRandom
+from manent.engines.folder import RunFolder
 from manent.storage import MemoryStore
 from tests.privacy.studies import CENTRAL, DATA, FEDAVG, LOCAL, MODEL, budget, study
 
@@ -307,17 +309,24 @@ def test_a_study_that_does_not_fit_leaves_no_folder_and_may_come_again(tmp_path)
     assert ledger.account("softmax-2").runs == 1  # nothing was set aside for the run that found its folder taken
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     ledger = opened()
-    with pytest.raises(OSError):
+    with pytest.raises(mn.InvalidInput, match="Name a folder that can be written"):
         mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "file" / "run")
+    assert ledger.account("softmax").runs == 0
+
+    def full(self, name, value):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "run")
     assert ledger.account("softmax").runs == 0
 
 
 def test_a_reservation_left_in_the_folder_is_taken_for_the_same_study_only(tmp_path):
     """As after a kill between the reservation and the first round."""
-    from manent.engines.folder import RunFolder
     from manent.engines.spending import Spending
 
     ledger, plan = opened(50.0), mn.privacy.resolve(study(), DATA)

@@ -462,7 +462,9 @@ class SummationTraits:
 
 def traits(part: object, kind: type[Traits]) -> Traits:
     """The optional members of a part, with the default for each that it does not have."""
-    declared = [field.name for field in fields(kind) if getattr_static(part, field.name, None) is not None]
+    # A member that the class has is read whatever that raises: a property that fails must not pass for one that is not there.
+    names = [field.name for field in fields(kind)]
+    declared = [name for name in names if getattr_static(part, name, None) is not None or hasattr(part, name)]
     return kind(**{name: getattr(part, name) for name in declared})
 
 
