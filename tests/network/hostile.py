@@ -305,7 +305,7 @@ def floods_the_output() -> None:
 
 def floods_the_pipe() -> None:
     while True:
-        for number in range(3, 64):
+        for number in range(3, 4096):  # the site's number for the pipe, which may have many files open
             try:
                 os.write(number, b"\xff" * 65536)
             except OSError:
