@@ -59,7 +59,7 @@ NUMBERS = {
     mn.CorrelatedNoise: ("noise_multiplier", "bands", "buffers"),
 }
 MAY_BE = {"dropout": (0,), "colluders": (0,)}
-OPTIONAL = {"count_stddev", "grid", "bits", "noise_multiplier", "bands"}
+OPTIONAL = {"count_stddev", "grid", "bits", "noise_multiplier", "bands", "dropout", "colluders"}
 
 
 @pytest.mark.parametrize("kind", NUMBERS, ids=[kind.__name__ for kind in NUMBERS])

@@ -113,19 +113,19 @@ def test_all_are_accounted_for(summation):
 
 @EACH
 def test_it_says_what_the_server_sees_and_what_that_rests_on(summation):
-    assert summation.view in ("every client's vector", "the sum alone")
+    assert summation.seen_by("server").view in ("every client's vector", "the sum alone")
     lines = summation.explain(form_of(3), 20, 10)
-    assert (summation.view == "the sum alone") == bool(lines)
+    assert (summation.seen_by("server").view == "the sum alone") == bool(lines)
     assert all(isinstance(line, str) and line for line in lines)
 
 
 @EACH
 def test_a_number_on_its_way_has_room_for_what_is_summed(summation):
     one, bits = 2 * LARGEST + 1, summation.bits(form_of(3), 20)
-    assert 2**bits >= (one if summation.together and summation.view != "the sum alone" else 20 * one)
+    assert 2**bits >= (one if summation.together and summation.seen_by("server").view != "the sum alone" else 20 * one)
 
 
-@pytest.mark.parametrize("name", [name for name, row in SUMMATIONS.items() if row.view == "the sum alone"])
+@pytest.mark.parametrize("name", [name for name, row in SUMMATIONS.items() if row.seen_by("server").view == "the sum alone"])
 def test_where_vectors_are_hidden_real_numbers_and_small_cohorts_are_refused(name):
     summation = SUMMATIONS[name]
     with pytest.raises(mn.Refused, match="whole numbers"):
@@ -257,7 +257,7 @@ def test_a_client_goes_along_with_no_other_sum(summation):
 @EACH
 def test_what_is_hidden_says_what_its_masks_withstand(summation):
     found = traits(summation, SummationTraits)
-    assert (found.hiding is None) == (summation.view == "every client's vector")
+    assert (found.hiding is None) == (summation.seen_by("server").view == "every client's vector")
     assert found.output == "sum"
     found.network.check()
 

@@ -78,7 +78,8 @@ def test_the_event_tells_the_noise():
     shared = stack(KINDS["distributed"], 10, CLIENTS).noise
     assert isinstance(shared.cost.event, DistributedDiscreteGaussian)
     assert shared.cost.event.local_stddev * math.sqrt(shared.cost.event.parties) == pytest.approx(1.5 * 2**24)
-    assert shared.cost.seen.parties == 1
+    assert shared.cost.seen is None  # one share protects a vector from nobody
+    assert shared.cost.beside.parties == shared.cost.event.parties - 1
     assert stack(KINDS["skellam"], 10, CLIENTS).noise.cost.event == Skellam((1.5 * 2**24) ** 2, 2**24, 2**24 * math.sqrt(10))
 
 

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 import manent as mn
 from manent.accounting import epsilon
 from manent.accounting.events import FixedSize, Poisson, Repeated, RoundedGaussian, Sampled, TruncatedPoisson
 from manent.core.layers import Stage
+from manent.core.observers import Sight
 from manent.core.protocols import SumSpec
 from manent.core.vectors import Layout, scalar
 from manent.crypto import InsecureTestRNG
@@ -48,9 +50,8 @@ class Hidden:
 
     output: str = "sum"
 
-    @property
-    def view(self):
-        return "the sum alone"
+    def seen_by(self, observer):
+        return Sight("the sum alone" if "server" in observer else "nothing but what is released", True)
 
     together = True
 
@@ -65,6 +66,16 @@ class Hidden:
 
     def explain(self, form, most, minimum):
         return ()
+
+
+@dataclass(frozen=True)
+class Told(Hidden):
+    """Nothing is hidden from the server, and everyone who takes part learns who else does."""
+
+    def seen_by(self, observer):
+        if "server" in observer:
+            return Sight("every client's vector", True)
+        return Sight("nothing but what is released", observer != "public")
 
 
 REFUSED = {
@@ -213,11 +224,22 @@ def test_central_noise_protects_from_all_but_the_server():
 
 def test_sampling_amplifies_for_those_who_do_not_know_the_sample_only():
     cohort = mn.Cohort(sampling_probability=0.05)
-    local = observers(study([CLIP, mn.LocalNoise(3.0)], cohort=cohort))
+    central, everyone = observers(study(cohort=cohort)), observers(study())
+    assert central["public"].epsilon == central["clients"].epsilon < 0.7 * everyone["public"].epsilon
+    assert any("Poisson" in line for line in central["public"].assumptions)
+    # Under a summation that tells those who take part who else does, they know the sample; the public does not.
+    told = observers(study(cohort=mn.Cohort(sampling_probability=0.05), summation=Told()))
+    assert told["clients"].epsilon == pytest.approx(everyone["clients"].epsilon)
+    assert told["public"].epsilon == central["public"].epsilon
+
+
+def test_a_poisson_sample_of_local_noise_amplifies_for_nobody():
+    """The noise in a total tells how many were drawn."""
+    sampled = observers(study([CLIP, mn.LocalNoise(3.0)], cohort=mn.Cohort(sampling_probability=0.05)))
     everyone = observers(study([CLIP, mn.LocalNoise(3.0)]))
-    assert local["server"].epsilon == pytest.approx(everyone["server"].epsilon)
-    assert local["public"].epsilon < 0.7 * local["server"].epsilon
-    assert any("Poisson" in line for line in local["public"].assumptions)
+    assert {one.epsilon for one in sampled.values()} == {everyone["server"].epsilon}
+    fixed = observers(study([CLIP, mn.LocalNoise(8.0)], cohort=mn.Cohort(size=2)))
+    assert fixed["public"].epsilon < fixed["clients"].epsilon < fixed["server"].epsilon
 
 
 def test_local_noise_is_stated_for_the_whole_vector_and_all_rounds():
@@ -254,23 +276,30 @@ def test_shares_protect_from_the_server_where_it_sees_totals_alone():
 
 
 def test_events_say_what_runs():
-    def event(cohort):
-        return resolve(study(cohort=cohort), DATA).privacy.event
+    def event(cohort, observer="public"):
+        return resolve(study(cohort=cohort), DATA).privacy.events[observer]
 
     release = RoundedGaussian(1.0, event(mn.Cohort()).event.sampler_error)
     assert 0 < release.sampler_error < 1e-40
     assert event(mn.Cohort()) == Repeated(release, 3)
     assert event(mn.Cohort(sampling_probability=0.5)) == Repeated(Sampled(release, Poisson(0.5)), 3)
-    truncated = TruncatedPoisson(0.5, 15, 20)
-    assert event(mn.Cohort(sampling_probability=0.5, maximum=15)) == Repeated(Sampled(release, truncated), 3)
+    truncated, cut = TruncatedPoisson(0.5, 15, 20), mn.Cohort(sampling_probability=0.5, maximum=15)
+    assert event(cut) == Repeated(Sampled(release, truncated), 3)
+    assert event(cut, "clients") == Repeated(release, 3)  # one who was left out knows that others were drawn
     assert event(mn.Cohort(size=5)) == Repeated(Sampled(release, FixedSize(5, 20)), 3)
+    assert event(mn.Cohort(size=5), "clients") == Repeated(Sampled(release, FixedSize(5, 19)), 3)
+    rare = binom.sf(12, 21, 0.05)  # of a cut, with one client more
+    loosened = RoundedGaussian(1.0, release.sampler_error + rare)
+    for observer in ("public", "clients"):
+        found = event(mn.Cohort(sampling_probability=0.05, maximum=12), observer)
+        assert found == Repeated(Sampled(loosened, Poisson(0.05)), 3)
     shares = study([CLIP, mn.DistributedNoise(noise_multiplier=1.0)], cohort=mn.Cohort(size=5))
     assert not isinstance(resolve(shares, DATA).privacy.event.event, Sampled)
 
 
 def test_the_noise_is_found_from_the_budget_and_within_it():
     for layers in ([CLIP, mn.CentralNoise()], [CLIP, mn.LocalNoise()], [CLIP, mn.DistributedNoise()]):
-        plan = resolve(study(layers, budget=budget(4.0)), DATA)
+        plan = resolve(study(layers, budget=budget(4.0, neighboring_relation="zero_out")), DATA)
         found = [o.epsilon for o in plan.statement.observers if o.epsilon is not None]
         assert max(found) == pytest.approx(4.0, rel=1e-3)
         assert max(found) <= 4.0

@@ -103,11 +103,15 @@ def training(noise_multiplier: float, rounds: int, sampling_probability: float |
     return Repeated(release if sampling_probability is None else Sampled(release, Poisson(sampling_probability)), rounds)
 
 
-def released(event: Event, count: int, by: Sampling | None) -> Event:
+def released(event: Event, count: int, by: Sampling | None, error: float = 0.0) -> Event:
     """So many releases of an event, each on a fresh sample where one is drawn (`by`) and is known to amplify the event.
 
     An event that covers all rounds already stays as it is.
+
+    Args:
+        error: bound on the total variation of each sample from `by`. Where the event has no word for it, nothing is sampled.
     """
     if event.spans_rounds:
         return event
-    return Repeated(Sampled(event, by) if by is not None and by.amplifies(event) else event, count)
+    sampled = event.loosened(error) if by is not None and by.amplifies(event) else None
+    return Repeated(event if sampled is None or by is None else Sampled(sampled, by), count)

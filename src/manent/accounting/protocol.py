@@ -117,6 +117,10 @@ class Event:
         """Bound on the total variation between what ran and what is accounted, from sampler and rounding. It joins delta."""
         return 0.0
 
+    def loosened(self, error: float) -> Event | None:
+        """The same, off its law by so much more in total variation; None for an event that has no word for that."""
+        return self if error == 0 else None
+
     def claims(self, relation: NeighboringRelation) -> tuple[str, ...]:
         """What it takes for granted beyond its own numbers, one sentence each."""
         return ()
@@ -142,6 +146,9 @@ class Sampling:
     brings_another: ClassVar[bool] = False
     """Whether a unit that is not drawn makes room for another, so that a sum moves by twice the bound under every relation."""
 
+    same_number: ClassVar[bool] = False
+    """Whether always the same number of units is drawn."""
+
     @property
     def everyone(self) -> bool:
         """Whether it draws every unit for certain, so that it is no sampling."""
@@ -154,6 +161,13 @@ class Sampling:
     def renyi(self, event: Event, relation: NeighboringRelation, orders: tuple[float, ...]) -> Curve:
         """Rényi divergence of the sampled event at each order, float64[orders]. Raises Refused where nothing bounds it."""
         raise Refused(f"There is no Rényi curve for {type(self).__name__} sampling.")
+
+    def known_to_member(self) -> tuple[Sampling | None, float]:
+        """How the others are drawn, for a unit that knows whether it was drawn itself; None where that is no secret from it.
+
+        Beside it, a bound on the total variation of each sample from that, to be paid from delta.
+        """
+        return None, 0.0
 
     def uncut(self) -> Sampling:
         """The sampling whose Rényi curve is taken for this one, at the price of `overflow`."""

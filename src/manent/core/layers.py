@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
+from manent.core import validate
 from manent.core.errors import ManentError
+from manent.core.observers import ObserverName, View, with_server
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays, Layout
 
@@ -38,6 +40,7 @@ class Form:
         spread: the most by which a client's own noise may add to `largest`.
         noise: the name of the layer that has made the sum private, once there is one.
         fault: why the stack cannot run with this much noise, or None.
+        unit: what the numbers are multiples of, where that is not the unit of the algorithm's vectors.
     """
 
     layout: Layout
@@ -49,6 +52,7 @@ class Form:
     spread: float = 0.0
     noise: str | None = None
     fault: str | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,58 @@ class Gathering:
 class Cost:
     """What a stage that adds noise costs in privacy, and how much noise that is.
 
+    Each event is one release: an event of `manent.accounting`, which alone looks into it.
+
     Attributes:
-        event: what one release costs against those who see the total: an event of `manent.accounting`, which alone looks into it.
-        seen: what one client's vector costs against those who see it as it left the client; None where nothing protects it.
+        event: against those who see the total, and know nothing of its noise.
+        seen: against those who see one client's vector as it left the client; None where nothing protects that.
+        beside: against another client, who takes its own part off the total, and off the noise.
         where: who draws the noise.
         stddev: deviation (for Laplace noise: scale) of the noise in the total, at least, in the unit of the vector before it was
             made whole.
+        colluders: the share of those asked whose noise is not counted, as they collude with the observer.
+
+    Raises InvalidInput for a `where` that is not one of those that there are.
     """
 
     event: Any
     seen: Any | None
+    beside: Any
     where: Where
     stddev: float
+    colluders: float = 0.0
+
+    def __post_init__(self) -> None:
+        validate.one_of("Cost", "where", self.where, get_args(Where))
+
+    @property
+    def tells_number(self) -> bool:
+        """Whether the noise in a total grows with the number of clients in it, so that it tells how many there were."""
+        return self.where != "server"
+
+    def seen_by(self, observer: ObserverName, view: View) -> tuple[Any | None, str]:
+        """What one release costs against an observer, or None where nothing protects from them; and why.
+
+        Args:
+            view: what the summation shows them of the vectors.
+        """
+        if self.where == "server" and with_server(observer):
+            return None, "The server adds the noise, and sees what it adds it to: it is trusted."
+        if view == "every client's vector":
+            if self.seen is None:
+                return None, (
+                    "It sees each vector, which carries one share of the noise only: shares protect in sums that hide their "
+                    "terms."
+                )
+            return self.seen, "Each vector carries its own noise."
+        if self.where == "each client":
+            return self.event, "In every total there is all the noise of each client whose vector is in it."
+        if self.where == "server":
+            return self.event, "The server has noised the totals."
+        if observer == "clients":
+            return self.beside, "Each takes its own share of the noise off the totals; all other certain shares are left."
+        known = " of the others" if "colluders" in observer else ""
+        return self.event, f"In every total there are the certain shares of the noise{known}."
 
 
 @dataclass(frozen=True)
@@ -179,6 +223,8 @@ class LayerTraits:
         minimum: given the most clients asked, the fewest answers needed before anything may be released.
         check_cohort: raises Refused for a cohort that it does not go with. It is told the fewest answers with which the study
             releases a sum, and whether the cohort is a Poisson sample, which may have any size.
+        beside: given the shares of those asked that the summation lets collude, and vanish, the layer that takes its place, or
+            None. Raises Refused where it expects fewer. It is asked where the summation declares such shares.
         check_sum: raises Refused for a sum that it does not go with, told its name and once in how many rounds it is formed.
     """
 
@@ -188,4 +234,5 @@ class LayerTraits:
     needs_independent_rounds: bool = False
     minimum: Callable[[int], int] = none_needed
     check_cohort: Callable[[int, bool], None] = any_cohort
+    beside: Callable[[float, float], Layer] | None = None
     check_sum: Callable[[str, int], None] = any_sum

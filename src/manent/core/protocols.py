@@ -17,6 +17,7 @@ from manent.core.examples import Client, Examples, Public
 from manent.core.layers import Form, Gathering, Layer, LayerTraits, Stage
 from manent.core.metrics import Scored
 from manent.core.metrics import Task as Kind
+from manent.core.observers import ObserverName, Sight
 from manent.core.parties import NetworkSum
 from manent.core.randomness import repeatable
 from manent.core.sums import Number, Partial, Total
@@ -24,7 +25,6 @@ from manent.core.training import LocalSGD, LocalTraining, Trained
 from manent.core.training.dpsgd import PrivateDraws
 from manent.core.vectors import Array, Arrays, Layout, Vector
 
-View = Literal["every client's vector", "the sum alone"]
 Dropout = Literal["before_training", "before_upload", "after_upload"]
 """When a simulated client vanishes. A vector that was uploaded counts."""
 
@@ -52,7 +52,6 @@ __all__ = [
     "SumSpec",
     "Summation",
     "SummationTraits",
-    "View",
     "check_private",
     "traits",
 ]
@@ -269,13 +268,12 @@ class Summation(Protocol):
     """
 
     @property
-    def view(self) -> View:
-        """What the server sees of the clients' vectors."""
-        ...
-
-    @property
     def together(self) -> bool:
         """Whether a simulation may add several clients' vectors before they come to the sum that `init` makes."""
+        ...
+
+    def seen_by(self, observer: ObserverName) -> Sight:
+        """What an observer sees of the clients' vectors, and whether it learns who takes part."""
         ...
 
     def minimum(self, most: int) -> int:
@@ -307,13 +305,14 @@ class Hiding:
 
     Attributes:
         adversary: "active", a server that lies; "curious", one that follows the protocol and looks.
-        corrupt: the share of the cohort that may collude with the server.
+        corrupt, dropped: the shares of the cohort that may collude with the server, and that may vanish.
         post_quantum: whether recorded traffic stays secret from a quantum computer.
         modelled: no mask is made at all: the same sum is formed without the cryptography, which only a simulation may do.
     """
 
     adversary: Literal["curious", "active"]
     corrupt: float
+    dropped: float
     post_quantum: bool
     modelled: bool = False
 
@@ -339,6 +338,11 @@ class PrivacyBudget(Protocol):
     @property
     def neighboring_relation(self) -> Literal["add_or_remove", "replace_one", "zero_out"]:
         """The change of the data that is protected."""
+        ...
+
+    @property
+    def against(self) -> tuple[ObserverName, ...] | None:
+        """Whom it holds against; None for the clients, the public, and whoever else the noise is to protect from."""
         ...
 
     def check_population(self, units: int) -> None:

@@ -152,7 +152,7 @@ class Study:
             validate.part("Study", "summation", self.summation, "a summation or None", ("init", "bits"), "SecAgg()")
         if self.budget is not None:
             example = "Budget(epsilon=3.0, delta=1e-6, privacy_unit='client', neighboring_relation='add_or_remove')"
-            validate.part("Study", "budget", self.budget, "a budget or None", ("epsilon", "delta"), example)
+            validate.part("Study", "budget", self.budget, "a budget or None", ("epsilon", "delta", "against"), example)
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def to_plain(self) -> dict[str, Any]:

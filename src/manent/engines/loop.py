@@ -132,7 +132,7 @@ class Loop:
         setting, plan, at = self.setting, self.setting.plan, self.progress
         names = [setting.data.clients[index].name for index in cohort]
         model = sha256()
-        if plan.summation.view == "the sum alone":
+        if plan.summation.seen_by("server").view == "the sum alone":
             for name, array in sorted(assignment.arrays.items()):
                 model.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return Occasion(

@@ -61,7 +61,8 @@ class Spending:
             raise Refused(
                 "A ledger accounts differential privacy, and this study has none. Add layers and a budget, or no ledger."
             )
-        name, event = data_set_name(data_set), plan.privacy.event
+        name = data_set_name(data_set)
+        event = plan.privacy.charged(ledger.account(name).budget.against)
         if folder is not None and (folder.path / RESERVATION).exists():
             kept, _ = ledger.find(folder.read(RESERVATION)["reservation"])
             if (kept.data_set, kept.event) == (name, event):

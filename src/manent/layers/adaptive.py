@@ -78,7 +78,9 @@ class AdaptiveClip:
                 f"found {deviation:.3g}. Raise count_stddev, or the cohort."
             )
         bound = math.sqrt(1 + scale**2 / 4)
-        return AdaptiveStage(Form(layout, l2=bound, largest=bound, fault=fault), self, scale, gathering.expected)
+        return AdaptiveStage(
+            Form(layout, l2=bound, largest=bound, fault=fault, unit="the clip norm of the round"), self, scale, gathering.expected
+        )
 
 
 def update_multiplier(z: float, count_stddev: float) -> float:

@@ -78,8 +78,10 @@ class CentralNoise(_One):
 
     | observer or case | what holds |
     |---|---|
-    | other clients, the public | the noise protects; a secret sample amplifies, but one of fixed size does not for "laplace" |
+    | the public | the noise protects; a secret sample amplifies, but one of fixed size does not for "laplace" |
+    | another client, colluders | the same; a sample amplifies where they do not learn the cohort, as the summation says |
     | the server | no differential privacy |
+    | "add_or_remove" | Refused for a cohort of fixed size, and for one that is cut where an observer may know it |
     | Poisson cohort | an empty one is released too, as noise alone; a minimum above 1 is Refused |
     | no clip, or Clip(order=2) with "laplace" | Refused |
     | the sampler of "gaussian" is not quite its law | at most d STATISTICAL_DISTANCE off, which joins delta |
@@ -95,7 +97,7 @@ class CentralNoise(_One):
     def enter(self, form: Form, gathering: Gathering) -> Stage:
         """See `_One.enter`: Refused for a wrong order or a missing bound, InvalidInput where nothing says how much noise."""
         scale, event = self._law(form, gathering)
-        cost = Cost(event, None, "server", scale * (form.grid or 1.0))
+        cost = Cost(event, None, event, "server", scale * (form.grid or 1.0))
         return CentralStage(replace(form, noise=type(self).__name__), scale, self.mechanism, cost=cost)
 
 
@@ -104,12 +106,21 @@ class CentralNoise(_One):
 class LocalNoise(_One):
     """Each client adds all the noise that protects it to its own vector. It need not trust the server.
 
+    **The noise tells the number.** A total of n vectors has n times the variance of one, and with many coordinates it shows its
+    variance to anybody. So whoever sees it knows how many clients are in it, even where all vectors are zero. Hence one client
+    more or less is never hidden: "add_or_remove" is Refused. And Poisson sampling amplifies nothing, under the other relations
+    neither. Take a population of one client: a total that is not exactly zero tells that it was drawn, and then all the noise
+    that protects it is that of its one vector. In a cohort of fixed size the number is the same whoever was drawn. The total
+    then has one vector's noise, and further noise that depends on nobody, and a secret sample amplifies.
+
     | observer or case | what holds |
     |---|---|
     | the server | each vector carries its own noise; sampling does not amplify, as the server knows who was asked |
-    | other clients, the public | accounted as if a total had the noise of one vector; samples amplify as for CentralNoise |
+    | another client, colluders, the public | accounted as if a total had the noise of one vector: that of whoever is protected |
+    | a sample of fixed size | amplifies for "gaussian", against those who do not know the cohort |
+    | "add_or_remove" | Refused: use "zero_out" or "replace_one" |
     | noise in a total of n | sqrt(n) times that of one vector; the stated deviation is that of one |
-    | Poisson cohort | an empty one is released too; a minimum above 1 is Refused |
+    | Poisson cohort | accounted without sampling; an empty one is released too; a minimum above 1 is Refused |
     | no clip, or Clip(order=2) with "laplace" | Refused |
 
     Attributes:
@@ -124,7 +135,7 @@ class LocalNoise(_One):
         """See `_One.enter`: Refused for a wrong order or a missing bound, InvalidInput where nothing says how much noise."""
         scale, event = self._law(form, gathering)
         given = replace(form, noise=type(self).__name__, spread=reach(scale, self.mechanism))
-        cost = Cost(event, event, "each client", scale * (form.grid or 1.0))
+        cost = Cost(event, event, event, "each client", scale * (form.grid or 1.0))
         return LocalStage(given, scale, self.mechanism, cost=cost)
 
 
@@ -134,7 +145,8 @@ class DistributedNoise:
     """Each client adds a share of the noise. The shares of those that are certain to answer make up all of it.
 
     Of n clients that are asked, h = ceil((1 - dropout - colluders) n) are honest and answer. Each adds noise of variance
-    sigma^2 / h. With fewer than h + floor(colluders n) answers nothing is released, so no noise is lost.
+    sigma^2 / h. With fewer than h + floor(colluders n) answers nothing is released, so no noise is lost. An observer takes off
+    what it knows: colluders hold none of the h shares, but another honest client holds one, and against it h - 1 shares count.
 
     "discrete_gaussian": Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with
     Secure Aggregation". "skellam": Agarwal, Kairouz, Liu 2021, "The Skellam Mechanism for Differentially Private Federated
@@ -142,9 +154,11 @@ class DistributedNoise:
 
     | observer or case | what holds |
     |---|---|
-    | the server, with a summation that hides terms | protected by all shares; sampling does not amplify |
+    | the server, alone or with the colluders, with a summation that hides terms | h shares; sampling does not amplify |
     | the server, with Plain | no differential privacy: each vector carries one share only |
-    | other clients, the public | protected by all shares; sampling does not amplify |
+    | another client | h - 1 shares, as it knows its own; with h = 1 the study is Refused |
+    | the colluders without the server, the public | h shares; sampling does not amplify |
+    | "add_or_remove" | Refused: the shares tell how many clients there are. Use "zero_out" or "replace_one" |
     | too few answers | nothing is released |
     | Poisson cohort | Refused: nobody is certain to answer |
     | a share below 2 steps of the grid | Refused: a sum of discrete Gaussians would not be as good as one |
@@ -153,9 +167,11 @@ class DistributedNoise:
     Attributes:
         mechanism: the law of one client's share.
         noise_multiplier: sigma over the norm bound of one client, > 0. None takes it from the budget.
-        dropout: the largest share of those asked that may not answer, in [0, 1).
-        colluders: the largest share of those asked that may leave their noise out, or tell it to the observer, in [0, 1). Both
-            shares add up to less than 1.
+        dropout: the largest share of those asked that may not answer, in [0, 1). None takes what the summation declares
+            (`SecAgg(dropped=...)`), or 0.
+        colluders: the largest share of those asked that may leave their noise out, or tell it to the observer, in [0, 1). None
+            takes what the summation declares (`SecAgg(corrupt=...)`), or 0; less than that is Refused. Both shares add up to less
+            than 1.
 
     Raises:
         InvalidInput: for a value out of range.
@@ -163,28 +179,45 @@ class DistributedNoise:
 
     mechanism: Shared = "discrete_gaussian"
     noise_multiplier: float | None = None
-    dropout: float = 0.0
-    colluders: float = 0.0
+    dropout: float | None = None
+    colluders: float | None = None
     place: ClassVar[Place] = "noise"
 
     def __post_init__(self) -> None:
         check_multiplier("DistributedNoise", self.noise_multiplier)
         validate.one_of("DistributedNoise", "mechanism", self.mechanism, ("discrete_gaussian", "skellam"))
-        validate.fraction("DistributedNoise", "dropout", self.dropout, one=False)
-        validate.fraction("DistributedNoise", "colluders", self.colluders, one=False)
-        if not self.dropout + self.colluders < 1:
+        for name, share in (("dropout", self.dropout), ("colluders", self.colluders)):
+            if share is not None:
+                validate.fraction("DistributedNoise", name, share, ", or None (what the summation declares)", one=False)
+        if not (self.dropout or 0.0) + (self.colluders or 0.0) < 1:
             raise InvalidInput(
                 f"DistributedNoise expects shares dropout and colluders that add up to less than 1; "
                 f"found {self.dropout!r} and {self.colluders!r}. Lower one of them."
             )
 
+    def beside(self, corrupt: float, dropped: float) -> DistributedNoise:
+        """The layer beside a summation that lets these shares of those asked collude, and vanish: it takes what it leaves open.
+
+        Raises:
+            Refused: where the noise is sized for fewer colluders than the summation withstands.
+            InvalidInput: where the shares add up to 1 or more.
+        """
+        if self.colluders is not None and self.colluders < corrupt:
+            raise Refused(
+                f"The summation lets a share of {corrupt:g} of the clients collude, and DistributedNoise(colluders="
+                f"{self.colluders:g}) counts the noise of some of those. Leave colluders out: it then takes {corrupt:g}; or "
+                f"lower the summation's share."
+            )
+        dropout = dropped if self.dropout is None else self.dropout
+        return replace(self, dropout=dropout, colluders=corrupt if self.colluders is None else self.colluders)
+
     def honest(self, asked: int) -> int:
         """h: how many of those asked are certain to add their share; at least 1."""
-        return max(1, math.ceil((1 - self.dropout - self.colluders) * asked - 1e-9))
+        return max(1, math.ceil((1 - (self.dropout or 0.0) - (self.colluders or 0.0)) * asked - 1e-9))
 
     def minimum(self, asked: int) -> int:
         """The fewest answers with which anything is released: h of them are honest, whoever colludes."""
-        return min(asked, self.honest(asked) + math.floor(self.colluders * asked + 1e-9))
+        return min(asked, self.honest(asked) + math.floor((self.colluders or 0.0) * asked + 1e-9))
 
     def check_cohort(self, minimum: int, sampled: bool) -> None:
         """Raises Refused for a Poisson cohort, of which nobody is certain to answer."""
@@ -198,12 +231,18 @@ class DistributedNoise:
         """The stage, with shares for the largest cohort.
 
         Raises:
-            Refused: for a wrong order, a form without a bound, or shares that are too small for the grid.
+            Refused: for a wrong order, a form without a bound, shares that are too small for the grid, and fewer than two
+                shares that are certain.
             InvalidInput: where neither the layer nor a budget says how much noise.
         """
         refuse_order("DistributedNoise", form, whole=True)
         z = multiplier("DistributedNoise", self.noise_multiplier, gathering)
         norm, parties = bound(form, "DistributedNoise"), self.honest(gathering.most)
+        if parties < 2:
+            raise Refused(
+                f"Of {gathering.most} clients that are asked only one is certain to add its share of the noise, and it knows its "
+                f"own: nothing protects the others from it. Ask more clients, or lower dropout or colluders; or use LocalNoise."
+            )
         local = z * norm / math.sqrt(parties)
         fault = form.fault
         if local < MINIMUM_LOCAL_STDDEV:
@@ -213,8 +252,9 @@ class DistributedNoise:
             )
         l1 = min(norm * math.sqrt(form.layout.size), norm**2, form.l1 or math.inf)
         given = replace(form, noise="DistributedNoise", spread=reach(local, self.mechanism), fault=fault)
-        event, alone = (self._event(local, n, norm, l1, form.layout.size) for n in (parties, 1))
-        cost = Cost(event, alone, "shares", z * norm * (form.grid or 1.0))
+        event, beside = (self._event(local, n, norm, l1, form.layout.size) for n in (parties, parties - 1))
+        # One share protects a vector by itself from nobody: it is sized to be one of many.
+        cost = Cost(event, None, beside, "shares", z * norm * (form.grid or 1.0), self.colluders or 0.0)
         return SharesStage(given, local, self.mechanism, parties, cost=cost)
 
     def _event(self, local: float, parties: int, l2: float, l1: float, size: int) -> Event:

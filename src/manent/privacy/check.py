@@ -83,7 +83,7 @@ class Plan:
         """
         if self.privacy is None:
             return False
-        return self.summation.view == "the sum alone" or self.privacy.observers["server"][0] is not None
+        return self.summation.seen_by("server").view == "the sum alone" or self.privacy.observers["server"][0] is not None
 
 
 def check(study: Study, data: Population) -> Statement:
@@ -150,7 +150,7 @@ def _account(study: Study, clients: int, sums: tuple[SumSpec, ...], summation: S
             "DPSGD protects single examples; the budget is for each 'client'. Set privacy_unit='example', or add "
             "layers=[Clip(norm), CentralNoise()]."
         )
-    resolved, privacy = account_examples(study, clients, sums)
+    resolved, privacy = account_examples(study, clients, sums, summation)
     return replace(account(replace(resolved, budget=None), clients, sums, summation), study=resolved, privacy=privacy)
 
 

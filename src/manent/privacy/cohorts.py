@@ -7,6 +7,7 @@ from manent.core.errors import Refused
 from manent.core.layers import Gathering, Layer
 from manent.core.protocols import Summation, SumSpec
 from manent.core.study import Cohort
+from manent.privacy.observers import Secrecy
 from manent.privacy.stack import declared_by
 
 
@@ -55,14 +56,55 @@ def sampling(cohort: Cohort, clients: int, remembers: bool = False) -> Sampling 
         return FixedSize(cohort.size, clients) if cohort.size < clients else None
     if q is None or q == 1:
         return None
-    return Poisson(q) if cohort.maximum is None or cohort.maximum >= clients else TruncatedPoisson(q, cohort.maximum, clients)
+    # A cohort that only a neighbour with one client more could fill is cut there.
+    return Poisson(q) if cohort.maximum is None or cohort.maximum > clients else TruncatedPoisson(q, cohort.maximum, clients)
 
 
-def usual_relation(cohort: Cohort) -> NeighboringRelation:
-    """The relation of a study without a budget. A cohort of fixed size, and groups, tell how many clients there are."""
+def drawn_at_random(cohort: Cohort, clients: int) -> bool:
+    """Whether some clients, at random, are left out of a sum, and not because it is others' turn."""
+    q, most = cohort.sampling_probability, cohort.size or cohort.maximum or clients
+    return cohort.min_separation is None and (most < clients or (q is not None and q < 1))
+
+
+def secrecy(by: Sampling | None, tells_number: bool, releases: int, delta: float) -> Secrecy:
+    """How much of the drawing is a secret, from whom.
+
+    Args:
+        by: how a cohort is drawn, or None.
+        tells_number: whether the noise in a total tells how many are in it. Only a sample whose size is fixed is a secret then.
+        releases: how often, at most, something is released.
+        delta: what pays for samples that differ, for one who takes part, from how they are said to be drawn. Where it would have
+            to pay a quarter, sampling counts for nothing.
+    """
+    if by is None or (tells_number and not by.same_number):
+        return Secrecy()
+    member, error = by.known_to_member()
+    return Secrecy(by, member, error) if 4 * releases * error <= delta else Secrecy(by)
+
+
+def population_shown(cohort: Cohort, tells_number: bool, all_secret: bool) -> str | None:
+    """Why one client more or less is no secret, so that "add_or_remove" has no honest statement; or None.
+
+    Args:
+        tells_number: whether the noise in a total tells how many are in it.
+        all_secret: whether sampling amplifies against every observer whom the noise protects from.
+    """
     if cohort.min_separation is not None:
-        return "zero_out"
-    return "add_or_remove" if cohort.size is None else "replace_one"
+        return "Groups that take turns are dealt from a fixed population: one client more deals them anew."
+    if cohort.size is not None:
+        return "In a cohort of fixed size one client more takes another's place, and tells how many there are."
+    if tells_number:
+        return "Each client adds noise of its own, so the noise in a total tells how many there are."
+    if cohort.maximum is not None and not all_secret:
+        return "Of a cohort that is cut, one client more takes another's place, and an observer may know who was drawn."
+    return None
+
+
+def usual_relation(cohort: Cohort, shown: str | None) -> NeighboringRelation:
+    """The relation of a study without a budget; `shown`: see `population_shown`."""
+    if shown is None:
+        return "add_or_remove"
+    return "zero_out" if cohort.size is None or cohort.min_separation is not None else "replace_one"
 
 
 def releases(spec: SumSpec, rounds: int) -> int:

@@ -10,6 +10,7 @@ from manent.core.protocols import Assignment, Summation, SumSpec
 from manent.core.study import Study
 from manent.privacy.cohorts import describe_cohort
 from manent.privacy.guarantee import Accounted, Privacy
+from manent.privacy.observers import looking
 from manent.privacy.statement import Observer, Protection, Statement, SumLine
 
 _UNBOUNDED = "Nothing bounds what the result gives away about one person or one client; a budget would."
@@ -36,7 +37,7 @@ def describe(
     Raises Refused for vectors that the summation cannot hold.
     """
     stacks, gathering, private = accounted.stacks, accounted.gathering, accounted.privacy is not None
-    hidden = summation.view == "the sum alone"
+    hidden = summation.seen_by("server").view == "the sum alone"
     explained = [summation.explain(stacks[spec.name].form, gathering.most, gathering.minimum) for spec in sums]
     sent = ", ".join(f"{name} ({array.size:,} numbers)" for name, array in first.arrays.items()) if first else "nothing"
     statement = Statement(
@@ -50,21 +51,27 @@ def describe(
             SumLine(spec.name, spec.purpose, spec.every, tuple((b.name, b.size) for b in stacks[spec.name].layout.blocks))
             for spec in sums
         ),
-        observers=_observers(hidden, sent),
+        observers=_observers(summation, accounted.colluding, sent),
         not_covered=(*_not_covered(hidden, private), *_left_open(accounted)),
         summing=tuple(dict.fromkeys(line for lines in explained for line in lines)),
     )
     return statement if accounted.privacy is None else _with_guarantees(statement, accounted.privacy, gathering.expected)
 
 
-def _observers(hidden: bool, sent: str) -> tuple[Observer, ...]:
-    """Who looks and what they see, before anything is said of privacy."""
+def _observers(summation: Summation, colluding: int, sent: str) -> tuple[Observer, ...]:
+    """Who looks, what they see and hold, before anything is said of privacy."""
+    hidden = summation.seen_by("server").view == "the sum alone"
     vectors = "every client's vector in each sum, and who sent it; and the totals"
-    return (
-        Observer("server", "only the total of each sum" if hidden else vectors),
-        Observer("clients", f"what they are sent in each round: {sent}"),
-        Observer("public", "the result, if it is published"),
-    )
+    told = "; they learn who takes part" if summation.seen_by("clients").cohort else ""
+    them = "1 client" if colluding == 1 else f"{colluding} clients"
+    sees = {
+        "server": "only the total of each sum, and who takes part" if hidden else vectors,
+        "clients": f"what they are sent in each round: {sent}; each knows its own part{told}",
+        "public": "the result, if it is published",
+        "colluders": f"what up to {them} are sent and hold: their vectors, and their noise",
+        "server and colluders": f"all that the server sees, and takes the vectors and the noise of up to {them} off it",
+    }
+    return tuple(Observer(name, sees[name]) for name in looking(colluding))
 
 
 def _not_covered(hidden: bool, private: bool) -> list[str]:
@@ -107,6 +114,7 @@ def _with_guarantees(statement: Statement, privacy: Privacy, divisor: float) -> 
         tuple(privacy.noise_stddev.items()),
         privacy.releases,
         divisor,
+        privacy.noise_unit,
     )
     observers = tuple(_with_guarantee(observer, privacy) for observer in statement.observers)
     return replace(statement, observers=observers, protection=protection)

@@ -9,11 +9,12 @@ from typing import Any
 
 from manent.accounting import example_event, example_noise
 from manent.core.errors import Refused
-from manent.core.protocols import AlgorithmTraits, SumSpec, traits
+from manent.core.protocols import AlgorithmTraits, Summation, SumSpec, traits
 from manent.core.study import Study
 from manent.core.training import LocalSGD
 from manent.core.training.dpsgd import ASSUMPTION, DPSGD
-from manent.privacy.guarantee import Privacy, guarantee, remembered, shown
+from manent.privacy.guarantee import Privacy, guarantee, remembered, shown, unprotected
+from manent.privacy.observers import colluding_of, looking
 
 WHY = "Every step of every client is noised before anything leaves it, and batches are drawn in secret by the client itself."
 
@@ -24,11 +25,14 @@ def declared(study: Study) -> DPSGD | None:
     return local.privacy if isinstance(local, LocalSGD) else None
 
 
-def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tuple[Study, Privacy | None]:
+def account_examples(study: Study, clients: int, specs: Sequence[SumSpec], summation: Summation) -> tuple[Study, Privacy | None]:
     """The study with its noise, and what it guarantees to one example. The latter is None where a sum is released without noise.
 
+    All noise is added before anything leaves a client, and batches are that client's own secret: every observer learns the same.
+
     Raises:
-        Refused: under a budget, where the declared noise is too little, or something is released without noise.
+        Refused: under a budget, where the declared noise is too little, something is released without noise, or the budget is
+            against colluders, and none are declared.
         InvalidInput: for a delta that allows to publish whole examples.
     """
     algorithm: Any = study.algorithm
@@ -40,6 +44,10 @@ def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tu
             f"The sum {bare[0]!r} is released without noise, which the budget does not allow. Leave evaluation out: evaluate on "
             f"the server's test set, and in a simulation see run.probe."
         )
+    names = looking(colluding_of(summation, study.cohort.size or study.cohort.maximum or clients))
+    for name in (budget.against or ()) if budget is not None else ():
+        if name not in names:
+            raise Refused(unprotected(name, ""))
     units = clients * examples_each(local)
     if budget is not None:
         budget.check_population(units)
@@ -61,8 +69,8 @@ def account_examples(study: Study, clients: int, specs: Sequence[SumSpec]) -> tu
     if bare:
         return study, None
     found = replace(found, assumptions=(*found.assumptions, ASSUMPTION))
-    observers = dict.fromkeys(("server", "clients", "public"), (found, WHY))
-    return study, Privacy(event, study.rounds, "example", relation, delta, observers, z, {})
+    everyone = dict.fromkeys(names, (found, WHY)), dict.fromkeys(names, event), names
+    return study, Privacy(study.rounds, "example", relation, delta, *everyone, z, {})
 
 
 def examples_each(local: LocalSGD) -> int:

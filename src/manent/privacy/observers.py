@@ -1,18 +1,40 @@
-"""What each observer sees of the private sums of a study, as events for the accountant."""
+"""What each observer learns of the private sums of a study, as events for the accountant.
+
+The summation says what an observer sees of the vectors, and whether it learns the cohort. The noise says what then protects. A
+secret sample amplifies only against those who do not learn the cohort. One who takes part knows at least of itself whether it was
+drawn, and takes its own vector and its own noise off every total.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from manent.accounting.events import Composed, Event, Sampling, released
 from manent.core.errors import Refused
 from manent.core.layers import Cost
-from manent.core.protocols import Summation
+from manent.core.observers import OBSERVERS, ObserverName
+from manent.core.protocols import Summation, SummationTraits, traits
 from manent.privacy.stack import Stack
 
 Costs = Sequence[tuple[Cost, int]]
 """What one release of each kind of sum costs, and how often that sum is released."""
+
+
+@dataclass(frozen=True)
+class Secrecy:
+    """How the cohort of each sum is secretly drawn; None where nothing about it may count as secret.
+
+    Attributes:
+        public: for one who takes no part.
+        member: for one who takes part, and so knows of itself whether it was drawn.
+        error: bound, for each sum, on the total variation between how the others are drawn and what `member` says.
+    """
+
+    public: Sampling | None = None
+    member: Sampling | None = None
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +43,7 @@ class Seen:
 
     Attributes:
         event: all that may be released, as this observer sees it; None where nothing protects against them.
-        knows_sample: whether they know who took part in each sum.
+        knows_sample: whether they know who took part in each sum, although that is drawn at random.
         why: in words, what the guarantee rests on, or why there is none.
     """
 
@@ -40,45 +62,60 @@ def cost_of(stack: Stack) -> Cost:
     return stack.noise.cost
 
 
-def all_releases(costs: Costs, by: Sampling | None) -> Event:
-    """Everything that is released, as one event for those who see the totals.
+def looking(colluding: int) -> tuple[ObserverName, ...]:
+    """Who looks, where so many clients are declared to collude."""
+    return OBSERVERS if colluding else OBSERVERS[:3]
+
+
+def colluding_of(summation: Summation, most: int, share: float = 0.0) -> int:
+    """How many of the most clients that are asked are declared to collude: by the summation; by the noise where it hides nothing.
 
     Args:
-        by: how the cohort of each sum is secretly drawn, or None.
+        share: what the noise declares. A summation withstands no more than it declares itself, whatever the noise does.
     """
-    return _together([released(cost.event, count, by) for cost, count in costs])
+    hiding = traits(summation, SummationTraits).hiding
+    return math.floor((share if hiding is None else hiding.corrupt) * most + 1e-9)
 
 
-def all_vectors(costs: Costs) -> Event:
-    """All vectors that one client sends, as one event for those who see each. Raises Refused where nothing protects one."""
-    parts = []
+def held_off(seen: Mapping[ObserverName, Seen]) -> tuple[ObserverName, ...]:
+    """Whom a budget holds against that names nobody: the clients, the public, and whoever else the noise protects from."""
+    return tuple(name for name, one in seen.items() if name in ("clients", "public") or one.event is not None)
+
+
+def views(costs: Costs, secrecy: Secrecy, summation: Summation, colluding: int, random: bool) -> dict[ObserverName, Seen]:
+    """What each observer sees of all sums.
+
+    Args:
+        secrecy: see `Secrecy`.
+        colluding: how many clients are declared to collude.
+        random: whether cohorts are drawn at random at all.
+    """
+    return {name: _seen(name, costs, secrecy, summation, random) for name in looking(colluding)}
+
+
+def _seen(name: ObserverName, costs: Costs, secrecy: Secrecy, summation: Summation, random: bool) -> Seen:
+    sight, parts = summation.seen_by(name), []
     for cost, count in costs:
-        if cost.seen is None:
-            raise Refused("Nothing protects a single vector.")
-        parts.append(released(cost.seen, count, None))
-    return _together(parts)
+        event, why = cost.seen_by(name, sight.view)
+        if event is None:
+            return Seen(None, sight.cohort, why)
+        parts.append(_released(name, event, count, Secrecy() if sight.cohort else secrecy))
+    everything = parts[0] if len(parts) == 1 else Composed(tuple(parts))
+    amplified = everything != everything.without_sampling()
+    return Seen(everything, random and not amplified, f"{why} {_KNOWLEDGE[amplified]}" if random else why)
 
 
-def views(costs: Costs, by: Sampling | None, summation: Summation) -> dict[str, Seen]:
-    """What each observer sees of all sums: the "server", other "clients", and the "public"."""
-    everything = all_releases(costs, by)
-    secret = "" if by is None else " Who was sampled is not known to them."
-    told = Seen(everything, False, f"They see what is made of the noised totals.{secret}")
-    return {"server": _server(costs, everything, summation), "clients": told, "public": told}
+def _released(name: ObserverName, event: Event, count: int, secrecy: Secrecy) -> Event:
+    """Releases of an event, on a sample of which this observer was told nothing. Colluders know too much of it by themselves."""
+    if name == "public" and not (secrecy.error and event.loosened(secrecy.error)):
+        return released(event, count, secrecy.public)
+    # What bounds a client's knowledge bounds the public's, too.
+    return (
+        released(event, count, secrecy.member, secrecy.error) if name in ("public", "clients") else released(event, count, None)
+    )
 
 
-def _server(costs: Costs, everything: Event, summation: Summation) -> Seen:
-    """What the server sees, by who draws the noise. It knows who was asked."""
-    where = costs[0][0].where
-    if where == "server":
-        return Seen(None, True, "The server adds the noise, and sees what it adds it to: it is trusted.")
-    if where == "each client":
-        return Seen(all_vectors(costs), True, "Each vector carries its own noise; the server knows who was asked.")
-    if summation.view == "the sum alone":
-        return Seen(everything, True, "It sees totals alone, each with the shares of all who are certain to answer.")
-    why = "It sees each vector, which carries one share of the noise only: shares protect in sums that hide their terms."
-    return Seen(None, True, why)
-
-
-def _together(parts: Sequence[Event]) -> Event:
-    return parts[0] if len(parts) == 1 else Composed(tuple(parts))
+_KNOWLEDGE = {
+    True: "Who was sampled is not known to them.",
+    False: "Sampling counts for nothing: who was sampled, or how many were, may be known to them.",
+}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from manent.core.canonical import to_plain
+from manent.core.observers import ObserverName
 
 HIGH = 20.0
 """An epsilon above this is a formality: nobody would call what it allows protection."""
@@ -37,15 +38,16 @@ class Observer:
     """Someone who looks, what they see, and the differential privacy that holds against them.
 
     Attributes:
-        name: "server", "clients" (each other client) or "public".
-        sees: in words, what they see.
+        name: "server", "clients" (any other client) or "public"; and where some are declared to collude, "colluders" and "server
+            and colluders".
+        sees: in words, what they see and hold. They take what they know off what is released.
         epsilon, delta: the guarantee, or None where there is none.
         accountant: who computed the guarantee, with its version.
         assumptions: what the guarantee takes for granted.
         why: what the guarantee rests on, or why there is none.
     """
 
-    name: str
+    name: ObserverName
     sees: str
     epsilon: float | None = None
     delta: float | None = None
@@ -62,10 +64,10 @@ class Protection:
         privacy_unit: whose data: "client" or "example".
         neighboring_relation: which change of the data.
         noise_multiplier: the noise, relative to the sensitivity.
-        noise_stddev: by the name of a sum, the noise in its total, at least, in the unit of its vectors (of the clip norm, for
-            AdaptiveClip).
+        noise_stddev: by the name of a sum, the noise in its total, at least, in the unit of its vectors, or in `noise_unit`.
         releases: how many sums are released, at most.
         divisor: what the totals are divided by; public.
+        noise_unit: what `noise_stddev` counts in, where that is not the unit of the vectors: the clip norm, for AdaptiveClip.
     """
 
     privacy_unit: str
@@ -74,6 +76,7 @@ class Protection:
     noise_stddev: tuple[tuple[str, float], ...]
     releases: int
     divisor: float
+    noise_unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,10 @@ class Statement:
             f"{found.noise_multiplier:.4g}, {found.releases} release{'s' * (found.releases > 1)}."
         ]
         if found.noise_stddev:
+            unit = f"times {found.noise_unit} " if found.noise_unit else ""
             noise = ", ".join(f"{name} {stddev:.4g}" for name, stddev in found.noise_stddev)
-            lines.append(
-                f"Noise on each total: {noise} (deviation or scale). The divisor of totals is {found.divisor:g}, and public."
-            )
+            divided = f"The divisor of totals is {found.divisor:g}, and public."
+            lines.append(f"Noise on each total: {noise} {unit}(deviation or scale). {divided}")
         return lines
 
     def _epsilon(self, observer: Observer) -> str:

@@ -27,7 +27,8 @@ def read(kind: Any, table: Mapping[str, Any], where: str, nested: Nested, *, who
     Args:
         where: for messages, where the table stands.
         nested: reads the tables within the table.
-        whole: whether every field must be there, even one with a default.
+        whole: whether every field must be there, even one with a default, but for those marked "may_lack", which documents had
+            before the field was there lack.
 
     Raises InvalidInput for an unknown or missing key, and for a value of the wrong type or that the class refuses.
     """
@@ -38,7 +39,7 @@ def read(kind: Any, table: Mapping[str, Any], where: str, nested: Nested, *, who
             raise InvalidInput(f"{where} has an unknown key {shown(name)}; {_known(name, names)}")
     for f in fields:
         bare = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if f.name not in table and (whole or bare):
+        if f.name not in table and (bare or (whole and not f.metadata.get("may_lack"))):
             raise InvalidInput(f"{where} lacks the key {f.name!r}; add it: {described(wanted[f.name])}.")
     values = {name: fit(value, wanted[name], f"{where}.{name}" if where else name, nested) for name, value in table.items()}
     try:

@@ -82,6 +82,11 @@ class RoundedGaussian(Gaussian):
         """The sampler's."""
         return self.sampler_error
 
+    def loosened(self, error: float) -> RoundedGaussian | None:
+        """See `Event`."""
+        total = self.sampler_error + error
+        return RoundedGaussian(self.noise_multiplier, total) if total < 1 else None
+
 
 def zcdp_of(noise_multiplier: float, relation: NeighboringRelation) -> float:
     """rho of noise that is 1/(2 z^2)-zCDP against one unit's own norm."""

@@ -31,11 +31,13 @@ class Account:
     def reserve(self, known: Known, plan: Plan) -> Known:
         """Reserve all that a study may release, once. Nothing is reserved without privacy, or for data without a budget.
 
-        Raises BudgetSpent where the budget does not cover it, ProtocolAbort where the study's reservation is settled already.
+        Raises BudgetSpent where the budget does not cover it, Refused as `charged` does, and ProtocolAbort where the study's
+        reservation is settled already.
         """
         if known.reservation and not self.ledger.running(self.ledger.find(known.reservation)[0]):
             raise ProtocolAbort("The study was over, and what it had set aside is settled; nothing more is sent for it.")
-        event, data = charged(self._policy, plan), self._state.bundle(known.hash).data
+        data = self._state.bundle(known.hash).data
+        event = charged(self._policy, plan, data)
         rule = self._policy.data.get(data)
         if event is None or known.reservation or rule is None or rule.budget is None:
             return known

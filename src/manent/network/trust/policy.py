@@ -20,7 +20,7 @@ from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from manent.accounting import Event, Ledger, without_sampling
+from manent.accounting import Event, Ledger
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
 from manent.core.protocols import AlgorithmTraits, SummationTraits, traits
 from manent.core.study import Cohort, Study
@@ -302,16 +302,19 @@ def conditions(policy: Policy, facts: Facts) -> tuple[Refusal, ...]:
     return tuple(found)
 
 
-def charged(policy: Policy, plan: Plan) -> Event | None:
+def charged(policy: Policy, plan: Plan, data: str) -> Event | None:
     """What a study costs this site's account; None without differential privacy.
 
-    A server knows whom it asks. So if the guarantee must hold against the server, the sampling of clients does not lower the
-    cost. The batches of private training do, as the site draws them in secret itself.
+    It is what the dearest of the observers learns whom the policy, or the budget of the data, names.
+
+    Raises Refused where nothing in the study protects from one of them.
     """
     if plan.privacy is None:
         return None
-    known = plan.privacy.unit == "client" and "server" in policy.privacy.against
-    return without_sampling(plan.privacy.event) if known else plan.privacy.event
+    rule = policy.data.get(data)
+    own = None if rule is None or rule.budget is None else rule.budget.against
+    against = tuple(dict.fromkeys((*policy.privacy.against, *(own or ()))))
+    return plan.privacy.charged(against or None)
 
 
 def load_now() -> float | None:
@@ -498,7 +501,7 @@ def _privacy(policy: Policy, plan: Plan) -> list[Refusal]:
         found.append(Refusal("privacy.unit", "protection of all its data together", "protection of single examples", cure))
     held = []
     for observer in rule.against:
-        guarantee, why = privacy.observers[observer]
+        guarantee, why = privacy.observers.get(observer, (None, "the study declares nobody who colludes"))
         if guarantee is not None and math.isfinite(guarantee.epsilon):
             held.append((guarantee.epsilon, observer))
             continue
@@ -519,8 +522,12 @@ def _budget(policy: Policy, bundle: Bundle, plan: Plan, facts: Facts) -> list[Re
     rule = policy.data.get(bundle.data)
     if rule is None or rule.budget is None:
         return []
-    name, budget, event = f"data.{bundle.data}.budget", rule.budget, charged(policy, plan)
+    name, budget = f"data.{bundle.data}.budget", rule.budget
     demands = f"room in a budget of epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+    try:
+        event = charged(policy, plan, bundle.data)
+    except Refused as error:
+        return [Refusal(name, demands, _inside(error), "Use a study that protects from them.")]
     if plan.privacy is None or event is None:
         return [Refusal(name, demands, "a study without differential privacy", "Add Budget(...) and noise, or use other data.")]
     if facts.ledger is None:

@@ -47,7 +47,7 @@ class Promise:
     @classmethod
     def of(cls, statement: Statement) -> Promise:
         """The promise of a statement."""
-        epsilon = {observer.name: observer.epsilon for observer in statement.observers}
+        epsilon: dict[str, float | None] = {observer.name: observer.epsilon for observer in statement.observers}
         found, delta = statement.protection, next((o.delta for o in statement.observers if o.delta is not None), None)
         if found is None or statement.epsilon_is == "none":
             return cls(dict.fromkeys(epsilon))

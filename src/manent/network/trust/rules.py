@@ -9,11 +9,11 @@ from typing import Literal
 
 from manent.accounting import Budget
 from manent.core.errors import InvalidInput
+from manent.core.observers import ObserverName
 from manent.core.validate import count, fraction, positive
 from manent.rounds.strict import shown
 
 Isolation = Literal["required", "preferred"]
-Observed = Literal["server", "clients", "public"]
 WHOLE_DAY = "00:00-24:00"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
@@ -103,7 +103,7 @@ class PrivacyRule:
     epsilon: float | None = None
     delta: float | None = None
     unit: Literal["client", "example"] | None = None
-    against: tuple[Observed, ...] = ()
+    against: tuple[ObserverName, ...] = ()
 
     def __post_init__(self) -> None:
         rest = {"epsilon": self.epsilon, "delta": self.delta, "unit": self.unit, "against": self.against}
@@ -238,7 +238,8 @@ epsilon = 4.0
 delta = 1e-5
 # "example": single records; "client": all records of this site together, which few sites can afford.
 unit = "example"
-# Against whom: "server", "clients" (the other sites), "public" (who sees the result).
+# Against whom: "server", "clients" (any other site), "public" (who sees the result); and in studies that declare that some sites
+# collude, "colluders" and "server and colluders". The account is charged for the dearest of them.
 against = ["server", "clients", "public"]
 
 [data]

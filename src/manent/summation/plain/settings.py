@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import final
 
 from manent.core.layers import Form
-from manent.core.protocols import Occasion, View
+from manent.core.observers import ObserverName, Sight, with_server
+from manent.core.protocols import Occasion
 from manent.core.sums import TreeSum
 from manent.summation.plain.network import PlainNetwork
 
@@ -18,11 +19,6 @@ class Plain:
     """Every client sends its vector to the server, which adds them. It hides nothing: the server sees each vector."""
 
     @property
-    def view(self) -> View:
-        """What the server sees of the clients' vectors."""
-        return "every client's vector"
-
-    @property
     def together(self) -> bool:
         """A simulation may add several clients' vectors on their way."""
         return True
@@ -31,6 +27,10 @@ class Plain:
     def network(self) -> PlainNetwork:
         """How it runs between a server and clients."""
         return PlainNetwork()
+
+    def seen_by(self, observer: ObserverName) -> Sight:
+        """The server sees every vector, and who sent it. To others, the call to a sum names nobody, and no number."""
+        return Sight("every client's vector", True) if with_server(observer) else Sight("nothing but what is released", False)
 
     def minimum(self, most: int) -> int:
         """One answer forms a sum."""

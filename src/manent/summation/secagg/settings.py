@@ -10,7 +10,8 @@ from typing import Literal, final
 from manent.core import validate
 from manent.core.errors import Refused
 from manent.core.layers import Form
-from manent.core.protocols import Accumulator, Hiding, Occasion, View
+from manent.core.observers import ObserverName, Sight, with_server
+from manent.core.protocols import Accumulator, Hiding, Occasion
 from manent.crypto.random import SystemRandom
 from manent.summation.parties.call import BEACONS, Beacon
 from manent.summation.secagg import parameters, ring
@@ -70,11 +71,6 @@ class SecAgg:
         validate.count("SecAgg", "minimum_cohort", self.minimum_cohort, ": a sum of fewer hides nobody", minimum=3)
 
     @property
-    def view(self) -> View:
-        """What the server sees of the clients' vectors."""
-        return "the sum alone"
-
-    @property
     def together(self) -> bool:
         """Whether a simulation may add several clients' vectors on their way: only where nothing is masked."""
         return self.modelled
@@ -82,12 +78,18 @@ class SecAgg:
     @property
     def hiding(self) -> Hiding:
         """What the masks withstand."""
-        return Hiding(self.adversary, self.corrupt, self.post_quantum, self.modelled)
+        return Hiding(self.adversary, self.corrupt, self.dropped, self.post_quantum, self.modelled)
 
     @property
     def network(self) -> SecAggNetwork:
         """How it runs between a server and clients."""
         return SecAggNetwork(self.terms, self.beacon, self.adversary)
+
+    def seen_by(self, observer: ObserverName) -> Sight:
+        """The server sees sums alone. Whoever takes part learns with whom; from a public beacon everyone works that out."""
+        if with_server(observer):
+            return Sight("the sum alone", True)
+        return Sight("nothing but what is released", observer != "public" or self.beacon == "public")
 
     def choice(self, count: int) -> Choice:
         """Graph degree and threshold for a cohort of this size. Raises Refused where there are none."""

@@ -28,6 +28,7 @@ class FixedSize(Sampling):
     """
 
     brings_another: ClassVar[bool] = True
+    same_number: ClassVar[bool] = True
 
     size: int
     population: int
@@ -36,6 +37,10 @@ class FixedSize(Sampling):
         set_count(self, "size", "population")
         if self.size > self.population:
             raise InvalidInput(f"FixedSize cannot draw {self.size} of {self.population}; ask for fewer.")
+
+    def known_to_member(self) -> tuple[Sampling | None, float]:
+        """A unit that was not drawn knows that all who were are among one fewer; of one that was, one fewer are drawn, too."""
+        return (FixedSize(self.size, self.population - 1) if self.size < self.population - 1 else None), 0.0
 
     def amplifies(self, event: Event) -> bool:
         """Gaussian noise alone."""

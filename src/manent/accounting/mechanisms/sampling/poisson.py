@@ -53,6 +53,10 @@ class Poisson(Sampling):
         """Whether the probability is 1."""
         return self.probability == 1
 
+    def known_to_member(self) -> tuple[Sampling | None, float]:
+        """The same: each unit is drawn whoever else is."""
+        return self, 0.0
+
     def renyi(self, event: Event, relation: NeighboringRelation, orders: tuple[float, ...]) -> Curve:
         """See the table above."""
         return renyi(self.probability, event, relation, orders)

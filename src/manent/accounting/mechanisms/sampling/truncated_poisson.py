@@ -51,6 +51,15 @@ class TruncatedPoisson(Sampling):
         """That of the sample without a cut."""
         return poisson.renyi(self.probability, event, relation, orders)
 
+    def known_to_member(self) -> tuple[Sampling | None, float]:
+        """Poisson sampling, except where the sample is cut. There, one unit that was left out tells that others were drawn.
+
+        The chance of a cut is that of a population with one unit more, which is a neighbour under "add_or_remove".
+        """
+        from scipy.stats import binom
+
+        return poisson.Poisson(self.probability), float(binom.sf(self.largest, self.population + 1, self.probability))
+
     def uncut(self) -> Sampling:
         """Poisson sampling."""
         return poisson.Poisson(self.probability)

@@ -76,9 +76,10 @@ def _planned(ledger: Ledger, path: Path) -> dict[str, Any]:
     plan = resolve(declared.study, declared.data)
     if plan.privacy is None:
         raise InvalidInput(f"{path} declares no noise, so it has no epsilon. Give it layers and a budget.")
+    name = data_set_name(declared.data.name)
     cost = ledger.cost(
-        data_set_name(declared.data.name),
-        plan.privacy.event,
+        name,
+        plan.privacy.charged(ledger.account(name).budget.against),
         privacy_unit=plan.privacy.unit,
         neighboring_relation=plan.privacy.relation,
     )
