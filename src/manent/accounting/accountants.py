@@ -1,4 +1,4 @@
-"""epsilon of what ran: by privacy loss distributions where they reach, else by Rényi divergences. It is always an upper bound."""
+"""epsilon of what ran: the smallest that any accountant gives which holds for it. It is always an upper bound."""
 
 from __future__ import annotations
 
@@ -9,35 +9,42 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
-from manent.accounting.curves import FEW_ORDERS, from_gaussian, from_renyi, from_zcdp, renyi
+from manent.accounting import losses
+from manent.accounting.curves import best_epsilon, from_gaussian, from_zcdp, renyi
 from manent.accounting.mechanisms.composition import composed
 from manent.accounting.protocol import (
-    CHANGE,
+    SMALLEST,
     Event,
     NeighboringRelation,
     check_event,
     check_relation,
+    composed_epsilon,
     counted,
-    joint_multiplier,
+    unsampled_multiplier,
 )
 from manent.core import validate
 from manent.core.canonical import to_plain
 from manent.core.errors import Refused
 
-Accountant = Literal["auto", "pld", "rdp", "zcdp", "analytic"]
+Accountant = Literal["auto", "pld", "rdp", "zcdp", "analytic", "pure"]
 Bag = tuple[tuple[Event, int], ...]
 Conversion = Callable[[float], float]
 """From delta to epsilon, of one bag."""
 INTERVAL = 1e-4
-_REVISION = 2  # counted up when an accountant's answers change
+"""The largest interval of a PLD that is not told its own."""
+_FINEST, _COARSEST = 1e-10, 1.0
+_REVISION = 3  # counted up when an accountant's answers change
 _POINTS = 300_000
+_RESOLUTION = 50.0  # intervals in the epsilon of one of the rounds, whose losses add up as random ones do
 _PLD_DELTA = 1e-12
 _PLD_EPSILON = 1e4
+_PLD_SMALLEST = 1e-6
 _NAMES = {
     "pld": "privacy loss distribution",
     "rdp": "Rényi differential privacy",
     "zcdp": "zero-concentrated differential privacy",
     "analytic": "analytic Gaussian",
+    "pure": "sum of pure epsilons",
 }
 
 
@@ -71,6 +78,31 @@ class Guarantee:
         return "\n".join([head, *(f"  - {line}" for line in self.assumptions)])
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a bag is accounted for.
+
+    Attributes:
+        interval: of a PLD; None for one that follows epsilon.
+        coarse: how many times coarser than that an interval of its own is; for a first estimate.
+    """
+
+    delta: float
+    relation: NeighboringRelation
+    adaptive: bool = False
+    interval: float | None = None
+    coarse: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """epsilon, by which accountant, and notes on it."""
+
+    epsilon: float
+    name: str
+    notes: tuple[str, ...] = ()
+
+
 def epsilon(
     event: Event,
     delta: float,
@@ -79,25 +111,26 @@ def epsilon(
     *,
     knows_sample: bool = False,
     adaptive: bool = False,
-    interval: float = INTERVAL,
+    interval: float | None = None,
 ) -> Guarantee:
     """The guarantee that an event gives to one unit.
 
     | case | epsilon |
     |---|---|
     | nothing ran | 0 |
+    | purely private releases, whatever else ran | at most the sum of their epsilons, and the epsilon of the rest |
+    | sampled releases | at most that of the same releases to an observer who knows the samples |
     | delta cannot pay for errors of samplers, or for cohorts that are cut | infinite, and the assumptions say so |
     | so little noise that a PLD would not fit into memory | by a coarser interval, or by RDP; the assumptions say so |
     | no accountant bounds the event under the relation | Refused |
 
     Args:
-        delta: in (0, 1), the whole of it: errors of samplers are taken from it.
+        delta: in (0, 1), the whole of it: errors of samplers are taken from it. At least 1e-50, as nothing computes below.
         neighboring_relation: what may differ: "add_or_remove" one unit, "replace_one" by any other, "zero_out" one contribution.
-        accountant: "auto" takes the analytic Gaussian for Gaussian noise alone, zCDP for matrix factorisation, RDP for
-            distributed noise and fixed-size samples, and PLD for the rest.
+        accountant: "auto" takes the smallest of all that hold for the event, and the guarantee says which one that is.
         knows_sample: whether the observer knows who was sampled; then sampling counts for nothing.
         adaptive: whether later events were chosen after earlier results. Then a PLD is not proven to hold, and is not used.
-        interval: of the PLD's discretisation; > 0.
+        interval: of the PLD's discretisation, in [1e-10, 1]. None follows epsilon: at most 1e-4, and finer where epsilon is small.
 
     Raises:
         InvalidInput: for a delta, relation, accountant or event that does not exist.
@@ -106,88 +139,164 @@ def epsilon(
     check_arguments(delta, neighboring_relation, interval)
     check_event(event)
     bag = counted(event.without_sampling() if knows_sample else event)
-    name = _choose(bag, delta, neighboring_relation, accountant, adaptive)
-    value, notes = _computed(tuple(bag.items()), float(delta), neighboring_relation, name, float(interval))
-    if name == "pld" and accountant == "auto" and value == math.inf:
-        name = "rdp"
-        value, notes = _computed(tuple(bag.items()), float(delta), neighboring_relation, name, float(interval))
+    asked = _Asked(float(delta), neighboring_relation, bool(adaptive), None if interval is None else float(interval))
+    found = smallest(bag, asked, accountant)
     return Guarantee(
-        value,
-        float(delta),
+        found.epsilon,
+        asked.delta,
         neighboring_relation,
-        _NAMES[name],
+        _NAMES[found.name],
         f"dp-accounting {version('dp-accounting')}, revision {_REVISION}",
-        (*_assumptions(event, bag, neighboring_relation, knows_sample, adaptive), *notes),
+        (*_assumptions(event, bag, neighboring_relation, knows_sample, adaptive), *found.notes),
     )
 
 
-def check_arguments(delta: float, relation: NeighboringRelation, interval: float) -> None:
+def roughly(event: Event, target: tuple[float, NeighboringRelation, bool], accountant: Accountant, coarse: float) -> float:
+    """A quick upper bound on what `epsilon` finds.
+
+    Args:
+        target: delta, relation, and whether later events were chosen after earlier results.
+        coarse: how many times coarser a PLD is; infinite for none, where anything else holds.
+    """
+    delta, relation, adaptive = target
+    bag = counted(event)
+    if coarse == math.inf and accountant in ("auto", "pld"):
+        accountant = "rdp"
+    return smallest(bag, _Asked(delta, relation, adaptive, coarse=coarse), accountant).epsilon
+
+
+def check_arguments(delta: float, relation: NeighboringRelation, interval: float | None) -> None:
     """Raises InvalidInput for a delta or an interval out of range, and for an unknown relation; see `epsilon`."""
     check_relation(relation)
     validate.fraction("epsilon", "delta", delta, ", below one over the number of units", zero=False, one=False)
-    validate.positive("epsilon", "interval", interval, ": the step of the PLD's discretisation")
+    validate.within("epsilon", "delta", delta, SMALLEST, 1.0)
+    if interval is not None:
+        validate.positive("epsilon", "interval", interval, ": the step of the PLD's discretisation")
+        validate.within("epsilon", "interval", interval, _FINEST, _COARSEST)
 
 
-def _choose(bag: dict[Event, int], delta: float, relation: NeighboringRelation, wanted: str, adaptive: bool) -> str:
-    """The accountant of a bag. Raises Refused where the wanted one has no bound for it."""
+def smallest(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _Found:
+    """The smallest epsilon of a bag by the wanted accountant, or by any for "auto". Raises Refused where there is none."""
     if wanted in ("gdp", "clt", "gdp_clt"):
         raise Refused(
             "The central limit approximation of Gaussian DP is below the truth, so it is not a bound; use 'pld' or 'rdp'."
         )
     validate.one_of("epsilon", "accountant", wanted, get_args(Accountant))
-    gaussian = joint_multiplier(composed(bag)) is not None
-    zcdp = all(event.zcdp(relation) is not None for event in bag)
-    unsuited = next((event for event in bag if not event.has_pld(relation)), None)
-    if wanted == "auto":
-        return _best(bag, gaussian, zcdp, unsuited is None and not adaptive and delta >= _PLD_DELTA)
+    if not bag:
+        return _Found(0.0, "analytic" if wanted == "auto" else wanted)
+    if wanted == "auto" and unsampled_multiplier(bag, asked.relation) is not None:
+        wanted = "analytic"  # exact, so that nothing is smaller
+    found = _by(bag, asked, wanted)
+    sampled = counted(composed(bag).without_sampling()) != bag
+    if sampled and wanted in ("auto", "pld"):
+        found = min(found, _without_samples(bag, asked, wanted), key=_epsilon)
+    if wanted != "pure":
+        found = min(found, _beside_pure(bag, asked, wanted), key=_epsilon)
+    return found
+
+
+def _epsilon(found: _Found) -> float:
+    return found.epsilon
+
+
+_NOTHING = _Found(math.inf, "auto")
+
+
+def _without_samples(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _Found:
+    """The bag's epsilon to an observer who knows its samples: knowing more, they bound everybody else."""
+    another = any(event.brings_another() for event in bag)
+    relation: NeighboringRelation = "replace_one" if another and asked.relation == "add_or_remove" else asked.relation
+    known = counted(composed(bag).without_sampling())
+    name: Accountant = "analytic" if unsampled_multiplier(known, relation) is not None else wanted
+    try:
+        found = _by(known, _Asked(asked.delta, relation, asked.adaptive, asked.interval, asked.coarse), name)
+    except Refused:
+        return _NOTHING
+    note = "as if the observer knew who was sampled: sampling gains nothing here"
+    return _Found(found.epsilon, found.name, (*found.notes, note))
+
+
+def _beside_pure(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _Found:
+    """The sum of the pure epsilons, and the epsilon of the rest: basic composition."""
+    private = {event: count for event, count in bag.items() if event.pure_epsilon(asked.relation) is not None}
+    whole = composed_epsilon(private, asked.relation)
+    rest = {event: count for event, count in bag.items() if event not in private}
+    if not private or whole is None:
+        return _NOTHING
+    if not rest:
+        return _Found(whole, "pure", ("the epsilons of purely private releases add up",))
+    if wanted == "auto" and unsampled_multiplier(rest, asked.relation) is not None:
+        wanted = "analytic"
+    found = _by(rest, asked, wanted)
+    note = f"purely private releases are counted beside it, at the sum of their epsilons, {whole:.4g}"
+    return _Found(whole + found.epsilon, found.name, (*found.notes, note))
+
+
+def _by(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _Found:
+    """The bag as a whole, by one accountant, or by the best one for "auto". Raises Refused where none has a bound."""
+    if wanted != "auto":
+        _check(bag, asked, wanted)
+        return _computed(tuple(bag.items()), asked, wanted)
+    found, refused = [], None
+    names: tuple[Accountant, ...] = ("rdp", "zcdp", "pld")
+    for name in names:
+        try:
+            _check(bag, asked, name)
+            found.append(_computed(tuple(bag.items()), asked, name))
+        except Refused as error:
+            refused = refused or error
+    if not found:
+        raise refused or Refused("No accountant has a bound for this event.")
+    return min(found, key=_epsilon)
+
+
+def _check(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> None:
+    """Raises Refused where the wanted accountant has no bound for the bag."""
+    relation = asked.relation
     if wanted == "pld":
-        _check_pld(unsuited, delta, relation, adaptive)
-    if wanted == "zcdp" and not zcdp:
+        _check_pld(next((event for event in bag if not event.has_pld(relation)), None), asked)
+    if wanted == "zcdp" and any(event.zcdp(relation) is None for event in bag):
         raise Refused("zCDP accounts unsampled releases alone; use 'auto'.")
-    if wanted == "analytic" and bag and not gaussian:
+    if wanted == "analytic" and unsampled_multiplier(bag, relation) is None:
         raise Refused("The analytic Gaussian accounts unsampled Gaussian noise alone; use 'auto'.")
-    return wanted
+    if wanted == "pure" and composed_epsilon(bag, relation) is None:
+        raise Refused("Only purely private releases have a sum of epsilons with delta 0; use 'auto'.")
 
 
-def _check_pld(unsuited: Event | None, delta: float, relation: NeighboringRelation, adaptive: bool) -> None:
+def _check_pld(unsuited: Event | None, asked: _Asked) -> None:
     """Raises Refused where a PLD bounds nothing; `unsuited` is an event that has none."""
-    if adaptive:
+    if asked.adaptive:
         raise Refused("A PLD is proven for events that are fixed in advance; for adaptively chosen ones use 'rdp'.")
-    if delta < _PLD_DELTA:
+    if asked.delta < _PLD_DELTA:
         raise Refused(f"A PLD in double precision says nothing below delta {_PLD_DELTA:g}; use 'rdp'.")
     if unsuited is not None:
-        raise Refused(f"There is no PLD for {unsuited.label()} under {relation!r}; use 'auto' or 'rdp'.")
-
-
-def _best(bag: dict[Event, int], gaussian: bool, zcdp: bool, pld: bool) -> str:
-    """What "auto" means for a bag that is Gaussian, zCDP, or has a PLD."""
-    if gaussian or not bag:
-        return "analytic"
-    if any(event.prefers_zcdp for event in bag):
-        return "zcdp" if zcdp else "rdp"
-    return "pld" if pld else "rdp"
+        raise Refused(f"There is no PLD for {unsuited.label()} under {asked.relation!r}; use 'auto' or 'rdp'.")
 
 
 @lru_cache(maxsize=4096)
-def _computed(bag: Bag, delta: float, relation: NeighboringRelation, name: str, interval: float) -> tuple[float, tuple[str, ...]]:
+def _computed(bag: Bag, asked: _Asked, name: str) -> _Found:
     """epsilon by one accountant, and notes. Errors of samplers are paid from delta: (1 + e^epsilon) times their sum."""
     notes: tuple[str, ...] = ()
+    delta, relation = asked.delta, asked.relation
     error = math.fsum(count * event.error() for event, count in bag)
     if name == "pld":
-        at, notes = _pld(bag, delta, relation, interval)
+        at, notes = _pld(bag, asked)
     elif name == "zcdp":
         at = _zcdp(bag, relation)
     elif name == "analytic":
         at = _analytic(bag, relation)
+    elif name == "pure":
+        whole = composed_epsilon(dict(bag), relation)
+        at = lambda delta: math.inf if whole is None else whole  # noqa: E731
     else:
         at = _rdp(bag, relation)
-        error += math.fsum(count * event.renyi_error() for event, count in bag)
+        error += math.fsum(count * event.renyi_error(relation) for event, count in bag)
     if error == 0:
-        return at(delta), notes
+        return _Found(at(delta), name, notes)
     value = _after_errors(at, delta, error)
     if value == math.inf:
         notes += (f"no finite epsilon: noise or cohorts may differ from their law by {error:g}, too much for delta {delta:g}",)
-    return value, notes
+    return _Found(value, name, notes)
 
 
 def _after_errors(at: Conversion, delta: float, error: float) -> float:
@@ -195,7 +304,7 @@ def _after_errors(at: Conversion, delta: float, error: float) -> float:
     value = at(delta)
     for _ in range(100):
         rest = delta - (1 + math.exp(min(value, 700.0))) * error
-        if rest <= 0:
+        if rest < SMALLEST:
             break
         paid = at(rest)
         if paid <= value:
@@ -210,28 +319,31 @@ def _zcdp(bag: Bag, relation: NeighboringRelation) -> Conversion:
 
 
 def _analytic(bag: Bag, relation: NeighboringRelation) -> Conversion:
-    z = joint_multiplier(composed(dict(bag)))
-    return lambda delta: from_gaussian(z / CHANGE[relation], delta) if z else 0.0
+    z = unsampled_multiplier(dict(bag), relation)
+    return lambda delta: from_gaussian(z, delta) if z else 0.0
 
 
 def _rdp(bag: Bag, relation: NeighboringRelation) -> Conversion:
-    curve = renyi(_renyi_events(bag), relation)
-    return lambda delta: from_renyi(curve, delta)
+    events = _renyi_events(bag)
+    return lambda delta: best_epsilon(lambda orders: renyi(events, relation, orders), delta)
 
 
-def _pld(bag: Bag, delta: float, relation: NeighboringRelation, interval: float) -> tuple[Conversion, tuple[str, ...]]:
-    """By PLD, pessimistic, with notes. The interval grows where the distribution would not fit into memory."""
-    if not bag:
-        return (lambda delta: 0.0), ()
-    about = roughly(composed(dict(bag)), delta, relation)
+def _pld(bag: Bag, asked: _Asked) -> tuple[Conversion, tuple[str, ...]]:
+    """By PLD, pessimistic, with notes. The interval follows epsilon, and grows where the distribution would not fit into memory."""
+    about = _rdp(bag, asked.relation)(asked.delta)
     if not about < _PLD_EPSILON:
         return (lambda delta: math.inf), (f"no PLD beyond epsilon {_PLD_EPSILON:g}",)
-    width = max(event.pld_width(relation) for event, _ in bag)
-    step = max(interval, width / _POINTS, about / _POINTS / 4)
-    total = _distribution(bag, relation, step)
+    if about < _PLD_SMALLEST:
+        return (lambda delta: math.inf), (f"no PLD below epsilon {_PLD_SMALLEST:g}",)
+    releases = sum(count for _, count in bag)
+    own = min(INTERVAL, about / _RESOLUTION / math.sqrt(releases)) * asked.coarse
+    wanted = own if asked.interval is None else asked.interval
+    width = max(event.pld_width(asked.relation) for event, _ in bag)
+    step = max(wanted, width / _POINTS, about / _POINTS / 4, _FINEST)
+    total = _distribution(bag, asked.relation, step)
     note = f"PLD: pessimistic (an upper bound), discretisation interval {step:g}"
-    if step > interval:
-        note += f", coarser than {interval:g} because the noise is small"
+    if step > wanted:
+        note += f", coarser than {wanted:g} because the noise is small"
     return (lambda delta: float(total.get_epsilon_for_delta(delta))), (note,)
 
 
@@ -240,14 +352,8 @@ def _distribution(bag: Bag, relation: NeighboringRelation, step: float) -> Any:
     (first, count), *others = bag
     total = first.pld(relation, step, count)
     for event, count in others:
-        total = total.compose(event.pld(relation, step, count))
+        total = losses.together(total, event.pld(relation, step, count))
     return total
-
-
-def roughly(event: Event, delta: float, relation: NeighboringRelation) -> float:
-    """A quick upper bound on epsilon, by Rényi divergences at a few orders. Errors of samplers, which are tiny, are left out."""
-    bag = _renyi_events(counted(event).items())
-    return from_renyi(renyi(bag, relation, FEW_ORDERS), delta, FEW_ORDERS)
 
 
 def _renyi_events(bag: Iterable[tuple[Event, int]]) -> dict[Event, int]:

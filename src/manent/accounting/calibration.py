@@ -8,12 +8,14 @@ from typing import Any
 
 from scipy import optimize
 
-from manent.accounting.accountants import INTERVAL, Accountant, check_arguments, epsilon, roughly
+from manent.accounting.accountants import Accountant, check_arguments, epsilon, roughly
 from manent.accounting.events import Event, NeighboringRelation, without_sampling
 from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 
 _SMALLEST, _LARGEST = 1e-2, 1e8
+_LEAST = 1e-9
+"""Of the targets. Below, nothing that a study could do is within reach of them."""
 
 
 def calibrate(
@@ -25,7 +27,7 @@ def calibrate(
     *,
     knows_sample: bool = False,
     adaptive: bool = False,
-    interval: float = INTERVAL,
+    interval: float | None = None,
     tolerance: float = 1e-4,
 ) -> float:
     """The smallest noise multiplier whose epsilon is at most `target`, to a relative tolerance, and never above the target.
@@ -37,7 +39,7 @@ def calibrate(
     | more noise than 10^8 would be needed | Refused |
 
     Args:
-        target: epsilon; > 0.
+        target: epsilon; at least 1e-9.
         make_event: from a noise multiplier to what would run; epsilon must fall as the multiplier grows.
         tolerance: how far above the smallest multiplier the answer may be, relative to it; in [1e-9, 0.1].
 
@@ -48,30 +50,36 @@ def calibrate(
         Refused: where no multiplier is enough, because a part of the event does not depend on it.
     """
     validate.positive("calibrate", "target epsilon", target)
+    if target < _LEAST:
+        raise InvalidInput(f"calibrate expects a target epsilon >= {_LEAST:g}; found {target!r}. Give a larger one.")
     check_arguments(delta, neighboring_relation, interval)
     if not (validate.is_number(tolerance) and 1e-9 <= tolerance <= 0.1):
         raise InvalidInput(f"calibrate expects 1e-9 <= tolerance <= 0.1; found {tolerance!r}. Give a number in that range.")
 
-    def excess(log_z: float, interval: float) -> float:
+    def excess(log_z: float) -> float:
         event = make_event(math.exp(log_z))
         options: dict[str, Any] = {"knows_sample": knows_sample, "adaptive": adaptive, "interval": interval}
         return beyond(epsilon(event, delta, neighboring_relation, accountant, **options).epsilon)
 
-    def rough_excess(log_z: float) -> float:
+    def rough_excess(log_z: float, coarse: float) -> float:
         event = make_event(math.exp(log_z))
-        return beyond(roughly(without_sampling(event) if knows_sample else event, delta, neighboring_relation))
+        asked = (float(delta), neighboring_relation, adaptive)
+        return beyond(roughly(without_sampling(event) if knows_sample else event, asked, accountant, coarse))
 
     def beyond(found: float) -> float:
         # Both ends are cut off, so that an epsilon of 0 or infinity does not stop the search.
         return math.log(min(max(found, 1e-12), 1e12) / target)
 
-    # Each search begins where a quicker one ended: a few Rényi divergences, then a coarse PLD, then the accountant itself.
+    # A search begins where a quicker one ended: first without a PLD, then with a coarse one. They move its start, and nothing else.
     start, step = 0.0, 0.125
-    if accountant in ("auto", "pld", "rdp"):
-        start = _smallest(rough_excess, 1e-2, start, step, target)
-    if accountant in ("auto", "pld"):
-        start, step = _smallest(lambda x: excess(x, 20 * interval), 2e-3, start, step, target), 0.005
-    return math.exp(_smallest(lambda x: excess(x, interval), tolerance, start, step, target))
+    for coarse, near, next_step in ((math.inf, 1e-2, 0.125), (10.0, 2e-3, 0.005)):
+        if accountant in ("auto", "pld"):
+            try:
+                start = _smallest(lambda x, coarse=coarse: rough_excess(x, coarse), near, start, step, target)  # type: ignore[misc]
+                step = next_step
+            except Refused:
+                continue
+    return math.exp(_smallest(excess, tolerance, start, step, target))
 
 
 def _smallest(excess: Callable[[float], float], tolerance: float, start: float, step: float, target: float) -> float:

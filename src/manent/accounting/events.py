@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from manent.accounting import mechanisms
@@ -29,6 +28,7 @@ from manent.accounting.protocol import (
     check_relation,
     counted,
     kind_of,
+    stored_fields,
     text,
     to_plain,
 )
@@ -73,7 +73,7 @@ def _parse(values: object, depth: int) -> Any:
     if not isinstance(values, Mapping):
         raise InvalidInput(f"Expected an event as a JSON object; found {type(values).__name__}.")
     kind = kind_of(values.get("type"), values.get("version"))
-    expected = [field.name for field in fields(kind)]
+    expected = stored_fields(kind, values["version"])
     if set(values) != {"type", "version", *expected}:
         found = ", ".join(sorted(set(map(str, values)) - {"type", "version"}))
         raise InvalidInput(f"{kind.__name__} expects exactly the fields {', '.join(expected)}; found {found or 'none'}.")

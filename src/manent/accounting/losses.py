@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from manent.accounting.protocol import NeighboringRelation
@@ -53,11 +54,44 @@ def of_discrete_laplace(scale: float, sensitivity: int, interval: float, probabi
 def of_truncated_gaussian(sample: tuple[int, float, int], z: float, relation: NeighboringRelation, interval: float) -> Any:
     """The PLD of one Gaussian release with noise multiplier z, on a Poisson sample that is cut.
 
+    dp-accounting's size is that of the larger of two neighbours: it counts the unit among those that are drawn. Of a population
+    of n, one unit may leave or another come, so that under "add_or_remove" the larger one has n or n + 1 units; neither is
+    always the worse. Under the other relations both have n.
+
     Args:
         sample: size of the population, sampling probability, largest size that is not cut.
     """
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    return pld.from_truncated_subsampled_gaussian_mechanism(
-        *sample, z, neighboring_relation=relation_of(relation), value_discretization_interval=interval
-    )
+    population, *rest = sample
+    sizes = (population, population + 1) if relation == "add_or_remove" else (population,)
+    options: Any = {"neighboring_relation": relation_of(relation), "value_discretization_interval": interval}
+    return Worst(tuple(pld.from_truncated_subsampled_gaussian_mechanism(size, *rest, z, **options) for size in sizes))
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The worst of several PLDs, of one pair of neighbours each. A unit's releases are all seen by the same pair.
+
+    Attributes:
+        pairs: the smaller pair first, and the larger one last.
+    """
+
+    pairs: tuple[Any, ...]
+
+    def self_compose(self, count: int) -> Worst:
+        """So many of it."""
+        return Worst(tuple(pair.self_compose(count) for pair in self.pairs))
+
+    def get_epsilon_for_delta(self, delta: float) -> float:
+        """The largest epsilon of all."""
+        return max(float(pair.get_epsilon_for_delta(delta)) for pair in self.pairs)
+
+
+def together(first: Any, second: Any) -> Any:
+    """The PLD of two releases on the same data."""
+    one, other = (loss.pairs if isinstance(loss, Worst) else (loss,) for loss in (first, second))
+    if len(one) == len(other) == 1:
+        return one[0].compose(other[0])
+    pairs = max(len(one), len(other))
+    return Worst(tuple(one[min(i, len(one) - 1)].compose(other[min(i, len(other) - 1)]) for i in range(pairs)))

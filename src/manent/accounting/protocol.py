@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -26,11 +27,17 @@ from manent.core.errors import InvalidInput, Refused
 NeighboringRelation = Literal["add_or_remove", "replace_one", "zero_out"]
 Curve = NDArray[np.float64]
 DEEPEST = 32
-VERSION = 1
+VERSIONS = (1, 2)
+SMALLEST, LARGEST = 1e-50, 1e50
+"""Of the numbers that events take: squares of them, and of their ratios, are still numbers in double precision."""
+MOST = 2**53
+"""The largest count: every whole number up to it is a float64."""
 _KINDS: dict[tuple[str, int], type[Any]] = {}
 
 CHANGE: Mapping[NeighboringRelation, int] = {"add_or_remove": 1, "zero_out": 1, "replace_one": 2}
-"""How far a sum of bounded contributions moves between neighbours, in units of that bound."""
+"""How far a sum of bounded contributions moves between neighbours, in units of that bound, at most."""
+REPLACED = "replaced"
+"""The field, from version 2 of an event on, that says how far a replacement moves its sum. In version 1 it is twice the norm."""
 
 
 class Event:
@@ -39,14 +46,28 @@ class Event:
     A relation is always a neighbouring relation; an order is a Rényi order, > 1; an interval is a PLD's discretisation step.
     """
 
-    prefers_zcdp: ClassVar[bool] = False
-    """Whether "auto" accounts it by zCDP, or by RDP beside events that are not zCDP, rather than by PLD."""
     spans_rounds: ClassVar[bool] = False
     """Whether one event covers all rounds of a study, so that it is neither sampled nor repeated."""
 
     @property
     def gaussian_multiplier(self) -> float | None:
         """The noise multiplier, where the release costs what one Gaussian release costs and may be sampled; else None."""
+        return None
+
+    @property
+    def unsampled_multiplier(self) -> float | None:
+        """The noise multiplier, where the release costs what one Gaussian release costs, as long as it is not sampled."""
+        return self.gaussian_multiplier
+
+    def change(self, relation: NeighboringRelation) -> float:
+        """How far what the noise hides moves between neighbours, in units of the norm of one unit: at most 2 for a replacement.
+
+        An event with a field `replaced` says it itself.
+        """
+        return float(getattr(self, REPLACED)) if relation == "replace_one" and has_ratio(type(self)) else CHANGE[relation]
+
+    def pure_epsilon(self, relation: NeighboringRelation) -> float | None:
+        """epsilon of one, with delta 0, where it is purely private; else None."""
         return None
 
     def parts(self) -> tuple[tuple[Event, int], ...] | None:
@@ -60,6 +81,10 @@ class Event:
     def without_sampling(self) -> Event:
         """The same for an observer who knows who was sampled."""
         return self
+
+    def brings_another(self) -> bool:
+        """Whether a unit that leaves a sample makes room for another, so that a sum moves by a replacement even if one is removed."""
+        return False
 
     @property
     def repetitions(self) -> int | None:
@@ -89,7 +114,7 @@ class Event:
         """The event whose Rényi curve is taken for this one, at the price of `renyi_error`."""
         return self
 
-    def renyi_error(self) -> float:
+    def renyi_error(self, relation: NeighboringRelation) -> float:
         """Total variation between this event and `renyi_event`. It joins delta where RDP is used."""
         return 0.0
 
@@ -173,9 +198,13 @@ class Sampling:
         """The sampling whose Rényi curve is taken for this one, at the price of `overflow`."""
         return self
 
-    def overflow(self) -> float:
-        """Probability that this sampling draws otherwise than `uncut`."""
+    def overflow(self, relation: NeighboringRelation) -> float:
+        """Probability that this sampling draws otherwise than `uncut`, with the larger of two neighbours."""
         return 0.0
+
+    def pure_epsilon(self, epsilon: float, relation: NeighboringRelation) -> float | None:
+        """epsilon of a purely private release of this epsilon, sampled so; None where that is not known."""
+        return None
 
     def has_pld(self, event: Event, relation: NeighboringRelation) -> bool:
         """Whether `pld` gives an answer."""
@@ -200,9 +229,27 @@ def register(*kinds: type[Event | Sampling]) -> None:
     Raises InvalidInput for a name that is taken: what a stored name means never changes.
     """
     for kind in kinds:
-        known = _KINDS.setdefault((kind.__name__, VERSION), kind)
-        if known is not kind:
-            raise InvalidInput(f"There is an event {kind.__name__!r} already, in {known.__module__}. Give this one another name.")
+        for version in VERSIONS if has_ratio(kind) else VERSIONS[:1]:
+            known = _KINDS.setdefault((kind.__name__, version), kind)
+            if known is not kind:
+                raise InvalidInput(
+                    f"There is an event {kind.__name__!r} already, in {known.__module__}. Give this one another name."
+                )
+
+
+def has_ratio(kind: type[Any]) -> bool:
+    """Whether events of this class say how far a replacement moves them; see `REPLACED`."""
+    return any(field.name == REPLACED for field in fields(kind)) if is_dataclass(kind) else False
+
+
+def version_of(event: Event | Sampling) -> int:
+    """The version that an event is stored under: the first one that has all that it says."""
+    return 2 if has_ratio(type(event)) and getattr(event, REPLACED) != CHANGE["replace_one"] else 1
+
+
+def stored_fields(kind: type[Any], version: int) -> list[str]:
+    """The names of the fields that an event of this class has in this version."""
+    return [field.name for field in fields(kind) if version > 1 or field.name != REPLACED]
 
 
 def kind_of(name: object, version: object) -> type[Any]:
@@ -210,7 +257,7 @@ def kind_of(name: object, version: object) -> type[Any]:
     kind = _KINDS.get((name, version)) if isinstance(name, str) and type(version) is int else None
     if kind is None:
         known = ", ".join(sorted({known for known, _ in _KINDS}))
-        raise InvalidInput(f"Unknown event {name!r}, version {version!r}. This manent knows version {VERSION} of: {known}.")
+        raise InvalidInput(f"Unknown event {name!r}, version {version!r}. This manent knows version 1 of: {known}; of some, version 2.")
     return kind
 
 
@@ -242,13 +289,14 @@ def check_relation(relation: object, owner: str = "Accounting") -> None:
 def to_plain(event: Event | Sampling) -> dict[str, Any]:
     """JSON values: the name and version of each event, and its fields. `events.parse` gives the event back."""
     check_known(event)
-    values: dict[str, Any] = {"type": type(event).__name__, "version": VERSION}
-    for field in fields(event):  # type: ignore[arg-type]  # every registered kind is a dataclass
-        value = getattr(event, field.name)
+    version = version_of(event)
+    values: dict[str, Any] = {"type": type(event).__name__, "version": version}
+    for name in stored_fields(type(event), version):
+        value = getattr(event, name)
         if isinstance(value, tuple):
-            values[field.name] = [to_plain(item) for item in value]
+            values[name] = [to_plain(item) for item in value]
         else:
-            values[field.name] = to_plain(value) if isinstance(value, Event | Sampling) else value
+            values[name] = to_plain(value) if isinstance(value, Event | Sampling) else value
     return values
 
 
@@ -277,6 +325,8 @@ def _count(event: Event, times: int, bag: dict[Event, int]) -> None:
             _count(part, times * count, bag)
     elif times:
         bag[event] = bag.get(event, 0) + times
+        if bag[event] > MOST:
+            raise InvalidInput(f"{event.label()} would run more than 2^53 times; nothing accounts that. Declare fewer rounds.")
 
 
 def single(event: Event) -> Event | None:
@@ -290,13 +340,42 @@ def joint_multiplier(event: Event) -> float | None:
 
     Several Gaussian releases of the same data are one release of the scaled vectors side by side: 1 / multiplier^2 adds up.
     """
+    return _joint((leaf.gaussian_multiplier, 1.0, count) for leaf, count in counted(event).items())
+
+
+def sampled_multiplier(event: Event, least: float = 0.0) -> float | None:
+    """`joint_multiplier`, against how far one unit in the place of another moves the releases; at least `least` of the norm."""
+    bag = counted(event).items()
+    return _joint((leaf.gaussian_multiplier, max(least, leaf.change("replace_one")), count) for leaf, count in bag)
+
+
+def unsampled_multiplier(bag: Mapping[Event, int], relation: NeighboringRelation) -> float | None:
+    """`joint_multiplier` of releases that are not sampled, against how far neighbours move them."""
+    return _joint((leaf.unsampled_multiplier, leaf.change(relation), count) for leaf, count in bag.items())
+
+
+def _joint(parts: Iterable[tuple[float | None, float, int]]) -> float | None:
+    """From multipliers, how far each release moves, and how often each is made."""
     terms = []
-    for leaf, count in counted(event).items():
-        z = leaf.gaussian_multiplier
+    for z, change, count in parts:
         if z is None:
             return None
-        terms.append(count / z**2)
+        terms.append(count * (change / z) ** 2)
     return 1 / math.sqrt(math.fsum(terms)) if terms else None
+
+
+def composed_epsilon(bag: Mapping[Event, int], relation: NeighboringRelation) -> float | None:
+    """The epsilon of purely private events together, with delta 0: their sum. None unless all are; 0 of none.
+
+    It is the smaller of the sums of the numbers as they are and as they are written: three times 0.1 is 0.3.
+    """
+    exact, written = Fraction(0), Fraction(0)
+    for event, count in bag.items():
+        each = event.pure_epsilon(relation)
+        if each is None:
+            return None
+        exact, written = exact + count * Fraction(each), written + count * Fraction(repr(each))
+    return float(min(exact, written))
 
 
 def set_number(event: object, name: str) -> None:
@@ -309,23 +388,40 @@ def set_number(event: object, name: str) -> None:
 
 
 def set_positive(event: object, *names: str) -> None:
-    """Store these fields as floats. Raises InvalidInput unless each is a finite number > 0."""
+    """Store these fields as floats. Raises InvalidInput unless each is a number from `SMALLEST` to `LARGEST`."""
     for name in names:
         set_number(event, name)
         validate.positive(type(event).__name__, name, getattr(event, name))
+        validate.within(type(event).__name__, name, getattr(event, name), SMALLEST, LARGEST)
+
+
+def set_ratio(event: object) -> None:
+    """Store the field `replaced` as a float. Raises InvalidInput unless it is in (0, 2]."""
+    set_positive(event, REPLACED)
+    if getattr(event, REPLACED) > CHANGE["replace_one"]:
+        raise InvalidInput(
+            f"{type(event).__name__} expects 0 < replaced <= 2, as the ends of two vectors are at most two norms apart; found "
+            f"{getattr(event, REPLACED)!r}."
+        )
 
 
 def set_fraction(event: object, name: str, *, zero: bool = True, one: bool = True) -> None:
-    """Store a field as a float. Raises InvalidInput unless it is between 0 and 1; `zero`, `one`: whether the end is allowed."""
+    """Store a field as a float. Raises InvalidInput unless it is between 0 and 1; `zero`, `one`: whether the end is allowed.
+
+    Where 0 is not allowed, neither is what is below `SMALLEST`.
+    """
     set_number(event, name)
     validate.fraction(type(event).__name__, name, getattr(event, name), zero=zero, one=one)
+    if not zero:
+        validate.within(type(event).__name__, name, getattr(event, name), SMALLEST, 1.0)
 
 
 def set_count(event: object, *names: str, minimum: int = 1) -> None:
-    """Store these fields as whole numbers. Raises InvalidInput unless each is one of at least `minimum`."""
+    """Store these fields as whole numbers. Raises InvalidInput unless each is one of at least `minimum`, and at most `MOST`."""
     for name in names:
         value = getattr(event, name)
         if not isinstance(value, bool | np.bool_):
             with suppress(TypeError):
                 object.__setattr__(event, name, operator.index(value))
         validate.count(type(event).__name__, name, getattr(event, name), minimum=minimum)
+        validate.within(type(event).__name__, name, getattr(event, name), minimum, MOST)

@@ -103,6 +103,16 @@ def fraction(owner: str, name: str, value: Any, otherwise: str = "", *, zero: bo
         raise InvalidInput(f"{owner} expects {low} {name} {high}; found {shown(value)}. Give a number in that range{otherwise}.")
 
 
+def within(owner: str, name: str, value: Any, low: float, high: float, otherwise: str = "") -> None:
+    """Checks that a number lies in a range, ends included. Raises InvalidInput if it does not: it cannot be computed with.
+
+    Args:
+        owner, name, otherwise: as in `count`.
+    """
+    if not low <= value <= high:
+        raise InvalidInput(f"{owner} expects {low:g} <= {name} <= {high:g}; found {shown(value)}. Nothing computes beyond{otherwise}.")
+
+
 def one_of(owner: str, name: str, value: Any, choices: Collection[Any]) -> None:
     """Checks that the value equals one of the choices, and is of that choice's type. Raises InvalidInput if it does not.
 

@@ -3,18 +3,19 @@
 | relation | guarantee of one release |
 |---|---|
 | add_or_remove, zero_out | epsilon = sensitivity / scale, with delta 0 |
-| replace_one | twice that: the sum moves by twice the norm |
+| replace_one | r times that: the sum moves by r times the norm, where r is `replaced`, 2 unless it is said |
 | sampled | Poisson, except under replace_one; not by a fixed size |
-| sensitivity above 10,000 steps (5,000 under replace_one) | the PLD is the worst one of that epsilon |
+| a change of more than 10,000 steps | the PLD is the worst one of that epsilon; on a sample there is none, but the epsilon |
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from manent.accounting import curves, losses
-from manent.accounting.protocol import CHANGE, Curve, Event, NeighboringRelation, set_count, set_positive
+from manent.accounting.protocol import Curve, Event, NeighboringRelation, set_count, set_positive, set_ratio
 
 _MOST_STEPS = 10_000
 
@@ -26,18 +27,21 @@ class DiscreteLaplace(Event):
     Attributes:
         scale: of the noise, in steps of the grid; > 0.
         sensitivity: the largest L1 norm of one unit's whole numbers, in steps of the grid; >= 1.
+        replaced: how far another unit in its place moves the sum, as a multiple of that norm; in (0, 2]. In L1 norm.
     """
 
     scale: float
     sensitivity: int
+    replaced: float = field(default=2.0, kw_only=True)
 
     def __post_init__(self) -> None:
         set_positive(self, "scale")
         set_count(self, "sensitivity")
+        set_ratio(self)
 
     def pure_epsilon(self, relation: NeighboringRelation) -> float:
-        """epsilon of one release, with delta 0."""
-        return CHANGE[relation] * self.sensitivity / self.scale
+        """epsilon of one release, with delta 0: the smallest that rounds to this scale, which is a rounded quotient itself."""
+        return self.change(relation) * _meant(self.sensitivity, self.scale)
 
     def zcdp(self, relation: NeighboringRelation) -> float:
         """epsilon^2 / 2 (Bun and Steinke 2016, Proposition 1.4)."""
@@ -53,14 +57,14 @@ class DiscreteLaplace(Event):
 
     def pld(self, relation: NeighboringRelation, interval: float, count: int) -> Any:
         """The exact one; with more than `_MOST_STEPS` distinct losses, the looser one of a pure release of the same epsilon."""
-        steps = CHANGE[relation] * self.sensitivity
+        steps = math.ceil(self.change(relation) * self.sensitivity)
         if steps > _MOST_STEPS:
             return losses.of_pure(self.pure_epsilon(relation), interval).self_compose(count)
         return losses.of_discrete_laplace(self.scale, steps, interval).self_compose(count)
 
     def has_sampled_pld(self, relation: NeighboringRelation) -> bool:
-        """Except under replacement."""
-        return relation != "replace_one"
+        """Except under replacement, and for more losses than are told apart."""
+        return relation != "replace_one" and self.sensitivity <= _MOST_STEPS
 
     def sampled_pld(self, probability: float, interval: float) -> Any:
         """See `Event`."""
@@ -71,3 +75,12 @@ class DiscreteLaplace(Event):
         import dp_accounting as dp
 
         return dp.dp_event.DiscreteLaplaceDpEvent(1 / self.scale, self.sensitivity)
+
+
+def _meant(sensitivity: int, scale: float) -> float:
+    """The smallest epsilon of which sensitivity / epsilon rounds to this scale; their quotient where there is none."""
+    found = lower = sensitivity / scale
+    for _ in range(4):
+        lower = math.nextafter(lower, 0.0)
+        found = lower if sensitivity / lower == scale else found
+    return found

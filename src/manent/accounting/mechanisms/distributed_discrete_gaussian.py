@@ -19,7 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manent.accounting.protocol import CHANGE, Curve, Event, NeighboringRelation, set_count, set_positive
+from manent.accounting.protocol import CHANGE, LARGEST, Curve, Event, NeighboringRelation, set_count, set_positive
+from manent.core import validate
+
+_SUMMED = 100_000
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,13 @@ def tau(local_stddev: float, parties: int) -> float:
         local_stddev: of one party's noise, in steps of the grid; from 2 on the loss is negligible.
         parties: how many there are; with one, it is 0.
     """
-    k = np.arange(1, parties)
-    return float(10 * np.exp(-2 * math.pi**2 * local_stddev**2 * k / (k + 1)).sum())
+    validate.positive("tau", "local_stddev", local_stddev)
+    validate.count("tau", "parties", parties)
+    k = np.arange(1, min(parties, _SUMMED + 1))
+    terms = np.exp(-2 * math.pi**2 * min(local_stddev, LARGEST) ** 2 * k / (k + 1))
+    # The terms fall: the last one that is summed bounds each of the rest.
+    rest = (parties - 1 - len(k)) * float(terms[-1]) if parties - 1 > len(k) else 0.0
+    return float(10 * (terms.sum() + rest))
 
 
 def rounded_norm(norm: float, dimension: int, beta: float = math.exp(-0.5)) -> float:
@@ -84,8 +92,12 @@ def rounded_norm(norm: float, dimension: int, beta: float = math.exp(-0.5)) -> f
         dimension: how many numbers.
         beta: bound on the probability that it is drawn again; 0 for none.
     """
+    validate.not_negative("rounded_norm", "norm", norm)
+    validate.within("rounded_norm", "norm", norm, 0, LARGEST)
+    validate.count("rounded_norm", "dimension", dimension)
+    validate.fraction("rounded_norm", "beta", beta)
     always = norm + math.sqrt(dimension)
     if beta == 0:
         return always
-    usual = norm**2 + dimension / 4 + math.sqrt(2 * math.log(1 / beta)) * (norm + math.sqrt(dimension) / 2)
+    usual = norm**2 + dimension / 4 + math.sqrt(-2 * math.log(beta)) * (norm + math.sqrt(dimension) / 2)
     return min(always, math.sqrt(usual))

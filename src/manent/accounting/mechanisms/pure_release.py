@@ -57,6 +57,10 @@ class PureRelease(Event):
         """Always; `pld` refuses a relation that it says nothing about."""
         return True
 
+    def pld_width(self, relation: NeighboringRelation) -> float:
+        """Twice its epsilon."""
+        return 2 * self.pure_epsilon(relation)
+
     def pld(self, relation: NeighboringRelation, interval: float, count: int) -> Any:
         """The worst of its epsilon."""
         return losses.of_pure(self.pure_epsilon(relation), interval).self_compose(count)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from manent.accounting import curves
 from manent.accounting.protocol import CHANGE, Curve, Event, NeighboringRelation, set_positive
 
@@ -37,8 +39,8 @@ class Skellam(Event):
         """Agarwal, Kairouz and Liu 2021, Theorem 3.5, at whole orders, and between them."""
         two, one, mu = CHANGE[relation] * self.l2_sensitivity, CHANGE[relation] * self.l1_sensitivity, self.variance
 
-        def bound(alpha: int) -> float:
-            beyond = min(((2 * alpha - 1) * two**2 + 6 * one) / (4 * mu**2), 3 * one / (2 * mu))
+        def bound(alpha: Curve) -> Curve:
+            beyond = np.minimum(((2 * alpha - 1) * two**2 + 6 * one) / (4 * mu**2), 3 * one / (2 * mu))
             return alpha * two**2 / (2 * mu) + beyond
 
         return curves.from_whole_orders(bound, orders)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from manent.accounting.protocol import CHANGE, Event, NeighboringRelation, set_positive
 
@@ -23,8 +23,6 @@ class ZeroConcentrated(Event):
     Attributes:
         rho: > 0.
     """
-
-    prefers_zcdp: ClassVar[bool] = True
 
     rho: float
 

@@ -5,16 +5,14 @@
 | Gaussian noise | all three | RDP and PLD |
 | discrete Laplace noise, once | add_or_remove, zero_out | RDP by the general bound, and a PLD |
 | anything else with a Rényi curve | add_or_remove, zero_out | RDP by the general bound (Zhu and Wang 2019, Theorem 6) |
+| anything purely private | add_or_remove, zero_out | also log(1 + q (e^epsilon - 1)), with delta 0 |
 | anything but Gaussian noise | replace_one | none: refused |
 | anything, with probability 1 | as of the release | no sampling: the release itself |
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 from scipy import special
 
 from manent.accounting import curves, losses
+from manent.accounting.mechanisms.sampling import moments
 from manent.accounting.protocol import (
     Curve,
     Event,
@@ -33,6 +32,8 @@ from manent.accounting.protocol import (
     single,
 )
 from manent.core.errors import Refused
+
+_LARGEST = 1 << 14  # the largest order of the general bound, which takes as many terms
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Poisson(Sampling):
         alone = single(event)
         return super().pld(event, relation, interval) if alone is None else alone.sampled_pld(self.probability, interval)
 
+    def pure_epsilon(self, epsilon: float, relation: NeighboringRelation) -> float | None:
+        """log(1 + q (e^epsilon - 1)), except under replacement (Balle, Barthe and Gaboardi 2018, Theorem 8)."""
+        if relation == "replace_one":
+            return None
+        large = math.log(self.probability) + epsilon
+        return min(epsilon, math.log1p(self.probability * math.expm1(epsilon)) if epsilon < 30 else math.log1p(math.exp(-large)) + large)
+
     def claims(self, relation: NeighboringRelation) -> tuple[str, ...]:
         """See `Sampling`."""
         return (drawn(self.probability), *opposite(relation))
@@ -111,68 +119,34 @@ def renyi(q: float, event: Event, relation: NeighboringRelation, orders: tuple[f
             raise Refused(
                 "Poisson sampling under 'replace_one' is accounted for Gaussian noise only; use 'add_or_remove' or 'zero_out'."
             )
-        whole = tuple(range(2, math.ceil(max(orders)) + 1))
-        divergence = dict(zip(whole, curves.renyi(counted(event), relation, tuple(map(float, whole))), strict=True))
-        return curves.from_whole_orders(lambda a: _of_any(q, divergence, a), orders)
-    if relation == "replace_one":
-        return _of_gaussian_replaced(q, z, np.asarray(orders))
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, rdp
-
-    with _without_warnings():
-        curve: Curve = rdp.RdpAccountant(orders).compose(PoissonSampledDpEvent(q, GaussianDpEvent(z))).rdp
-    return curve
+        largest = min(math.ceil(max(orders)), _LARGEST)
+        whole = tuple(map(float, range(2, max(largest, 2) + 1)))
+        cumulants = (np.asarray(whole) - 1) * curves.renyi(counted(event), relation, whole)
+        return curves.from_whole_orders(lambda some: np.array([_of_any(q, cumulants, int(a)) for a in some]), orders)
+    return (moments.replaced if relation == "replace_one" else moments.poisson)(q, z, np.asarray(orders, np.float64))
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """dp-accounting warns of each order that it leaves out. Its divergence is then infinite, which is still a bound."""
-    logger = logging.getLogger("absl")
-    logger.addFilter(_is_news)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_news)
+def _of_any(q: float, cumulants: Curve, alpha: int) -> float:
+    """Any release with a Rényi curve, adding or removing, at a whole order (Zhu and Wang 2019, Theorem 6).
 
+    The theorem's first term is 1 less the binomial probabilities of 2 and more; they are taken from the terms that follow.
+    Infinite beyond `_LARGEST`, where the release without sampling has to do.
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return "Excluding this order" not in str(record.msg)
-
-
-def _of_any(q: float, divergence: Mapping[int, float], alpha: int) -> float:
-    """Any release with a Rényi curve, adding or removing, at a whole order (Zhu and Wang 2019, Theorem 6)."""
-    if q == 1:
-        return divergence[alpha]
-    log_q, log_rest = math.log(q), math.log1p(-q)
-    parts = [(alpha - 1) * log_rest + math.log(alpha * q - q + 1)]
-    parts.append(_log_binomial(alpha, 2) + 2 * log_q + (alpha - 2) * log_rest + divergence[2])
-    for k in range(3, alpha + 1):
-        parts.append(math.log(3) + _log_binomial(alpha, k) + (alpha - k) * log_rest + k * log_q + (k - 1) * divergence[k])
-    bound = float(special.logsumexp(parts)) / (alpha - 1)
-    return min(bound, divergence[alpha])
-
-
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
-def _of_gaussian_replaced(q: float, z: float, alpha: Curve) -> Curve:
-    """Divergence of (1-q) N(0) + q N(-1) from (1-q) N(0) + q N(1), the pair that dp-accounting's PLD takes too.
-
-    By the trapezoidal rule, which on a whole line converges exponentially for such integrands.
+    Args:
+        cumulants: (order - 1) times the divergence of the release, at the orders 2, 3, ...
     """
-    values = []
-    for order in alpha:
-        reach = 2 * order + 12 * z
-        steps = math.ceil(8 * reach / z)
-        if steps > 200_000:
-            # With so little noise sampling hardly matters; without it the divergence is that of N(-1) from N(1).
-            values.append(2 * order / z**2)
-            continue
-        x = np.linspace(-reach, reach, 2 * steps + 1)
-        rest, drawn = math.log1p(-q) - x**2 / (2 * z**2) if q < 1 else np.full_like(x, -np.inf), math.log(q)
-        near = np.logaddexp(rest, drawn - (x + 1) ** 2 / (2 * z**2))
-        far = np.logaddexp(rest, drawn - (x - 1) ** 2 / (2 * z**2))
-        scale = math.log(x[1] - x[0]) - math.log(z) - math.log(2 * math.pi) / 2
-        values.append((special.logsumexp(order * near + (1 - order) * far) + scale) / (order - 1))
-    curve: Curve = np.maximum(np.asarray(values), 0)
-    return curve
+    if alpha > _LARGEST:
+        return math.inf
+    if q == 1:
+        return float(cumulants[alpha - 2]) / (alpha - 1)
+    k = np.arange(2.0, alpha + 1)
+    log_drawn = _log_binomial(alpha, k) + k * math.log(q) + (alpha - k) * math.log1p(-q)
+    grown = cumulants[: alpha - 1] + np.where(k > 2, math.log(3), 0.0)
+    with np.errstate(divide="ignore"):
+        excess = special.logsumexp(log_drawn + grown + np.log(-np.expm1(-grown)))
+    return float(np.logaddexp(0.0, excess)) * (1 + 1e-9) / (alpha - 1)
+
+
+def _log_binomial(n: int, k: Curve) -> Curve:
+    log: Curve = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+    return log

@@ -13,7 +13,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from manent.accounting import losses
+import numpy as np
+
+from manent.accounting import curves, losses
 from manent.accounting.protocol import (
     CHANGE,
     Curve,
@@ -21,6 +23,7 @@ from manent.accounting.protocol import (
     NeighboringRelation,
     Sampling,
     check_part,
+    composed_epsilon,
     counted,
     joint_multiplier,
 )
@@ -60,16 +63,29 @@ class Sampled(Event):
         """That of the sampling. Raises Refused for a sample of a sample, and where the sampling does."""
         if any(isinstance(leaf, Sampled) for leaf in counted(self.event)):
             raise Refused("A sample of a sample has no accounting here; sample once.")
-        return self.by.renyi(self.event, relation, orders)
+        sampled = self.by.renyi(self.event, relation, orders)
+        # Who knows the sample knows more, and the same samples are drawn of both neighbours: by joint convexity, it is a bound.
+        moved: NeighboringRelation = "replace_one" if self.by.brings_another and relation == "add_or_remove" else relation
+        smallest: Curve = np.minimum(sampled, curves.renyi(counted(self.event), moved, orders))
+        return smallest
 
     def renyi_event(self) -> Event:
         """The same on a sample that is not cut."""
         uncut = self.by.uncut()
         return self if uncut is self.by else Sampled(self.event, uncut)
 
-    def renyi_error(self) -> float:
+    def renyi_error(self, relation: NeighboringRelation) -> float:
         """Probability that a sample is cut."""
-        return self.by.overflow()
+        return self.by.overflow(relation)
+
+    def brings_another(self) -> bool:
+        """See `Event`."""
+        return self.by.brings_another
+
+    def pure_epsilon(self, relation: NeighboringRelation) -> float | None:
+        """That of the sampling, of all that is released together; None unless all of it is purely private."""
+        whole = composed_epsilon(counted(self.event), relation)
+        return None if whole is None else self.by.pure_epsilon(whole, relation)
 
     def has_pld(self, relation: NeighboringRelation) -> bool:
         """Whether the sampling has one of this event."""

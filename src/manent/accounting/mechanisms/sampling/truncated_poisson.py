@@ -4,6 +4,7 @@
 |---|---|---|
 | Gaussian noise | PLD | that of the cut sample: removing a unit from a full cohort brings in another |
 | anything that Poisson sampling bounds | RDP | that of the sample without a cut; the probability of a cut joins delta |
+| under add_or_remove | both | cuts are those of population + 1 units, the larger neighbour |
 | a largest cohort near the mean | RDP | none: the probability of a cut is more than delta can pay, and epsilon is infinite |
 """
 
@@ -64,11 +65,15 @@ class TruncatedPoisson(Sampling):
         """Poisson sampling."""
         return poisson.Poisson(self.probability)
 
-    def overflow(self) -> float:
-        """Probability that a Poisson cohort is larger than the largest that is not cut."""
+    def overflow(self, relation: NeighboringRelation) -> float:
+        """Probability that a Poisson cohort of the larger neighbour is larger than the largest that is not cut.
+
+        With one unit more there are population + 1. Under "zero_out" and "replace_one" both neighbours have the population's
+        size, as the unit takes part in both: the same cohorts are cut, with the same probability.
+        """
         from scipy.stats import binom
 
-        return float(binom.sf(self.largest, self.population, self.probability))
+        return float(binom.sf(self.largest, self.population + (relation == "add_or_remove"), self.probability))
 
     def has_pld(self, event: Event, relation: NeighboringRelation) -> bool:
         """For Gaussian noise."""
@@ -87,12 +92,12 @@ class TruncatedPoisson(Sampling):
         return (poisson.drawn(self.probability), cut, *poisson.opposite(relation))
 
     def to_dp_event(self, event: Event) -> Any:
-        """Of one Gaussian release. Raises Refused for anything else."""
+        """Of one Gaussian release, with the larger neighbour's size. Raises Refused for anything else."""
         import dp_accounting as dp
 
         event.to_dp_event()  # what dp-accounting has no word for is refused by its own name
         alone = single(event)
         if alone is None or alone.gaussian_multiplier is None:
             raise Refused("dp-accounting has a truncated sample of one Gaussian release only; use manent.accounting.epsilon.")
-        size = self.population, self.probability, self.largest
+        size = self.population + 1, self.probability, self.largest
         return dp.dp_event.TruncatedSubsampledGaussianDpEvent(*size, alone.gaussian_multiplier)
