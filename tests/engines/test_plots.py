@@ -19,8 +19,7 @@ Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 def run(rounds: int = 5, level: float = 0.6, test: bool = True, clients: bool = True, up: int = 100) -> Rows:
     history = [
-        {"round": r, "sum": "train", "cohort": 4, "answers": 4, "bytes_up": up, "bytes_down": 50, "seconds": 0.5 * r}
-        for r in range(1, rounds + 1)
+        {"round": r, "sum": "train", "cohort": 4, "answers": 4, "bytes_up": up, "bytes_down": 50} for r in range(1, rounds + 1)
     ]
     probe = []
     for r in range(1, rounds + 1):
@@ -68,6 +67,16 @@ def test_without_a_probe_the_evaluated_sums_are_drawn() -> None:
     assert lines(figure.axes[0])[0].get_ydata().tolist() == [0.5] * 5
 
 
+def test_without_a_probe_nothing_is_drawn_by_time() -> None:
+    history, probe = run(rounds=3)
+    timeless = [{**row, "accuracy": 0.5} for row in history]
+    deployed = plot_runs({"deployed": (timeless, [])})
+    assert [axes.get_xlabel() for axes in deployed.axes] == ["round", "sent by all, up and down"]
+    assert deployed.axes[-1].texts[0].get_text().startswith("deployed")
+    both = [{**row, "accuracy": 0.4} for row in history]
+    assert len(plot_runs({"deployed": (timeless, []), "simulated": (both, probe)}).axes) == 2
+
+
 def test_a_metric_of_zero_is_drawn_too() -> None:
     history, probe = run(rounds=2, clients=False)
     probe[0]["test"]["accuracy"] = 0.0
@@ -91,7 +100,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="at least one run"):
         plot_runs({})
     with pytest.raises(InvalidInput, match="'query' has no metric by round"):
-        plot_runs({"query": ([{"round": 1, "bytes_up": 1, "bytes_down": 1, "seconds": 0.1, "mean": 3.0}], []), "one": run()})
+        plot_runs({"query": ([{"round": 1, "bytes_up": 1, "bytes_down": 1, "mean": 3.0}], []), "one": run()})
     with pytest.raises(InvalidInput, match="ending must be one of"):
         plot_runs({"one": run()}, tmp_path / "run.docx")
     history, probe = run(clients=False)

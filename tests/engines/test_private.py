@@ -169,7 +169,7 @@ def test_a_client_whose_code_raises_sends_zeros_and_is_told_itself(layers, tmp_p
         run = mn.simulate(study(layers, 2, algorithm=broken), DATA, workers=0, folder=tmp_path / "run")
     clean = mn.simulate(study(layers, 2), DATA, workers=0)
     for row, other in zip(run.history, clean.history, strict=True):
-        assert {**row, "seconds": 0, "update_norm": 0} == {**other, "seconds": 0, "update_norm": 0}
+        assert {**row, "update_norm": 0} == {**other, "update_norm": 0}
     assert "on fire" not in json.dumps([run.history, run.statement.to_plain()])
     kept = sorted(path.name for path in (tmp_path / "run" / "failures").iterdir())
     assert kept == [f"round-0000{r}-train-client-{c}" for r in (1, 2) for c in (11, 3)]

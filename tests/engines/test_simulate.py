@@ -64,7 +64,7 @@ def test_history_is_what_the_server_knows_and_counts_what_crossed(data):
     run = mn.simulate(study(2, cohort=mn.Cohort(size=4)), data, workers=0)
     size = run.statement.sums[0].size
     for row in run.history:
-        assert {"round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds", "update_norm"} == set(row)
+        assert {"round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "update_norm"} == set(row)
         assert row["answers"] == row["cohort"] == 4
         assert row["bytes_up"] == 4 * 4 * size
         assert row["bytes_down"] == 4 * 4 * 2 * model_for("softmax").layout.size

@@ -51,7 +51,7 @@ def test_a_first_vector_that_does_not_fit_is_refused():
         first_state(query, 0, np.zeros(1, np.float32))
 
 
-@pytest.mark.parametrize("name", ["round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds", "abandoned"])
+@pytest.mark.parametrize("name", ["round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "abandoned"])
 def test_a_report_cannot_overwrite_what_the_history_says(name, monkeypatch):
     apply = mn.FedAvg.apply
     monkeypatch.setattr(mn.FedAvg, "apply", lambda *given: (apply(*given)[0], {"loss": 1.0, name: 0.0}))
@@ -64,7 +64,7 @@ def test_a_report_cannot_overwrite_what_the_history_says(name, monkeypatch):
 def test_a_row_of_the_history_has_no_other_names_of_its_own():
     """So that what `released` refuses is all that a report could overwrite."""
     counts = {"asked": 1, "answers": 1, "sent": 1, "sent_to": 1}
-    assert ROW - {"round", "sum", "seconds", "abandoned"} == set(crossed(PLAIN, "train", **counts))
+    assert ROW - {"round", "sum", "abandoned"} == set(crossed(PLAIN, "train", **counts))
     run = mn.simulate(study([]), DATA, workers=0)
     assert set(run.history[0]) == ROW - {"abandoned"} | {"update_norm"}
 

@@ -1,4 +1,7 @@
-"""Watchers that pass each round on to other tools: `simulate(..., watcher=TensorBoardLogger("runs/board"))`."""
+"""Watchers that pass each round on to other tools: `simulate(..., watcher=TensorBoardLogger("runs/board"))`.
+
+What they write is not private: the metrics are those of the probe, and each entry has its time.
+"""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Loop:
             self._save()
 
     def _sum(self, assignment: Assignment) -> int:
-        """One sum, from the draw of its cohort to its release. Returns how many clients answered."""
+        """One sum, from the draw of its cohort to its release. Returns how many clients answered, as the history says."""
         plan, at = self.setting.plan, self.progress
         self.spending.check()
         cohort = self._cohort()
@@ -118,7 +118,7 @@ class Loop:
             elif isinstance(effect, Abandon):
                 row |= self._abandon(abandoned_reason(plan, effect.reason), heard.answers)
         self.record.add_history(row)
-        return heard.answers
+        return int(row["answers"])
 
     def _cohort(self) -> tuple[int, ...]:
         """Who is asked: sorted indices into the federation."""

@@ -46,7 +46,7 @@ class Curve:
     """One metric of one run.
 
     Attributes:
-        x: "round", "bytes" and "seconds" of each point, [points].
+        x: "round" and "bytes" of each point, [points]; "seconds" too where the run has a probe that says them.
         y: the metric, [points].
         sd: its standard deviation over clients, [points], or None.
     """
@@ -62,6 +62,8 @@ class Curve:
 def plot_runs(runs: Runs, path: str | Path | None = None, metrics: Sequence[str] | None = None) -> Figure:
     """Draw runs into one figure: one row a metric; columns by round, by bytes sent (up and down, all clients) and by seconds.
 
+    The last column is left out unless every run has a probe: a history does not say how long its rounds took.
+
     Args:
         runs: history rows and probe rows (see `Run`) by the run's name.
         path: where to save the figure, as PNG, SVG or PDF by its ending.
@@ -74,11 +76,12 @@ def plot_runs(runs: Runs, path: str | Path | None = None, metrics: Sequence[str]
     except ImportError:
         raise MissingExtra("matplotlib", "plots", "Drawing") from None
     source, names = _choose(runs, metrics)
-    titles = {"round": "by round", "bytes": "by data sent", "seconds": "by time"}
+    drawn = [_curves(runs, metric, source) for metric in names]
+    timed = all("seconds" in curve.x for curves in drawn for curve in curves)
+    titles = {"round": "by round", "bytes": "by data sent"} | ({"seconds": "by time"} if timed else {})
     figure = Figure(figsize=(12.5, 1.5 + 3.0 * len(names)), layout="constrained", facecolor="white")
-    grid = figure.subplots(len(names), 3, sharey="row", squeeze=False)
-    for row, (axes, metric) in enumerate(zip(grid, names, strict=True)):
-        curves = _curves(runs, metric, source)
+    grid = figure.subplots(len(names), len(titles), sharey="row", squeeze=False)
+    for row, (axes, metric, curves) in enumerate(zip(grid, names, drawn, strict=True)):
         for axis, by in zip(axes, titles, strict=True):
             _panel(axis, curves, by)
             if row == 0:
@@ -86,7 +89,7 @@ def plot_runs(runs: Runs, path: str | Path | None = None, metrics: Sequence[str]
         better = "lower" if metric in LOWER else "higher"
         axes[0].set_ylabel(f"{metric}\n({better} is better)", fontsize=10.5, color=INK)
         _limits(axes[0], curves)
-        _direct_labels(axes[-1], curves)
+        _direct_labels(axes[-1], curves, list(titles)[-1])
     heading = "  |  ".join(runs) if len(runs) <= 4 else f"{len(runs)} runs"
     figure.suptitle(heading, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
     figure.supxlabel(_note(runs, source), x=0.01, ha="left", fontsize=9.5, color=QUIET)
@@ -160,15 +163,18 @@ def _curve(
         rows = [row for row in probe if row.get(source, {}).get(metric) not in ({}, None)]
         values = [row[source][metric] for row in rows]
     spread = source == "clients"
+    seconds_after = {row["round"]: row["seconds"] for row in probe}
+    x = {
+        "round": np.array([row["round"] for row in rows], np.float64),
+        "bytes": np.array([bytes_after.get(row["round"], 0) for row in rows], np.float64),
+    }
+    if all(row["round"] in seconds_after for row in rows):
+        x["seconds"] = np.array([seconds_after[row["round"]] for row in rows], np.float64)
     return Curve(
         name,
         colour,
         style,
-        {
-            "round": np.array([row["round"] for row in rows], np.float64),
-            "bytes": np.array([bytes_after.get(row["round"], 0) for row in rows], np.float64),
-            "seconds": np.array([row["seconds"] for row in rows], np.float64),
-        },
+        x,
         np.array([value["mean"] if spread else value for value in values], np.float64),
         np.array([value["sd"] for value in values], np.float64) if spread else None,
     )
@@ -214,7 +220,7 @@ def _limits(axes: Any, curves: Sequence[Curve]) -> None:
     axes.set_ylim(max(low - room, 0.0), min(high + room, 1.02) if share and high <= 1.2 else high + room)
 
 
-def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
+def _direct_labels(axes: Any, curves: Sequence[Curve], by: str) -> None:
     """Write names and last values at the right edge, without overlaps, each with a dotted line from the end of its curve."""
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
@@ -224,7 +230,7 @@ def _direct_labels(axes: Any, curves: Sequence[Curve]) -> None:
     places = _apart([float(curves[i].y[-1]) for i in order], step, low, high)
     for i, place in zip(order, places, strict=True):
         curve, last = curves[i], float(curves[i].y[-1])
-        end = float(curve.x["seconds"][-1])
+        end = float(curve.x[by][-1])
         axes.plot([end, right], [last, last], color=curve.colour, linewidth=0.8, linestyle=(0, (1, 2)), clip_on=False)
         axes.annotate(
             "\n".join(wrap(f"{curve.name}  {last:.3f}", LABEL)),

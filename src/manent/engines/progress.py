@@ -19,7 +19,7 @@ class Watcher(Protocol):
         """A round is over.
 
         Args:
-            clients: how many answered in it.
+            clients: how many answered in it, as the history says: in a private study, how many are expected.
             metrics: a few numbers by name, from the probe.
         """
         ...

@@ -27,8 +27,8 @@ class Run:
     """A run that has ended.
 
     Attributes:
-        history: one row a sum: "round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds" (since the start), and
-            the accounted numbers of the algorithm. This is what the server of a deployment knows.
+        history: one row a sum: "round", "sum", "cohort", "answers", "bytes_up", "bytes_down", and the accounted numbers
+            of the algorithm. This is what a deployment shows. No times are in it, as they tell how many took part.
         probe: one row an evaluated round, **not private**: only a simulation can know it. It holds "round", "seconds" and
             "train_loss"; "test", the metrics on the central test set; "clients", for each metric the mean, sd, min and max over
             the clients' own test parts; and "client", the metrics of each client, for at most 50 clients.
@@ -83,5 +83,5 @@ class Run:
         return np.array(rounds), np.array(values, np.float64)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw the metrics by round, by bytes and by seconds, into the file `path` where one is given. Raises as `plot_runs`."""
+        """Draw the metrics by round, by bytes and by seconds, into the file `path` where one is given; see `plot_runs`."""
         return plot_runs({self.study.name or type(self.study.algorithm).__name__: (self.history, self.probe)}, path)

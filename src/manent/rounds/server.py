@@ -20,7 +20,7 @@ from manent.privacy.check import Plan
 from manent.rounds.reducer import Progress, Rules
 from manent.rounds.state import State
 
-ROW = frozenset({"round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "seconds", "abandoned"})
+ROW = frozenset({"round", "sum", "cohort", "answers", "bytes_up", "bytes_down", "abandoned"})
 """What every row of the history says by itself. The report of an algorithm uses none of these names."""
 
 

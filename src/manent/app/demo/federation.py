@@ -122,6 +122,7 @@ def train(folder: Path, rounds: int, private: bool, console: Console) -> dict[st
 
     All processes have ended when this returns or raises. Raises ProcessFailed, with the end of its log, where a process fails.
     """
+    began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     studies = {way: shared(way, rounds, private) for way in FEDERATED}
     names = tuple(name.replace(" ", "-") for name in heart_disease().names)
@@ -143,7 +144,8 @@ def train(folder: Path, rounds: int, private: bool, console: Console) -> dict[st
         _follow(processes, studies, console)
         with suppress(ProcessFailed):  # otherwise a site's own database lacks the note that a study is over, no more
             processes.wait(lambda: all(_heard(folder / name, len(studies)) for name in names), 10, "The sites' last word")
-    return {way: _run(folder, study) for way, study in studies.items()}
+    seconds = time.monotonic() - began
+    return {way: _run(folder, study, seconds) for way, study in studies.items()}
 
 
 def _explain(console: Console, names: tuple[str, ...], private: bool) -> None:
@@ -213,7 +215,7 @@ def _heard(folder: Path, count: int) -> bool:
     return sum(known.over for known in SiteState(folder).studies()) == count
 
 
-def _run(folder: Path, study: Study) -> Run:
+def _run(folder: Path, study: Study, seconds: float) -> Run:
     """A study's run from what the server wrote. It has no probe: a server does not know what a simulation can look at."""
     from manent.network.trust.identity import Identity
     from manent.network.trust.roster import trusted
@@ -223,7 +225,7 @@ def _run(folder: Path, study: Study) -> Run:
     state = dict(load_file(result / "result.safetensors"))
     server = Identity.load(folder / "server" / "identity.key").public_hex
     statement = check(study, heart_disease()).deployed(trusted(server, quick_start=True))
-    return Run(study, statement, state, history, (), float(history[-1]["seconds"]), result)
+    return Run(study, statement, state, history, (), seconds, result)
 
 
 def budgets(folder: Path) -> list[str]:

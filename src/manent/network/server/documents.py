@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from manent.core.canonical import canonical
 from manent.core.store import Snapshot, Transaction
@@ -40,7 +40,6 @@ class StudyRecord:
         released: how many sums were released, or count as released.
         result: digest of the final arrays, or "".
         reason: why it failed.
-        begun: when it began to run, in seconds since the epoch.
     """
 
     hash: str
@@ -62,7 +61,6 @@ class StudyRecord:
     released: int = 0
     result: str = ""
     reason: str = ""
-    begun: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -136,7 +134,7 @@ def encode(record: StudyRecord | SumRecord) -> bytes:
 
 
 def decode(kind: type[Record], document: bytes) -> Record:
-    """The record in a document. Fields that a newer version added are left out."""
+    """The record in a document. Fields of another version that this one does not know are left out."""
     values, known = json.loads(document), {f.name for f in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in known})
 
@@ -159,6 +157,15 @@ def decision_key(study: str, public: str) -> str:
 def history_log(study: str) -> str:
     """The name of the log with one row for each sum of a study."""
     return f"history/{study}"
+
+
+def history(view: Snapshot, study: str) -> list[dict[str, Any]]:
+    """The history of a study, a row for each sum that is over.
+
+    An earlier version noted in each row how long it took, which tells of a private sum how many took part. That is left out.
+    """
+    rows = (json.loads(row) for row in view.rows(history_log(study)))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def study_of(view: Snapshot, hash: str) -> StudyRecord | None:

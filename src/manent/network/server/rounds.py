@@ -155,7 +155,7 @@ class Rounds:
             running = sum(other.phase == "running" for other in documents.studies(transaction))
             if running < self.settings.running and study_of(transaction, study.hash) == study:
                 self.check_there(state)
-                put(transaction, replace(study, phase="running", state=state, begun=self.clock(), since=self.clock()))
+                put(transaction, replace(study, phase="running", state=state, since=self.clock()))
 
     # One sum.
 
@@ -340,12 +340,11 @@ class Rounds:
         if ending.progress.finished:
             state = self.plan_and_state(after)[1] if ending.state is None else ending.state
             after = self._finished(after, self.plans.plan(after), state)
-        row = {**ending.row, "seconds": round(self.clock() - study.begun, 4)}
         with self.store.transaction() as transaction:
             first = study_of(transaction, study.hash) == study
             if first:
                 self.check_there(digest, after.result)
-                transaction.append(history_log(study.hash), canonical(row))
+                transaction.append(history_log(study.hash), canonical(ending.row))
                 sum = {"round": study.round, "index": study.index, "answers": ending.row["answers"], "reason": ending.reason}
                 action = "release" if ending.released else "abandon"
                 note(transaction, self.clock(), "server", action, study.hash, sum)

@@ -19,10 +19,11 @@ from types import FrameType
 
 import uvicorn
 
+from manent.core.canonical import canonical
 from manent.core.errors import InvalidInput
 from manent.core.study import Study
 from manent.network.server import documents
-from manent.network.server.documents import StudyRecord, history_log
+from manent.network.server.documents import StudyRecord
 from manent.network.server.http.app import application
 from manent.network.server.http.connections import MOST_CONNECTIONS, MOST_HEAD, WAITING, Impatient, allow_descriptors
 from manent.network.server.rosters import settle
@@ -208,8 +209,8 @@ def write_result(service: Service, study: StudyRecord, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with service.store.snapshot() as view:
-        rows = view.rows(history_log(study.hash))
-    (folder / "history.jsonl").write_bytes(b"".join(row + b"\n" for row in rows))
+        rows = documents.history(view, study.hash)
+    (folder / "history.jsonl").write_bytes(b"".join(canonical(row) + b"\n" for row in rows))
     if study.result:
         with (folder / "result.safetensors").open("wb") as file:
             file.writelines(service.blobs.read(study.result))

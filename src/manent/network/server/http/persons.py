@@ -4,7 +4,6 @@ see it.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from manent.core.errors import InvalidInput, NotAuthorized
 from manent.network.server import documents
-from manent.network.server.documents import StudyRecord, SumRecord, history_log, study_of
+from manent.network.server.documents import StudyRecord, SumRecord, study_of
 from manent.network.server.http import description as said
 from manent.network.server.http.description import PERSON, TEXT, WHOLE, YES, Hash, Seed, Wanted, described
 from manent.network.server.http.requests import answer, blob, body_of
@@ -129,7 +128,7 @@ def study_routes(service: Service) -> APIRouter:
     async def history(request: Request, hash: Hash) -> Response:
         await study_for(request, service, hash, "see")
         with service.store.snapshot() as view:
-            return answer({"history": [json.loads(row) for row in view.rows(history_log(hash))]})
+            return answer({"history": documents.history(view, hash)})
 
     @router.get("/studies/{hash}/statement", **described("Who sees what", PERSON, STATEMENT))
     async def statement(request: Request, hash: Hash) -> Response:
