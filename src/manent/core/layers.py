@@ -52,6 +52,21 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What the noise in a total is made of: independent draws of one law.
+
+    Attributes:
+        law: "gaussian" (rounded), "discrete_gaussian", "laplace" (discrete) or "skellam"; any other is not known.
+        count: how many there are in a total, at most.
+        share: deviation of one (for Laplace: its scale), over noise multiplier times norm bound.
+    """
+
+    law: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Gathering:
     """What is public about the cohort of a sum.
 
@@ -61,8 +76,10 @@ class Gathering:
         most: there are never more answers than this.
         noise_multiplier: the noise that the budget asks for, or None.
         rounds: how often the sum is formed, at most.
+        kinds: how many kinds of sums the study has.
         min_separation: the fewest rounds from one participation of a client to its next; None where the cohort keeps no distance.
         whole: whether the summation adds whole numbers only.
+        noise: what the noise in a total is made of; None where no layer adds any.
     """
 
     expected: float
@@ -72,6 +89,8 @@ class Gathering:
     rounds: int = 1
     min_separation: int | None = None
     whole: bool = False
+    kinds: int = 1
+    noise: Draws | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +184,11 @@ def any_sum(name: str, every: int) -> None:
     """The check of a layer that refuses no sum."""
 
 
+def unknown_draws(most: int) -> Draws:
+    """The noise of a layer that does not tell its law."""
+    return Draws("unknown", most, 1.0)
+
+
 @dataclass(frozen=True)
 class LayerTraits:
     """Optional members of a layer, and their defaults; read by `core.protocols.traits`.
@@ -180,6 +204,8 @@ class LayerTraits:
         check_cohort: raises Refused for a cohort that it does not go with. It is told the fewest answers with which the study
             releases a sum, and whether the cohort is a Poisson sample, which may have any size.
         check_sum: raises Refused for a sum that it does not go with, told its name and once in how many rounds it is formed.
+        draws: for a layer at "noise": given the most clients asked, what the noise in a total is made of. Without it, no sum is
+            formed modulo 2**bits, as nothing tells how many bits hold it.
     """
 
     place: Place | None = None
@@ -189,3 +215,4 @@ class LayerTraits:
     minimum: Callable[[int], int] = none_needed
     check_cohort: Callable[[int, bool], None] = any_cohort
     check_sum: Callable[[str, int], None] = any_sum
+    draws: Callable[[int], Draws] = unknown_draws

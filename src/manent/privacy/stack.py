@@ -149,6 +149,8 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
         _check_scalable(spec)
     z = next((own.noise_multiplier for own in declared if own.noise_multiplier is not None), None)
     gathering = gathering if z is None else replace(gathering, noise_multiplier=z)
+    draws = next((own.draws(gathering.most) for own in declared if own.place == "noise"), None)
+    gathering = replace(gathering, noise=draws)
     form, stages = Form(spec.layout), []
     for layer in ordered:
         stages.append(_entered(layer, form, gathering))
