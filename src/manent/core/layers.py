@@ -10,6 +10,7 @@ A layer needs `enter` and nothing else. Its optional members, and their defaults
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -49,6 +50,18 @@ class Form:
     spread: float = 0.0
     noise: str | None = None
     fault: str | None = None
+
+    @property
+    def reach(self) -> float | None:
+        """The most that a number which a client sends can be in size, its noise included; None where nothing bounds it.
+
+        Each norm of a vector bounds its numbers too. Below 2^62 it is a whole number.
+        """
+        known = next((bound for bound in (self.largest, self.l2, self.l1) if bound is not None), None)
+        if known is None:
+            return None
+        total = known + self.spread
+        return math.ceil(known) + math.ceil(self.spread) if total < 2.0**62 else total
 
 
 @dataclass(frozen=True)
