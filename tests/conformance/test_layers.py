@@ -51,7 +51,7 @@ BAD = (True, None, "1", math.nan, math.inf, -1, 0)
 NUMBERS = {
     mn.Clip: ("norm",),
     mn.AdaptiveClip: ("quantile", "lr", "initial", "count_stddev"),
-    mn.Discretize: ("grid", "bits"),
+    mn.Discretize: ("grid", "bits", "failure"),
     mn.FixedPoint: ("step", "limit"),
     mn.CentralNoise: ("noise_multiplier",),
     mn.LocalNoise: ("noise_multiplier",),

@@ -33,7 +33,7 @@ KINDS = {
 @given(arrays(np.float32, 9, elements=st.floats(-(2.0**99), 2.0**99, width=32)))
 def test_the_integer_norm_is_within_the_bound_exactly(layer, row):
     made = stack([mn.Clip(1.0), layer], 9)
-    out = made.client(row[None], {}, RANDOM)
+    out = made.client(row[None], made.sends(made.init()), RANDOM)
     assert out.dtype == np.int64
     assert sum(int(k) ** 2 for k in out[0]) <= math.floor(made.form.l2**2)
     assert max(abs(int(k)) for k in out[0]) <= made.form.largest
@@ -42,7 +42,8 @@ def test_the_integer_norm_is_within_the_bound_exactly(layer, row):
 @pytest.mark.parametrize("layer", KINDS.values(), ids=list(KINDS))
 def test_what_nothing_clipped_is_brought_within_the_bound_all_the_same(layer):
     made = stack([mn.Clip(1.0), layer], 9)
-    out = made.stages[-1].client(vectors(1, 9, scale=50.0), {}, RANDOM)
+    stage = made.stages[-1]
+    out = stage.client(vectors(1, 9, scale=50.0), stage.sends(stage.init()), RANDOM)
     assert sum(int(k) ** 2 for k in out[0]) <= math.floor(made.form.l2**2)
 
 
@@ -56,7 +57,7 @@ def test_the_first_norm_is_held_exactly_too():
 def test_the_sum_comes_back_up_to_the_grid(layer):
     made = stack([mn.Clip(1.0), layer], 37)
     rows = vectors(20, 37, scale=0.05)
-    back, _ = made.server(made.client(rows, {}, RANDOM).sum(0), made.init(), RANDOM)
+    back, _ = made.server(made.client(rows, made.sends(made.init()), RANDOM).sum(0), made.init(), RANDOM)
     grid = made.form.grid
     np.testing.assert_allclose(back, rows.sum(0, dtype=np.float64), atol=20 * grid * (1 if not layer.rotation else 3))
 
@@ -72,8 +73,8 @@ def test_stochastic_rounding_is_unbiased_and_bounded_as_in_the_paper():
 def test_bits_choose_a_grid_on_which_the_sum_and_its_noise_fit():
     made = stack([mn.Clip(1.0), mn.Discretize(bits=16, rotation=True), mn.DistributedNoise(noise_multiplier=1.0)], 1000, 100)
     rows = np.tile(vectors(1, 1000), (100, 1))
-    total = made.client(rows, {}, RANDOM).sum(0)
-    assert np.abs(total).max() < 2**15
+    total = made.client(rows, made.sends(made.init()), RANDOM).sum(0)
+    assert np.abs(total).max() < 2**15  # false with probability 2^-40
     wrapped = (total + 2**15) % 2**16 - 2**15
     first, second = (made.server(t, made.init(), RANDOM)[0] for t in (total, wrapped + 2**16))
     np.testing.assert_array_equal(first, second)

@@ -10,6 +10,7 @@ A layer needs `enter` and nothing else. Its optional members, and their defaults
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
@@ -54,6 +55,33 @@ class Form:
     fault: str | None = None
     unit: str = ""
 
+    @property
+    def reach(self) -> float | None:
+        """The most that a number which a client sends can be in size, its noise included; None where nothing bounds it.
+
+        Each norm of a vector bounds its numbers too. Below 2^62 it is a whole number.
+        """
+        known = next((bound for bound in (self.largest, self.l2, self.l1) if bound is not None), None)
+        if known is None:
+            return None
+        total = known + self.spread
+        return math.ceil(known) + math.ceil(self.spread) if total < 2.0**62 else total
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What the noise in a total is made of: independent draws of one law.
+
+    Attributes:
+        law: "gaussian" (rounded), "discrete_gaussian", "laplace" (discrete) or "skellam"; any other is not known.
+        count: how many there are in a total, at most.
+        share: deviation of one (for Laplace: its scale), over noise multiplier times norm bound.
+    """
+
+    law: str
+    count: int
+    share: float
+
 
 @dataclass(frozen=True)
 class Gathering:
@@ -65,8 +93,10 @@ class Gathering:
         most: there are never more answers than this.
         noise_multiplier: the noise that the budget asks for, or None.
         rounds: how often the sum is formed, at most.
+        kinds: how many kinds of sums the study has.
         min_separation: the fewest rounds from one participation of a client to its next; None where the cohort keeps no distance.
         whole: whether the summation adds whole numbers only.
+        noise: what the noise in a total is made of; None where no layer adds any.
     """
 
     expected: float
@@ -76,6 +106,8 @@ class Gathering:
     rounds: int = 1
     min_separation: int | None = None
     whole: bool = False
+    kinds: int = 1
+    noise: Draws | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +241,11 @@ def any_sum(name: str, every: int) -> None:
     """The check of a layer that refuses no sum."""
 
 
+def unknown_draws(most: int) -> Draws:
+    """The noise of a layer that does not tell its law."""
+    return Draws("unknown", most, 1.0)
+
+
 @dataclass(frozen=True)
 class LayerTraits:
     """Optional members of a layer, and their defaults; read by `core.protocols.traits`.
@@ -226,6 +263,8 @@ class LayerTraits:
         beside: given the shares of those asked that the summation lets collude, and vanish, the layer that takes its place, or
             None. Raises Refused where it expects fewer. It is asked where the summation declares such shares.
         check_sum: raises Refused for a sum that it does not go with, told its name and once in how many rounds it is formed.
+        draws: for a layer at "noise": given the most clients asked, what the noise in a total is made of. Without it, no sum is
+            formed modulo 2**bits, as nothing tells how many bits hold it.
     """
 
     place: Place | None = None
@@ -236,3 +275,4 @@ class LayerTraits:
     check_cohort: Callable[[int, bool], None] = any_cohort
     beside: Callable[[float, float], Layer] | None = None
     check_sum: Callable[[str, int], None] = any_sum
+    draws: Callable[[int], Draws] = unknown_draws

@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from manent.core import validate
+from manent.core.errors import InvalidInput
 from manent.core.layers import Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays, Layout, scalar
@@ -115,8 +116,13 @@ class AdaptiveStage(Stage):
         return {"norm": np.asarray(state["norm"], np.float32)}
 
     def client(self, vectors: Array, sent: Arrays, random: PrivateRandom) -> Array:
-        """[k, d] to float64[k, d + 1]: each clipped to C, in units of C, and its bit."""
+        """[k, d] to float64[k, d + 1]: each clipped to C, in units of C, and its bit.
+
+        Raises InvalidInput for a C that the server's half never sends.
+        """
         bound = float(sent["norm"][0])
+        if not 0 < bound < math.inf:
+            raise InvalidInput(f"AdaptiveClip expects a norm above 0 from the server, and a finite one; found {bound!r}.")
         out = np.zeros((len(vectors), vectors.shape[1] + 1))
         for row, vector in zip(out, vectors, strict=True):
             if np.isfinite(vector).all():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from manent.accounting.events import DiscreteLaplace, DistributedDiscreteGaussian, Event, RoundedGaussian, Skellam
 from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
-from manent.core.layers import Cost, Form, Gathering, Place, Stage
+from manent.core.layers import Cost, Draws, Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
 from manent.crypto.samplers.noise import STATISTICAL_DISTANCE, discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
@@ -100,6 +100,10 @@ class CentralNoise(_One):
         cost = Cost(event, None, event, "server", scale * (form.grid or 1.0))
         return CentralStage(replace(form, noise=type(self).__name__), scale, self.mechanism, cost=cost)
 
+    def draws(self, most: int) -> Draws:
+        """One draw: the server's."""
+        return Draws(self.mechanism, 1, 1.0)
+
 
 @final
 @dataclass(frozen=True)
@@ -137,6 +141,10 @@ class LocalNoise(_One):
         given = replace(form, noise=type(self).__name__, spread=reach(scale, self.mechanism))
         cost = Cost(event, event, event, "each client", scale * (form.grid or 1.0))
         return LocalStage(given, scale, self.mechanism, cost=cost)
+
+    def draws(self, most: int) -> Draws:
+        """One whole draw of each client."""
+        return Draws(self.mechanism, most, 1.0)
 
 
 @final
@@ -226,6 +234,10 @@ class DistributedNoise:
                 "Shares of noise are sized for the clients that are certain to answer, and a Poisson cohort may be of any size. "
                 "Use Cohort(size=...) or everyone with DistributedNoise."
             )
+
+    def draws(self, most: int) -> Draws:
+        """One share of each client: more than are counted on, where all answer."""
+        return Draws(self.mechanism, most, 1 / math.sqrt(self.honest(most)))
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
         """The stage, with shares for the largest cohort.

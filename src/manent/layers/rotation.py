@@ -23,8 +23,10 @@ def _hadamard(size: int) -> Array:
 
 
 @lru_cache(maxsize=4)
-def _signs(size: int) -> Array:
-    return repeatable(0, "rotation", size).integers(0, 2, size) * 2.0 - 1.0
+def _signs(size: int, seed: int) -> Array:
+    signs = repeatable(seed, "rotation", size).integers(0, 2, size) * 2.0
+    signs -= 1.0
+    return np.asarray(signs)
 
 
 def block(size: int) -> int:
@@ -37,17 +39,21 @@ def padded(size: int) -> int:
     return -(-size // block(size)) * block(size)
 
 
-def rotate(vectors: Array) -> Array:
-    """[k, d] to float64[k, padded(d)]: public signs, then a Hadamard transform of each block. Norms stay, up to rounding."""
+def rotate(vectors: Array, seed: int = 0) -> Array:
+    """[k, d] to float64[k, padded(d)]: public signs, then a Hadamard transform of each block. Norms stay, up to rounding.
+
+    Args:
+        seed: tells the signs; no secret.
+    """
     size = padded(vectors.shape[1])
     wide = np.zeros((len(vectors), size))
     wide[:, : vectors.shape[1]] = vectors
-    return _transform(wide * _signs(size))
+    return _transform(wide * _signs(size, seed))
 
 
-def unrotate(total: Array, size: int) -> Array:
+def unrotate(total: Array, size: int, seed: int = 0) -> Array:
     """The vector [size] of which `total`, [padded(size)], is the rotation."""
-    back: Array = (_transform(total[None]) * _signs(len(total)))[0, :size]
+    back: Array = (_transform(total[None]) * _signs(len(total), seed))[0, :size]
     return back
 
 

@@ -157,7 +157,8 @@ def account(study: Study, clients: int, specs: Sequence[SumSpec], summation: Sum
     _check_budget_fits(study, clients, noise)
     gathering = gathering_of(study.cohort, clients, noise, summation)
     hidden = summation.seen_by("server").view == "the sum alone"
-    gathering = replace(gathering, rounds=study.rounds, min_separation=study.cohort.min_separation, whole=hidden)
+    apart = study.cohort.min_separation
+    gathering = replace(gathering, rounds=study.rounds, min_separation=apart, whole=hidden, kinds=len(specs))
     if noise is None:
         return Accounted(study, _stacks(study, specs, gathering), gathering, None, colluding_of(summation, gathering.most))
     if traits(summation, SummationTraits).output != "sum":

@@ -149,6 +149,8 @@ def build(spec: SumSpec, layers: Sequence[Layer], gathering: Gathering, trial: b
         _check_scalable(spec)
     z = next((own.noise_multiplier for own in declared if own.noise_multiplier is not None), None)
     gathering = gathering if z is None else replace(gathering, noise_multiplier=z)
+    draws = next((own.draws(gathering.most) for own in declared if own.place == "noise"), None)
+    gathering = replace(gathering, noise=draws)
     form, stages = Form(spec.layout), []
     for layer in ordered:
         stages.append(_entered(layer, form, gathering))
@@ -250,11 +252,15 @@ def _check_scalable(spec: SumSpec) -> None:
 
 def _check_overflow(form: Form, gathering: Gathering) -> None:
     """Raises Refused unless a sum of the largest numbers that clients can send, their noise included, is well within int64."""
-    if form.grid is None or form.largest is None:
+    if form.grid is None:
         return
-    most = gathering.most * (form.largest + form.spread)
-    if not most < 2.0**61:
+    if form.reach is None:
         raise Refused(
-            f"{gathering.most:,} vectors with numbers up to {form.largest + form.spread:.3g} could overflow a sum of 64 bits. "
+            "Nothing bounds the whole numbers that clients send, so their sum could overflow. Let the last layer's Form say "
+            "`largest`, or use Discretize() or FixedPoint()."
+        )
+    if not gathering.most * form.reach < 1 << 61:
+        raise Refused(
+            f"{gathering.most:,} vectors with numbers up to {form.reach:.3g} could overflow a sum of 64 bits. "
             f"Use a coarser grid (fewer bits), or a smaller cohort."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import final
 
@@ -37,7 +36,7 @@ class PlainNetwork:
         """See `NetworkSum`. Raises Refused where `minimum` is more than `enough`."""
         if not 0 <= minimum <= enough:
             raise Refused(f"A sum of {count} clients is below the fewest that are needed, {minimum}.")
-        bound = 0 if form.grid is None or form.largest is None else math.ceil(form.largest + form.spread)
+        bound = 0 if form.grid is None else int(form.reach or 0)
         return PlainTerms(count, form.layout.size, form.grid is not None, bound, minimum, enough)
 
     def call(self, terms: PlainTerms, ref: SumRef, attempt: int, roster: KeyRoster, beacon: bytes) -> PlainCall:

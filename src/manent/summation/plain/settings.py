@@ -44,7 +44,7 @@ class Plain:
         """Of one number on its way: 32 for a real number; whole numbers are as narrow as their bound allows."""
         if form.grid is None:
             return 32
-        return form.bits or math.ceil(math.log2(2 * ((form.largest or 2.0**62) + form.spread) + 1))
+        return form.bits or math.ceil(math.log2(2 * (form.reach or 2.0**62) + 1))
 
     def explain(self, form: Form, most: int, minimum: int) -> tuple[str, ...]:
         """Nothing: it protects nothing."""

@@ -143,13 +143,14 @@ class SecAgg:
         graph = "everyone" if terms.degree == most - 1 else f"{terms.degree} neighbours"
         bound = 2 * terms.threshold - terms.degree - 2 if self.adversary == "active" else terms.threshold - 1
         colluding = parameters.whole(most, self.corrupt)
+        fits = ", which hold every sum" if form.bits is None else ""
         lines = [
             f"Adversary: {lying}, with up to {colluding} of {most} clients colluding ({self.corrupt:.0%}).",
             f"Each client shares its secrets with {graph}; {terms.threshold} of them rebuild one. Where {bound + 1} of them "
             f"collude with the server, the client is exposed.",
             f"A sum has at least {terms.minimum} vectors; {terms.minimum - 1} of those clients together with the server can "
             f"subtract theirs, and expose the last.",
-            f"Numbers travel as {terms.bits} bits, modulo 2^{terms.bits}; {SUITES[terms.suite]}.",
+            f"Numbers travel as {terms.bits} bits, modulo 2^{terms.bits}{fits}; {SUITES[terms.suite]}.",
             "Cohort and graph follow from a public beacon that appears after the roster was signed."
             if self.beacon == "public"
             else "The server picks the cohort and who shares with whom: it may put those who collude around one client.",
@@ -164,12 +165,12 @@ def ring_bits(form: Form, count: int) -> int:
 
     Raises Refused for real numbers, and for whole numbers that no ring holds.
     """
-    if form.grid is None or form.largest is None:
+    if form.grid is None or form.reach is None:
         raise Refused("SecAgg adds whole numbers within a bound. Use FixedPoint() or Discretize() as the last layer before it.")
-    bits = form.bits if form.bits is not None else ring.bits_for(count, form.largest + form.spread)
+    bits = form.bits if form.bits is not None else ring.bits_for(count, form.reach)
     if bits > 63:
         raise Refused(
-            f"{count} vectors with numbers up to {form.largest + form.spread:.3g} need a ring of {bits} bits; at most 63 are "
+            f"{count} vectors with numbers up to {form.reach:.3g} need a ring of {bits} bits; at most 63 are "
             f"there. Use a coarser grid, or a lower limit."
         )
     return bits
