@@ -25,9 +25,9 @@ def study(rounds: int) -> mn.Study:
         name="secure training",
         algorithm=mn.FedAvg(mn.SoftmaxModel(784, 10), mn.LocalSGD(lr=0.5, epochs=1, batch_size=20), weighting="equal"),
         rounds=rounds,
-        layers=[mn.Clip(1.0), mn.DistributedNoise(dropout=0.15, colluders=0.1)],
+        layers=[mn.Clip(1.0), mn.DistributedNoise()],
         summation=mn.SecAgg(dropped=0.15),
-        budget=mn.Budget(epsilon=8.0, delta=1e-4, privacy_unit="client", neighboring_relation="add_or_remove"),
+        budget=mn.Budget(epsilon=8.0, delta=1e-4, privacy_unit="client", neighboring_relation="zero_out"),
     )
 
 

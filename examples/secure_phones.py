@@ -17,10 +17,11 @@ study = mn.Study(
     name="secure phones",
     algorithm=mn.FedAvg(mn.SoftmaxModel(64, 10), mn.LocalSGD(lr=1.0, epochs=1, batch_size=4), weighting="equal"),
     rounds=8,
-    # There is enough noise even if 15% of those asked vanish, and another 10% leave theirs out or reveal it.
-    layers=[mn.Clip(1.0), mn.DistributedNoise(dropout=0.15, colluders=0.1)],
+    # The sum is formed, and there is enough noise, even if 15% of those asked vanish, and another 10% collude with the server.
+    layers=[mn.Clip(1.0), mn.DistributedNoise()],
     summation=mn.SecAgg(corrupt=0.1, dropped=0.15),
-    budget=mn.Budget(epsilon=8.0, delta=1e-4, privacy_unit="client", neighboring_relation="add_or_remove"),
+    # Shares of noise tell how many there are, so what is hidden is what a phone contributes: it might as well be zero.
+    budget=mn.Budget(epsilon=8.0, delta=1e-4, privacy_unit="client", neighboring_relation="zero_out"),
 )
 conditions = mn.Conditions(drop_before_training=0.03, drop_before_upload=0.04, drop_after_upload=0.03)
 

@@ -255,9 +255,9 @@ def test_an_algorithm_that_forms_more_sums_than_it_declares_is_stopped():
 # The ledger
 
 
-def opened(epsilon=10.0):
+def opened(epsilon=10.0, **changes):
     ledger = Ledger(MemoryStore())
-    ledger.open("softmax", budget(epsilon))
+    ledger.open("softmax", budget(epsilon, **changes))
     return ledger
 
 
@@ -349,14 +349,14 @@ def test_a_finished_run_may_be_resumed_and_costs_nothing_more(tmp_path):
 
 
 def test_what_was_not_released_goes_back_and_abandoned_rounds_cost_nothing():
-    ledger = opened()
+    ledger = opened(neighboring_relation="zero_out")
     layers = [mn.Clip(0.5), mn.DistributedNoise(noise_multiplier=2.0)]
     mn.simulate(study(layers), DATA, workers=0, ledger=ledger, conditions=mn.Conditions(drop_before_upload=1.0))
     assert ledger.account("softmax").spent == ledger.account("softmax").reserved == 0
     mn.simulate(study(layers, 6), DATA, workers=0, ledger=ledger, seed=1, conditions=mn.Conditions(drop_before_upload=0.04))
     once, all_six = (Ledger(MemoryStore()) for _ in range(2))
     for other, rounds in ((once, 1), (all_six, 6)):
-        other.open("softmax", budget())
+        other.open("softmax", budget(neighboring_relation="zero_out"))
         mn.simulate(study(layers, rounds), DATA, workers=0, ledger=other)
     spent = [one.account("softmax").spent for one in (once, ledger, all_six)]
     assert spent[0] <= spent[1] < spent[2]

@@ -62,11 +62,11 @@ def _observers(summation: Summation, colluding: int, sent: str) -> tuple[Observe
     """Who looks, what they see and hold, before anything is said of privacy."""
     hidden = summation.seen_by("server").view == "the sum alone"
     vectors = "every client's vector in each sum, and who sent it; and the totals"
-    told = "; they learn who takes part" if summation.seen_by("clients").cohort else ""
+    told = ", who takes part" if summation.seen_by("clients").cohort else ""
     them = "1 client" if colluding == 1 else f"{colluding} clients"
     sees = {
-        "server": "only the total of each sum, and who takes part" if hidden else vectors,
-        "clients": f"what they are sent in each round: {sent}; each knows its own part{told}",
+        "server": "only the total of each sum" if hidden else vectors,
+        "clients": f"their own part{told}, and what they are sent in each round: {sent}",
         "public": "the result, if it is published",
         "colluders": f"what up to {them} are sent and hold: their vectors, and their noise",
         "server and colluders": f"all that the server sees, and takes the vectors and the noise of up to {them} off it",

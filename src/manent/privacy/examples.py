@@ -9,6 +9,7 @@ from typing import Any
 
 from manent.accounting import example_event, example_noise
 from manent.core.errors import Refused
+from manent.core.observers import ObserverName
 from manent.core.protocols import AlgorithmTraits, Summation, SumSpec, traits
 from manent.core.study import Study
 from manent.core.training import LocalSGD
@@ -44,10 +45,7 @@ def account_examples(study: Study, clients: int, specs: Sequence[SumSpec], summa
             f"The sum {bare[0]!r} is released without noise, which the budget does not allow. Leave evaluation out: evaluate on "
             f"the server's test set, and in a simulation see run.probe."
         )
-    names = looking(colluding_of(summation, study.cohort.size or study.cohort.maximum or clients))
-    for name in (budget.against or ()) if budget is not None else ():
-        if name not in names:
-            raise Refused(unprotected(name, ""))
+    names = _looking(study, clients, summation)
     units = clients * examples_each(local)
     if budget is not None:
         budget.check_population(units)
@@ -71,6 +69,16 @@ def account_examples(study: Study, clients: int, specs: Sequence[SumSpec], summa
     found = replace(found, assumptions=(*found.assumptions, ASSUMPTION))
     everyone = dict.fromkeys(names, (found, WHY)), dict.fromkeys(names, event), names
     return study, Privacy(study.rounds, "example", relation, delta, *everyone, z, {})
+
+
+def _looking(study: Study, clients: int, summation: Summation) -> tuple[ObserverName, ...]:
+    """Who looks. Raises Refused for a budget against colluders where none are declared."""
+    names = looking(colluding_of(summation, study.cohort.size or study.cohort.maximum or clients))
+    against = study.budget.against if study.budget is not None else None
+    for name in against or ():
+        if name not in names:
+            raise Refused(unprotected(name, ""))
+    return names
 
 
 def examples_each(local: LocalSGD) -> int:

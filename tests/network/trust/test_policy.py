@@ -104,6 +104,7 @@ load = 0.5
 POLICY = Policy.read(TEXT)
 FREE = {"required": False, "epsilon": None, "delta": None, "unit": None, "against": ()}
 BY_CLIENT = {"data": {"heart": {"budget": mn.Budget(10.0, 1e-5, "client", "add_or_remove")}}}
+SHARED = {"data": {"heart": {"budget": mn.Budget(10.0, 1e-5, "client", "zero_out")}}}
 
 
 def policy_with(changes: dict[str, Any]) -> Policy:
@@ -318,7 +319,7 @@ TABLE = {
     "examples where all data must be": Row(
         refused=("privacy.unit", "data.heart.budget"), policy={"privacy": {"unit": "client"}, **BY_CLIENT}
     ),
-    "all data where examples must be": Row(SHARES, policy={**BY_CLIENT}),
+    "all data where examples must be": Row(SHARES, policy={**SHARED}),
     "noise of a trusted server": Row(CENTRAL, ("privacy.against",), BY_CLIENT),
     "noise of a server that is trusted": Row(
         CENTRAL, policy={"privacy": {"against": ("clients", "public")}, **BY_CLIENT}
@@ -468,7 +469,8 @@ def test_a_server_that_knows_the_sample_is_charged_without_sampling():
     strict, trusting = (
         charged(policy_with({"privacy": {"against": against}, **BY_CLIENT}), plan) for against in (("server",), ("public",))
     )
-    assert strict == without_sampling(trusting) != trusting == plan.privacy.event
+    assert strict == without_sampling(trusting) != trusting == plan.privacy.events["public"]
+    assert plan.privacy.event == strict == plan.privacy.events["server"]
     assert epsilon(strict, 1e-5, "zero_out").epsilon > 0
     assert charged(POLICY, Row().decide().plan) == Row().decide().plan.privacy.event
     assert charged(POLICY, Row(OPEN).decide().plan) is None

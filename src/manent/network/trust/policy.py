@@ -302,16 +302,19 @@ def conditions(policy: Policy, facts: Facts) -> tuple[Refusal, ...]:
     return tuple(found)
 
 
-def charged(policy: Policy, plan: Plan, data: str) -> Event | None:
+def charged(policy: Policy, plan: Plan, data: str | None = None) -> Event | None:
     """What a study costs this site's account; None without differential privacy.
 
     It is what the dearest of the observers learns whom the policy, or the budget of the data, names.
+
+    Args:
+        data: the name of the data set; None for whatever data, by the policy alone.
 
     Raises Refused where nothing in the study protects from one of them.
     """
     if plan.privacy is None:
         return None
-    rule = policy.data.get(data)
+    rule = None if data is None else policy.data.get(data)
     own = None if rule is None or rule.budget is None else rule.budget.against
     against = tuple(dict.fromkeys((*policy.privacy.against, *(own or ()))))
     return plan.privacy.charged(against or None)
@@ -527,6 +530,8 @@ def _budget(policy: Policy, bundle: Bundle, plan: Plan, facts: Facts) -> list[Re
     try:
         event = charged(policy, plan, bundle.data)
     except Refused as error:
+        if plan.privacy is None or set(budget.against or ()) <= set(plan.privacy.events):
+            return []  # privacy.against is not kept, which is told there
         return [Refusal(name, demands, _inside(error), "Use a study that protects from them.")]
     if plan.privacy is None or event is None:
         return [Refusal(name, demands, "a study without differential privacy", "Add Budget(...) and noise, or use other data.")]
