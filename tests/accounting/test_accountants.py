@@ -171,14 +171,17 @@ def test_which_accountant_is_taken():
     factorised = ac.MatrixFactorisation(1.0, 10, 1, 1)
     assert name(gaussian) == "analytic Gaussian"
     assert name(sampled) == "privacy loss distribution"
-    assert name(ac.Composed((sampled, gaussian, ac.DiscreteLaplace(10.0, 1)))) == "privacy loss distribution"
+    assert name(ac.Composed((sampled, gaussian, ac.DiscreteLaplace(1.0, 1)))) == "privacy loss distribution"
+    assert name(ac.Repeated(ac.DiscreteLaplace(10.0, 1), 3), adaptive=True) == "sum of pure epsilons"
     assert name(sampled, adaptive=True).startswith("Rényi")
     assert name(distributed).startswith("Rényi")
     assert name(ac.Composed((distributed, gaussian))).startswith("Rényi")
     assert name(ac.Skellam(100.0, 5.0, 5.0)).startswith("Rényi")
-    assert name(factorised).startswith("zero-concentrated")
-    assert name(ac.Composed((factorised, gaussian))).startswith("zero-concentrated")
-    assert name(ac.Composed((factorised, sampled))).startswith("Rényi")
+    assert name(ac.DiscreteGaussian(1.0)).startswith("zero-concentrated")
+    assert name(factorised) == "analytic Gaussian"
+    assert name(ac.Composed((factorised, gaussian))) == "analytic Gaussian"
+    assert name(ac.Composed((factorised, sampled))) == "privacy loss distribution"
+    assert name(ac.Composed((factorised, sampled)), adaptive=True).startswith("Rényi")
     assert ac.epsilon(sampled, 1e-14, A).accountant.startswith("Rényi")
     assert ac.epsilon(ac.Composed(()), 1e-5, A).epsilon == 0
 
@@ -261,7 +264,8 @@ def test_dp_accounting_itself_gives_the_same(event):
     from dp_accounting.pld import PLDAccountant
 
     theirs = PLDAccountant(value_discretization_interval=1e-3).compose(event.to_dp_event()).get_epsilon(1e-5)
-    assert by(event, "pld") == pytest.approx(theirs, rel=1e-6)
+    assert by(event, "pld") == pytest.approx(theirs, rel=1e-3)
+    assert by(event, "pld") >= theirs * (1 - 1e-9)
 
 
 def test_dp_accounting_has_no_word_for_some_events():

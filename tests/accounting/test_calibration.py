@@ -67,7 +67,7 @@ def test_a_target_is_positive_and_finite(target):
         ({"accountant": "moments"}, "accountant"),
         ({"tolerance": "fine"}, "tolerance"),
         ({"tolerance": 0.5}, "tolerance"),
-        ({"interval": None}, "interval"),
+        ({"interval": "fine"}, "interval"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_searched(change, words):

@@ -2,6 +2,7 @@
 
 from manent.accounting import mechanisms
 from manent.accounting.accountants import Guarantee, epsilon
+from manent.accounting.attacks import Attack
 from manent.accounting.budget import Budget
 from manent.accounting.calibration import calibrate
 from manent.accounting.counter import Counter, FileCounter
@@ -13,6 +14,7 @@ from manent.accounting.mechanisms.distributed_discrete_gaussian import rounded_n
 
 __all__ = [
     "Account",
+    "Attack",
     "Budget",
     "Cost",
     "Counter",

@@ -13,7 +13,6 @@ from manent.accounting import losses
 from manent.accounting.curves import best_epsilon, from_gaussian, from_zcdp, renyi
 from manent.accounting.mechanisms.composition import composed
 from manent.accounting.protocol import (
-    SMALLEST,
     Event,
     NeighboringRelation,
     check_event,
@@ -130,7 +129,7 @@ def epsilon(
         accountant: "auto" takes the smallest of all that hold for the event, and the guarantee says which one that is.
         knows_sample: whether the observer knows who was sampled; then sampling counts for nothing.
         adaptive: whether later events were chosen after earlier results. Then a PLD is not proven to hold, and is not used.
-        interval: of the PLD's discretisation, in [1e-10, 1]. None follows epsilon: at most 1e-4, and finer where epsilon is small.
+        interval: of the PLD's discretisation, in [1e-10, 1]. None follows epsilon: at most 1e-4, finer where epsilon is small.
 
     Raises:
         InvalidInput: for a delta, relation, accountant or event that does not exist.
@@ -169,7 +168,7 @@ def check_arguments(delta: float, relation: NeighboringRelation, interval: float
     """Raises InvalidInput for a delta or an interval out of range, and for an unknown relation; see `epsilon`."""
     check_relation(relation)
     validate.fraction("epsilon", "delta", delta, ", below one over the number of units", zero=False, one=False)
-    validate.within("epsilon", "delta", delta, SMALLEST, 1.0)
+    validate.within("epsilon", "delta", delta, validate.SMALLEST, 1.0)
     if interval is not None:
         validate.positive("epsilon", "interval", interval, ": the step of the PLD's discretisation")
         validate.within("epsilon", "interval", interval, _FINEST, _COARSEST)
@@ -304,7 +303,7 @@ def _after_errors(at: Conversion, delta: float, error: float) -> float:
     value = at(delta)
     for _ in range(100):
         rest = delta - (1 + math.exp(min(value, 700.0))) * error
-        if rest < SMALLEST:
+        if rest < validate.SMALLEST:
             break
         paid = at(rest)
         if paid <= value:
@@ -329,18 +328,27 @@ def _rdp(bag: Bag, relation: NeighboringRelation) -> Conversion:
 
 
 def _pld(bag: Bag, asked: _Asked) -> tuple[Conversion, tuple[str, ...]]:
-    """By PLD, pessimistic, with notes. The interval follows epsilon, and grows where the distribution would not fit into memory."""
+    """By PLD, pessimistic, with notes. The interval follows epsilon, and grows where the PLD would not fit into memory."""
     about = _rdp(bag, asked.relation)(asked.delta)
     if not about < _PLD_EPSILON:
         return (lambda delta: math.inf), (f"no PLD beyond epsilon {_PLD_EPSILON:g}",)
     if about < _PLD_SMALLEST:
         return (lambda delta: math.inf), (f"no PLD below epsilon {_PLD_SMALLEST:g}",)
-    releases = sum(count for _, count in bag)
-    own = min(INTERVAL, about / _RESOLUTION / math.sqrt(releases)) * asked.coarse
-    wanted = own if asked.interval is None else asked.interval
     width = max(event.pld_width(asked.relation) for event, _ in bag)
-    step = max(wanted, width / _POINTS, about / _POINTS / 4, _FINEST)
-    total = _distribution(bag, asked.relation, step)
+    spread = math.sqrt(sum(count for _, count in bag))
+    for _ in range(3):
+        own = min(INTERVAL, about / _RESOLUTION / spread) * asked.coarse
+        wanted = own if asked.interval is None else asked.interval
+        step = max(wanted, width / _POINTS, about / _POINTS / 4, _FINEST)
+        total = _distribution(bag, asked.relation, step)
+        found = float(total.get_epsilon_for_delta(asked.delta))
+        if (
+            asked.interval is not None
+            or not found < about
+            or min(INTERVAL, found / _RESOLUTION / spread) * asked.coarse > step / 2
+        ):
+            break
+        about = found  # so much less than Rényi divergences say that a finer interval shows
     note = f"PLD: pessimistic (an upper bound), discretisation interval {step:g}"
     if step > wanted:
         note += f", coarser than {wanted:g} because the noise is small"

@@ -70,7 +70,7 @@ def calibrate(
         # Both ends are cut off, so that an epsilon of 0 or infinity does not stop the search.
         return math.log(min(max(found, 1e-12), 1e12) / target)
 
-    # A search begins where a quicker one ended: first without a PLD, then with a coarse one. They move its start, and nothing else.
+    # A search begins where a quicker one ended, first without a PLD and then with a coarse one: they move its start alone.
     start, step = 0.0, 0.125
     for coarse, near, next_step in ((math.inf, 1e-2, 0.125), (10.0, 2e-3, 0.005)):
         if accountant in ("auto", "pld"):

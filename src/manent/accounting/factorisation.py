@@ -20,6 +20,8 @@ from manent.core import validate
 from manent.core.errors import InvalidInput
 from manent.core.vectors import Array
 
+LONGEST = 10**7
+"""The most rounds that noise is correlated over; each takes a coefficient."""
 _SLOWEST = 2.0**-11  # a fitted buffer loses at least this share of itself in a round
 
 
@@ -34,6 +36,7 @@ def square_root(count: int) -> Array:
     Raises InvalidInput for a count below 1.
     """
     validate.count("square_root", "count", count)
+    validate.within("square_root", "count", count, 1, LONGEST)
     k = np.arange(1, count)
     return np.concatenate([[1.0], np.cumprod((2 * k - 1) / (2 * k))])
 
@@ -70,6 +73,7 @@ def sensitivity(coefficients: Array, rounds: int, participations: int = 1, min_s
 
     Raises InvalidInput for coefficients that are negative or grow, and for participations that do not fit into the rounds.
     """
+    validate.within("sensitivity", "rounds", rounds, 1, LONGEST)
     c = np.asarray(coefficients, np.float64)[:rounds]
     if (c < 0).any() or (np.diff(c) > 0).any():
         raise InvalidInput("sensitivity expects coefficients >= 0 that never grow; a closed form is known for those alone.")
@@ -150,6 +154,8 @@ def fitted_buffers(
     McMahan, Xu, Zhang 2024, "A Hassle-free Algorithm for Strong Differential Privacy in Federated Learning Systems".
     """
     from scipy.optimize import minimize
+
+    validate.within("fitted_buffers", "rounds", rounds, 1, LONGEST)
 
     def unpack(point: Array) -> tuple[Array, Array]:
         raw = np.exp(point[buffers:])

@@ -7,6 +7,8 @@ from typing import Any
 
 from manent.accounting.protocol import NeighboringRelation
 
+_AT_ONCE = 20_000
+
 
 def relation_of(relation: NeighboringRelation) -> Any:
     """dp-accounting's name of a neighbouring relation."""
@@ -54,19 +56,35 @@ def of_discrete_laplace(scale: float, sensitivity: int, interval: float, probabi
 def of_truncated_gaussian(sample: tuple[int, float, int], z: float, relation: NeighboringRelation, interval: float) -> Any:
     """The PLD of one Gaussian release with noise multiplier z, on a Poisson sample that is cut.
 
-    dp-accounting's size is that of the larger of two neighbours: it counts the unit among those that are drawn. Of a population
-    of n, one unit may leave or another come, so that under "add_or_remove" the larger one has n or n + 1 units; neither is
-    always the worse. Under the other relations both have n.
+    It is a mixture: where others fill the sample, the pair of a replacement, sampled as often as the unit is kept; else the pair
+    of Poisson sampling (dp-accounting's `from_truncated_subsampled_gaussian_mechanism`, after arXiv 2508.15089). The size that
+    it is made for is that of the larger of two neighbours: the unit is among those that are drawn. Of a population of n, one
+    unit may leave or another come, so that under "add_or_remove" the larger one has n or n + 1 units; neither is always the
+    worse. Under the other relations both have n.
 
     Args:
         sample: size of the population, sampling probability, largest size that is not cut.
     """
-    from dp_accounting.pld import privacy_loss_distribution as pld
+    from scipy.stats import binom
 
-    population, *rest = sample
+    population, q, largest = sample
     sizes = (population, population + 1) if relation == "add_or_remove" else (population,)
-    options: Any = {"neighboring_relation": relation_of(relation), "value_discretization_interval": interval}
-    return Worst(tuple(pld.from_truncated_subsampled_gaussian_mechanism(size, *rest, z, **options) for size in sizes))
+    whole = of_gaussian(z, relation, interval, q)
+    cuts = [float(binom.sf(largest - 1, size - 1, q)) for size in sizes]
+    if cuts[-1] == 0:
+        return whole
+    kept = max(float(binom.sf(largest, n, q)) * largest / n / cut for n, cut in zip(sizes, cuts, strict=True) if cut > 0)
+    opposite = of_gaussian(z / 2, "replace_one", interval, min(kept, 1.0)) if kept > 0 else whole
+    return Worst(tuple(opposite.compute_mixture(whole, cut) for cut in cuts))
+
+
+def many(loss: Any, count: int) -> Any:
+    """The PLD of so many releases of one. Beyond `_AT_ONCE`, dp-accounting first takes the count-th power of a size."""
+    if count <= _AT_ONCE:
+        return loss.self_compose(count)
+    rest = count % _AT_ONCE
+    total = loss.self_compose(_AT_ONCE).self_compose(count // _AT_ONCE)
+    return together(total, loss.self_compose(rest)) if rest else total
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,6 @@ NeighboringRelation = Literal["add_or_remove", "replace_one", "zero_out"]
 Curve = NDArray[np.float64]
 DEEPEST = 32
 VERSIONS = (1, 2)
-SMALLEST, LARGEST = 1e-50, 1e50
-"""Of the numbers that events take: squares of them, and of their ratios, are still numbers in double precision."""
 MOST = 2**53
 """The largest count: every whole number up to it is a float64."""
 _KINDS: dict[tuple[str, int], type[Any]] = {}
@@ -83,7 +81,7 @@ class Event:
         return self
 
     def brings_another(self) -> bool:
-        """Whether a unit that leaves a sample makes room for another, so that a sum moves by a replacement even if one is removed."""
+        """Whether a unit that leaves a sample makes room for another: then removing one moves a sum as a replacement does."""
         return False
 
     @property
@@ -257,7 +255,9 @@ def kind_of(name: object, version: object) -> type[Any]:
     kind = _KINDS.get((name, version)) if isinstance(name, str) and type(version) is int else None
     if kind is None:
         known = ", ".join(sorted({known for known, _ in _KINDS}))
-        raise InvalidInput(f"Unknown event {name!r}, version {version!r}. This manent knows version 1 of: {known}; of some, version 2.")
+        raise InvalidInput(
+            f"Unknown event {name!r}, version {version!r}. This manent knows version 1 of: {known}; of some, version 2."
+        )
     return kind
 
 
@@ -388,11 +388,10 @@ def set_number(event: object, name: str) -> None:
 
 
 def set_positive(event: object, *names: str) -> None:
-    """Store these fields as floats. Raises InvalidInput unless each is a number from `SMALLEST` to `LARGEST`."""
+    """Store these fields as floats. Raises InvalidInput unless each is a number that `validate.sized` takes."""
     for name in names:
         set_number(event, name)
-        validate.positive(type(event).__name__, name, getattr(event, name))
-        validate.within(type(event).__name__, name, getattr(event, name), SMALLEST, LARGEST)
+        validate.sized(type(event).__name__, name, getattr(event, name))
 
 
 def set_ratio(event: object) -> None:
@@ -408,12 +407,12 @@ def set_ratio(event: object) -> None:
 def set_fraction(event: object, name: str, *, zero: bool = True, one: bool = True) -> None:
     """Store a field as a float. Raises InvalidInput unless it is between 0 and 1; `zero`, `one`: whether the end is allowed.
 
-    Where 0 is not allowed, neither is what is below `SMALLEST`.
+    Where 0 is not allowed, neither is what is below `validate.SMALLEST`.
     """
     set_number(event, name)
     validate.fraction(type(event).__name__, name, getattr(event, name), zero=zero, one=one)
     if not zero:
-        validate.within(type(event).__name__, name, getattr(event, name), SMALLEST, 1.0)
+        validate.within(type(event).__name__, name, getattr(event, name), validate.SMALLEST, 1.0)
 
 
 def set_count(event: object, *names: str, minimum: int = 1) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 from manent.core.errors import InvalidInput
 
+SMALLEST, LARGEST = 1e-50, 1e50
+"""Of numbers that others are measured by: their squares, and those of their ratios, are still numbers in double precision."""
 _SHOWN = 200  # characters of a value that a message shows
 
 
@@ -103,6 +105,16 @@ def fraction(owner: str, name: str, value: Any, otherwise: str = "", *, zero: bo
         raise InvalidInput(f"{owner} expects {low} {name} {high}; found {shown(value)}. Give a number in that range{otherwise}.")
 
 
+def sized(owner: str, name: str, value: Any, otherwise: str = "") -> None:
+    """Checks that the value is a number from `SMALLEST` to `LARGEST`. Raises InvalidInput if it is not.
+
+    Args:
+        owner, name, otherwise: as in `count`.
+    """
+    positive(owner, name, value, otherwise)
+    within(owner, name, value, SMALLEST, LARGEST)
+
+
 def within(owner: str, name: str, value: Any, low: float, high: float, otherwise: str = "") -> None:
     """Checks that a number lies in a range, ends included. Raises InvalidInput if it does not: it cannot be computed with.
 
@@ -110,7 +122,9 @@ def within(owner: str, name: str, value: Any, low: float, high: float, otherwise
         owner, name, otherwise: as in `count`.
     """
     if not low <= value <= high:
-        raise InvalidInput(f"{owner} expects {low:g} <= {name} <= {high:g}; found {shown(value)}. Nothing computes beyond{otherwise}.")
+        raise InvalidInput(
+            f"{owner} expects {low:g} <= {name} <= {high:g}; found {shown(value)}. Nothing computes beyond{otherwise}."
+        )
 
 
 def one_of(owner: str, name: str, value: Any, choices: Collection[Any]) -> None:

@@ -60,10 +60,10 @@ class AdaptiveClip:
 
     def __post_init__(self) -> None:
         validate.fraction("AdaptiveClip", "quantile", self.quantile, zero=False, one=False)
-        validate.positive("AdaptiveClip", "lr", self.lr)
-        validate.positive("AdaptiveClip", "initial", self.initial)
+        validate.sized("AdaptiveClip", "lr", self.lr)
+        validate.sized("AdaptiveClip", "initial", self.initial)
         if self.count_stddev is not None:
-            validate.positive("AdaptiveClip", "count_stddev", self.count_stddev, " or None (a twentieth of the cohort)")
+            validate.sized("AdaptiveClip", "count_stddev", self.count_stddev, " or None (a twentieth of the cohort)")
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:
         """The stage, whose form has one more block: "within_clip", the bit. Raises Refused for a wrong order."""

@@ -46,7 +46,7 @@ class Clip:
     place: ClassVar[Place] = "clip"
 
     def __post_init__(self) -> None:
-        validate.positive("Clip", "norm", self.norm)
+        validate.sized("Clip", "norm", self.norm)
         validate.one_of("Clip", "order", self.order, (1, 2))
 
     def enter(self, form: Form, gathering: Gathering) -> Stage:

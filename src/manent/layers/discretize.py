@@ -80,7 +80,7 @@ class Discretize:
 
     def __post_init__(self) -> None:
         if self.grid is not None:
-            validate.positive("Discretize", "grid", self.grid, " or None")
+            validate.sized("Discretize", "grid", self.grid, " or None")
         if self.bits is not None:
             validate.count("Discretize", "bits", self.bits, " up to 60, or None", minimum=4)
             if self.bits > 60:

@@ -38,8 +38,8 @@ class FixedPoint:
     place: ClassVar[Place] = "grid"
 
     def __post_init__(self) -> None:
-        validate.positive("FixedPoint", "step", self.step)
-        validate.positive("FixedPoint", "limit", self.limit)
+        validate.sized("FixedPoint", "step", self.step)
+        validate.sized("FixedPoint", "limit", self.limit)
         if self.step > self.limit:
             raise InvalidInput(f"FixedPoint expects step <= limit; found {self.step!r} and {self.limit!r}. Use a smaller step.")
         if self.limit / self.step > 2.0**52:

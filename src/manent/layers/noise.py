@@ -16,7 +16,14 @@ from manent.core.errors import InvalidInput, Refused
 from manent.core.layers import Cost, Draws, Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
-from manent.crypto.samplers.noise import STATISTICAL_DISTANCE, discrete_gaussian, discrete_laplace, rounded_gaussian, skellam
+from manent.crypto.samplers.noise import (
+    STATISTICAL_DISTANCE,
+    discrete_gaussian,
+    discrete_laplace,
+    rounded_gaussian,
+    skellam,
+    undrawable,
+)
 from manent.layers.order import refuse_order
 
 Mechanism = Literal["gaussian", "laplace"]
@@ -98,7 +105,8 @@ class CentralNoise(_One):
         """See `_One.enter`: Refused for a wrong order or a missing bound, InvalidInput where nothing says how much noise."""
         scale, event = self._law(form, gathering)
         cost = Cost(event, None, event, "server", scale * (form.grid or 1.0))
-        return CentralStage(replace(form, noise=type(self).__name__), scale, self.mechanism, cost=cost)
+        given = replace(form, noise=type(self).__name__, fault=form.fault or undrawable(self.mechanism, scale))
+        return CentralStage(given, scale, self.mechanism, cost=cost)
 
     def draws(self, most: int) -> Draws:
         """One draw: the server's."""
@@ -138,7 +146,8 @@ class LocalNoise(_One):
     def enter(self, form: Form, gathering: Gathering) -> Stage:
         """See `_One.enter`: Refused for a wrong order or a missing bound, InvalidInput where nothing says how much noise."""
         scale, event = self._law(form, gathering)
-        given = replace(form, noise=type(self).__name__, spread=reach(scale, self.mechanism))
+        fault = form.fault or undrawable(self.mechanism, scale)
+        given = replace(form, noise=type(self).__name__, spread=reach(scale, self.mechanism), fault=fault)
         cost = Cost(event, event, event, "each client", scale * (form.grid or 1.0))
         return LocalStage(given, scale, self.mechanism, cost=cost)
 
@@ -256,7 +265,7 @@ class DistributedNoise:
                 f"own: nothing protects the others from it. Ask more clients, or lower dropout or colluders; or use LocalNoise."
             )
         local = z * norm / math.sqrt(parties)
-        fault = form.fault
+        fault = form.fault or undrawable(self.mechanism, local)
         if local < MINIMUM_LOCAL_STDDEV:
             fault = (
                 f"One client's share of the noise is {local:.3g} steps of the grid; at least {MINIMUM_LOCAL_STDDEV:g} are "
@@ -371,4 +380,4 @@ def bound(form: Form, layer: str) -> float:
 def check_multiplier(layer: str, value: float | None) -> None:
     """Raises InvalidInput unless a noise multiplier is None or a finite number above zero."""
     if value is not None:
-        validate.positive(layer, "noise_multiplier", value, ", or None to derive it from the budget")
+        validate.sized(layer, "noise_multiplier", value, ", or None to derive it from the budget")

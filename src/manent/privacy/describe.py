@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from manent.accounting import attacks
 from manent.core.examples import Public
 from manent.core.protocols import Assignment, Summation, SumSpec
 from manent.core.study import Study
@@ -133,4 +134,5 @@ def _with_guarantee(observer: Observer, privacy: Privacy) -> Observer:
         why=why,
         accountant=f"{guarantee.accountant} [{guarantee.version}]",
         assumptions=guarantee.assumptions,
+        attacks=attacks.within(guarantee.epsilon, guarantee.delta),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from manent.accounting import Attack
 from manent.core.canonical import to_plain
 from manent.core.observers import ObserverName
 
@@ -45,6 +46,7 @@ class Observer:
         accountant: who computed the guarantee, with its version.
         assumptions: what the guarantee takes for granted.
         why: what the guarantee rests on, or why there is none.
+        attacks: what epsilon and delta mean: of members, how many any attack finds at most; see `accounting.attacks`.
     """
 
     name: ObserverName
@@ -54,6 +56,7 @@ class Observer:
     accountant: str = ""
     assumptions: tuple[str, ...] = ()
     why: str = ""
+    attacks: tuple[Attack, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ class Statement:
 
     def without_epsilon(self, reason: str) -> Statement:
         """The statement of a run in which no epsilon holds, for a reason that is given in words."""
-        observers = tuple(replace(o, epsilon=None, delta=None, accountant="", assumptions=(), why=reason) for o in self.observers)
+        nothing: dict[str, Any] = {"epsilon": None, "delta": None, "accountant": "", "assumptions": (), "attacks": ()}
+        observers = tuple(replace(o, why=reason, **nothing) for o in self.observers)
         return replace(self, observers=observers, epsilon_is="none", not_covered=(reason, *self.not_covered))
 
     def to_plain(self) -> dict[str, Any]:
@@ -150,6 +154,8 @@ class Statement:
         width = max(len(observer.name) for observer in self.observers)
         for observer in self.observers:
             lines.append(f"  {observer.name:<{width}}  {observer.sees} ({self._epsilon(observer)})")
+            if observer.attacks:
+                lines.append(f"  {'':<{width}}  An attack that is {'; '.join(map(str, observer.attacks))}.")
             if observer.why:
                 lines.append(f"  {'':<{width}}  {observer.why}")
         assumed = (*self.granted, *dict.fromkeys(line for observer in self.observers for line in observer.assumptions))

@@ -23,7 +23,7 @@ class DiscreteGaussian(Event):
 
     Attributes:
         noise_multiplier: sigma of the noise over the L2 norm of one unit's whole numbers; > 0.
-        replaced: how far another unit in its place moves the sum, as a multiple of that norm; in (0, 2]. One-hot vectors: sqrt(2).
+        replaced: how far a replacement moves it, as a multiple of that norm; in (0, 2]. For one-hot vectors, sqrt(2).
     """
 
     noise_multiplier: float

@@ -27,7 +27,7 @@ class DiscreteLaplace(Event):
     Attributes:
         scale: of the noise, in steps of the grid; > 0.
         sensitivity: the largest L1 norm of one unit's whole numbers, in steps of the grid; >= 1.
-        replaced: how far another unit in its place moves the sum, as a multiple of that norm; in (0, 2]. In L1 norm.
+        replaced: how far a replacement moves it, as a multiple of that norm; in (0, 2]. For one-hot vectors, 2.
     """
 
     scale: float
@@ -59,8 +59,8 @@ class DiscreteLaplace(Event):
         """The exact one; with more than `_MOST_STEPS` distinct losses, the looser one of a pure release of the same epsilon."""
         steps = math.ceil(self.change(relation) * self.sensitivity)
         if steps > _MOST_STEPS:
-            return losses.of_pure(self.pure_epsilon(relation), interval).self_compose(count)
-        return losses.of_discrete_laplace(self.scale, steps, interval).self_compose(count)
+            return losses.many(losses.of_pure(self.pure_epsilon(relation), interval), count)
+        return losses.many(losses.of_discrete_laplace(self.scale, steps, interval), count)
 
     def has_sampled_pld(self, relation: NeighboringRelation) -> bool:
         """Except under replacement, and for more losses than are told apart."""

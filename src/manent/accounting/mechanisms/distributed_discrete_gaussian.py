@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manent.accounting.protocol import CHANGE, LARGEST, Curve, Event, NeighboringRelation, set_count, set_positive
+from manent.accounting.protocol import CHANGE, Curve, Event, NeighboringRelation, set_count, set_positive
 from manent.core import validate
 
 _SUMMED = 100_000
@@ -76,7 +76,7 @@ def tau(local_stddev: float, parties: int) -> float:
     validate.positive("tau", "local_stddev", local_stddev)
     validate.count("tau", "parties", parties)
     k = np.arange(1, min(parties, _SUMMED + 1))
-    terms = np.exp(-2 * math.pi**2 * min(local_stddev, LARGEST) ** 2 * k / (k + 1))
+    terms = np.exp(-2 * math.pi**2 * min(local_stddev, validate.LARGEST) ** 2 * k / (k + 1))
     # The terms fall: the last one that is summed bounds each of the rest.
     rest = (parties - 1 - len(k)) * float(terms[-1]) if parties - 1 > len(k) else 0.0
     return float(10 * (terms.sum() + rest))
@@ -93,7 +93,7 @@ def rounded_norm(norm: float, dimension: int, beta: float = math.exp(-0.5)) -> f
         beta: bound on the probability that it is drawn again; 0 for none.
     """
     validate.not_negative("rounded_norm", "norm", norm)
-    validate.within("rounded_norm", "norm", norm, 0, LARGEST)
+    validate.within("rounded_norm", "norm", norm, 0, validate.LARGEST)
     validate.count("rounded_norm", "dimension", dimension)
     validate.fraction("rounded_norm", "beta", beta)
     always = norm + math.sqrt(dimension)

@@ -25,7 +25,7 @@ class Gaussian(Event):
 
     Attributes:
         noise_multiplier: standard deviation over that bound; > 0.
-        replaced: how far another unit in its place moves the sum, as a multiple of the bound; in (0, 2]. One-hot vectors: sqrt(2).
+        replaced: how far a replacement moves it, as a multiple of that norm; in (0, 2]. For one-hot vectors, sqrt(2).
     """
 
     noise_multiplier: float

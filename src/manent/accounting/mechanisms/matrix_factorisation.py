@@ -31,7 +31,7 @@ class MatrixFactorisation(Event):
         min_separation: the fewest rounds from one participation to the next.
         sampler_error: bound on the total variation between the noise that was drawn and its law, over all rounds; in [0, 1).
             It joins delta.
-        replaced: how far another unit in its place moves the encoded rounds, as a multiple of that norm; in (0, 2]. One-hot vectors: sqrt(2).
+        replaced: how far a replacement moves it, as a multiple of that norm; in (0, 2]. For one-hot vectors, sqrt(2).
     """
 
     spans_rounds: ClassVar[bool] = True

@@ -63,4 +63,4 @@ class PureRelease(Event):
 
     def pld(self, relation: NeighboringRelation, interval: float, count: int) -> Any:
         """The worst of its epsilon."""
-        return losses.of_pure(self.pure_epsilon(relation), interval).self_compose(count)
+        return losses.many(losses.of_pure(self.pure_epsilon(relation), interval), count)

@@ -20,6 +20,7 @@ All draws are independent, and each is within total variation distance `STATISTI
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from manent.crypto.bits import Size, checked_shape
 from manent.crypto.samplers.laws import DiscreteGaussian, DiscreteLaplace, Poisson, RoundedGaussian
 from manent.crypto.samplers.tables import STATISTICAL_DISTANCE, Law, sampler
 
-__all__ = ["STATISTICAL_DISTANCE", "discrete_gaussian", "discrete_laplace", "rounded_gaussian", "skellam"]
+__all__ = ["STATISTICAL_DISTANCE", "discrete_gaussian", "discrete_laplace", "rounded_gaussian", "skellam", "undrawable"]
 
 SMALLEST, LARGEST = 2.0**-4, 2.0**50
 """Bounds on sigma and scale, in steps of the integer grid. Below the smallest, nearly every draw is 0."""
@@ -82,6 +83,20 @@ def skellam(variance: float, size: Size, random: PrivateRandom) -> NDArray[np.in
         part = flat[start : start + step]
         part -= _draw(law, part.size, random)
     return result
+
+
+def undrawable(law: str, scale: float) -> str | None:
+    """Why no sampler draws noise of this deviation (for "laplace": scale), with the cure; None where one does.
+
+    Args:
+        law: "gaussian", "laplace", "discrete_gaussian" or "skellam".
+        scale: in steps of the grid.
+    """
+    largest = math.sqrt(LARGEST) if law == "skellam" else LARGEST
+    if SMALLEST <= scale <= largest:
+        return None
+    cure = "a finer grid or more noise" if scale < SMALLEST else "a coarser grid or less noise"
+    return f"Noise of {scale:.3g} steps of the grid cannot be drawn: expected {SMALLEST:g} to {largest:.3g} steps. Use {cure}."
 
 
 def _draw(law: Law, size: Size, random: PrivateRandom) -> NDArray[np.int64]:

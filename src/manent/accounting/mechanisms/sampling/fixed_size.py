@@ -20,7 +20,15 @@ from scipy import special
 
 from manent.accounting import curves
 from manent.accounting.mechanisms.sampling import moments
-from manent.accounting.protocol import Curve, Event, NeighboringRelation, Sampling, joint_multiplier, sampled_multiplier, set_count
+from manent.accounting.protocol import (
+    Curve,
+    Event,
+    NeighboringRelation,
+    Sampling,
+    joint_multiplier,
+    sampled_multiplier,
+    set_count,
+)
 from manent.core.errors import InvalidInput, Refused
 
 _LARGEST = 1 << 16
@@ -93,13 +101,13 @@ def _at(q: float, z: float, alpha: int) -> float:
     if alpha > _LARGEST:
         return math.inf
     k = np.arange(2.0, alpha + 1)
-    central = _central(z, 1 << (alpha + 1).bit_length())
+    central = _central(z, next(size for size in (128, 2048, 2 * _LARGEST) if alpha < size))
     terms = np.minimum(
         math.log(4) + (central[(k // 2).astype(int) - 1] + central[-(-k // 2).astype(int) - 1]) / 2,
         math.log(2) + k * (k - 1) / (2 * z**2),
     )
     log_drawn = special.gammaln(alpha + 1) - special.gammaln(k + 1) - special.gammaln(alpha - k + 1) + k * math.log(q)
-    return float(np.logaddexp(0.0, special.logsumexp(terms + log_drawn))) * (1 + 1e-9) / (alpha - 1)
+    return float(np.logaddexp(0.0, moments.log_sum(terms + log_drawn))) * (1 + 1e-9) / (alpha - 1)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from manent.accounting.protocol import Curve
 
@@ -42,6 +41,12 @@ def replaced(q: float, z: float, orders: Curve) -> Curve:
         return np.sign(x) * np.exp(np.minimum(log, 700.0)), above - below
 
     return _curve(orders, z, 2, ratio, lambda x: _log_mixture(q, -(2 * x + 1) / (2 * z**2)))
+
+
+def log_sum(logs: Curve) -> float:
+    """log of the sum of what these are logarithms of."""
+    largest = float(logs.max())
+    return largest + math.log(float(np.exp(logs - largest).sum())) if math.isfinite(largest) else largest
 
 
 def _log_mixture(q: float, log_ratio: Curve) -> Curve:
@@ -80,7 +85,7 @@ def _curve(
         log = _log_excess(*ratio(x), order) - x**2 / (2 * z**2)
         if weight is not None:
             log += weight(x)
-        excess = special.logsumexp(log) + math.log(step / z) - math.log(2 * math.pi) / 2
+        excess = log_sum(log) + math.log(step / z) - math.log(2 * math.pi) / 2
         found[i] = np.logaddexp(0.0, excess) * (1 + _SLACK) / (order - 1)
     return found
 
@@ -109,7 +114,7 @@ def log_central(z: float, most: int) -> Curve:
     """
     exact = [*range(2, 66, 2)]
     while exact[-1] < most:
-        exact.append(2 * math.ceil(exact[-1] * 0.525))
+        exact.append(2 * math.ceil(exact[-1] * (0.525 if exact[-1] < 256 else 0.55)))
     step = min(1.0, z) / _STEPS
     values = []
     for k in exact:
@@ -120,7 +125,7 @@ def log_central(z: float, most: int) -> Curve:
         t = -_REACH + step * np.arange(math.ceil((high + _REACH) / step) + 1)
         with np.errstate(divide="ignore"):
             log = k * _log_abs_expm1(t / z - 1 / (2 * z**2)) - t**2 / 2
-        values.append((special.logsumexp(log) + math.log(step) - math.log(2 * math.pi) / 2) + _SLACK)
+        values.append((log_sum(log) + math.log(step) - math.log(2 * math.pi) / 2) + _SLACK)
     every = np.arange(2, exact[-1] + 1, 2)
     known = np.asarray(values)
     filled: Curve = np.interp(every, exact, np.where(np.isfinite(known), known, 1e300))

@@ -82,7 +82,9 @@ class Poisson(Sampling):
         if relation == "replace_one":
             return None
         large = math.log(self.probability) + epsilon
-        return min(epsilon, math.log1p(self.probability * math.expm1(epsilon)) if epsilon < 30 else math.log1p(math.exp(-large)) + large)
+        return min(
+            epsilon, math.log1p(self.probability * math.expm1(epsilon)) if epsilon < 30 else math.log1p(math.exp(-large)) + large
+        )
 
     def claims(self, relation: NeighboringRelation) -> tuple[str, ...]:
         """See `Sampling`."""
@@ -143,7 +145,7 @@ def _of_any(q: float, cumulants: Curve, alpha: int) -> float:
     log_drawn = _log_binomial(alpha, k) + k * math.log(q) + (alpha - k) * math.log1p(-q)
     grown = cumulants[: alpha - 1] + np.where(k > 2, math.log(3), 0.0)
     with np.errstate(divide="ignore"):
-        excess = special.logsumexp(log_drawn + grown + np.log(-np.expm1(-grown)))
+        excess = moments.log_sum(log_drawn + grown + np.log(-np.expm1(-grown)))
     return float(np.logaddexp(0.0, excess)) * (1 + 1e-9) / (alpha - 1)
 
 

@@ -93,7 +93,7 @@ class Sampled(Event):
 
     def pld(self, relation: NeighboringRelation, interval: float, count: int) -> Any:
         """That of the sampling, composed so many times."""
-        return self.by.pld(self.event, relation, interval).self_compose(count)
+        return losses.many(self.by.pld(self.event, relation, interval), count)
 
     def pld_width(self, relation: NeighboringRelation) -> float:
         """That of Gaussian noise; 0 for other releases."""

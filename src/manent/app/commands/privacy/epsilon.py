@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,19 +33,23 @@ def epsilon(
     plot: Annotated[Path | None, typer.Option(help="Draw epsilon against the noise into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The epsilon of so many Gaussian releases, which accountant computed it, and what it assumes.
+    """The epsilon of so many Gaussian releases, which accountant computed it, what it assumes, and what that means for an attack.
 
     [dim]manent epsilon --noise-multiplier 1.0 --sampling-probability 0.01 --rounds 10000 --delta 1e-5[/]
     """
     from manent.accounting import epsilon as computed
     from manent.accounting import training
+    from manent.accounting.attacks import against
 
     options: tuple[Any, ...] = (delta, relation, accountant)
-    found = computed(training(noise_multiplier, rounds, sampling_probability), *options)
+    event = training(noise_multiplier, rounds, sampling_probability)
+    found, best = computed(event, *options), against(event, *options)
     if as_json:
-        typer.echo(json.dumps({"noise_multiplier": noise_multiplier, "rounds": rounds, **found.to_plain()}))
+        told = {"noise_multiplier": noise_multiplier, "rounds": rounds, **found.to_plain(), "attacks": [asdict(a) for a in best]}
+        typer.echo(json.dumps(told))
     else:
-        typer.echo(f"noise multiplier {noise_multiplier:g}, {counted(rounds)}\n{found}")
+        meaning = "\n".join(f"  an attack that is {attack}" for attack in best)
+        typer.echo(f"noise multiplier {noise_multiplier:g}, {counted(rounds)}\n{found}\n{meaning}")
     if plot is not None:
         _draw(plot, noise_multiplier, rounds, sampling_probability, options)
         typer.echo(f"Drawn into {plot}", err=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-Accountant = Annotated[str, typer.Option(help="auto, pld, rdp, zcdp or analytic.")]
+Accountant = Annotated[str, typer.Option(help="auto, pld, rdp, zcdp, analytic or pure.")]
 Delta = Annotated[float, typer.Option(help="Below one over the number of units that are protected.")]
 Probability = Annotated[
     float | None,
