@@ -52,6 +52,11 @@ class MatrixFactorisation(Event):
                 f"{self.rounds} rounds. Declare fewer participations, or more rounds."
             )
 
+    @property
+    def releases(self) -> int:
+        """All rounds."""
+        return self.rounds
+
     def zcdp(self, relation: NeighboringRelation) -> float:
         """1/(2 z^2), at z / 2 for a replacement."""
         return zcdp_of(self.noise_multiplier, relation)
