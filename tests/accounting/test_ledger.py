@@ -142,9 +142,9 @@ def test_rounds_that_did_not_run_go_back():
 
 def test_a_study_stopped_early_is_accounted_as_adaptive_or_whole():
     """Where to stop may depend on results: a PLD of what ran bounds nothing. One of all that was reserved does."""
-    event, of = ac.training(1.0, 100, 0.05), ac.training(1.0, 100, 0.05).event
+    event, of = ac.training(1.0, 300, 0.02), ac.training(1.0, 300, 0.02).event
     whole = epsilon_of(event, accountant="pld")
-    for rounds in (60, 2):
+    for rounds in (270, 2):
         ledger = opened()
         reservation = ledger.reserve("heart", event, **KNOWN)
         ledger.commit(reservation, "00")

@@ -5,7 +5,7 @@
 | a run begins | its whole cost is reserved, durably, before data are touched |
 | a run crashes | the reservation stays, and counts as spent |
 | nothing of a run was seen | the reservation may be returned |
-| something was released | all that was reserved is spent; rounds that never ran may go back at the end, which never raises what is spent |
+| something was released | all that was reserved is spent; rounds that never ran may go back, which never raises what is spent |
 | more is released than was reserved | it is refused before anybody is told |
 | a sum is released again, as by a copied run folder | the same noised total costs nothing; another one is refused |
 | several runs on one data set | epsilon of all that ran together, by composition; epsilons are not added up |
@@ -262,8 +262,8 @@ class Ledger:
         if told is not None and told.decode() != row["release"]:
             raise Refused(
                 f"Sum {row['sum']} of round {row['round']} was released under reservation {row['reservation']!r} already, with "
-                f"other noise (noted {told.decode()[:16]}, now {row['release'][:16]}): both together would tell more than was paid "
-                f"for. A copy of the run's folder was resumed, or two processes run it. Go on in the folder that released it, or "
+                f"other noise (noted {told.decode()[:16]}, now {row['release'][:16]}): both would tell more than was paid for. "
+                f"A copy of the run's folder was resumed, or two processes run it. Go on in the folder that released it, or "
                 f"begin a new run, which pays for itself."
             )
         if told is None:
