@@ -140,12 +140,21 @@ def test_rounds_that_did_not_run_go_back():
     assert ledger.verify() == 6
 
 
-def test_a_study_stopped_early_is_accounted_as_adaptive():
-    ledger = opened()
-    reservation = ledger.reserve("heart", ac.training(1.0, 100, 0.01), **KNOWN)
-    ledger.commit(reservation, "00")
-    ledger.finish(reservation, 60)
-    assert "Rényi" in ledger.account("heart").accountant
+def test_a_study_stopped_early_is_accounted_as_adaptive_or_whole():
+    """Where to stop may depend on results: a PLD of what ran bounds nothing. One of all that was reserved does."""
+    event, of = ac.training(1.0, 300, 0.02), ac.training(1.0, 300, 0.02).event
+    whole = epsilon_of(event, accountant="pld")
+    for rounds in (270, 2):
+        ledger = opened()
+        reservation = ledger.reserve("heart", event, **KNOWN)
+        ledger.commit(reservation, "00")
+        ledger.finish(reservation, rounds)
+        part = ac.Repeated(of, rounds)
+        bounds = {"Rényi": epsilon_of(part, accountant="rdp"), "distribution": whole}
+        assert epsilon_of(part, accountant="pld") < min(bounds.values())
+        assert ledger.account("heart").spent == pytest.approx(min(bounds.values()), rel=1e-12)
+        assert min(bounds, key=bounds.get) in ledger.account("heart").accountant
+    assert bounds["Rényi"] < bounds["distribution"]
 
 
 @pytest.mark.parametrize(

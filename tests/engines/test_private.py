@@ -330,11 +330,11 @@ def test_a_reservation_left_in_the_folder_is_taken_for_the_same_study_only(tmp_p
     from manent.engines.spending import Spending
 
     ledger, plan = opened(50.0), mn.privacy.resolve(study(), DATA)
-    Spending.begin(plan, 0, ledger, "softmax", RunFolder.create(tmp_path / "run"), SystemRandom())
+    Spending.begin(plan, None, ledger, "softmax", RunFolder.create(tmp_path / "run"), SystemRandom())
     assert ledger.account("softmax").runs == 1
     mn.simulate(study(rounds=2), DATA, workers=0, ledger=ledger, folder=tmp_path / "run")
     assert ledger.account("softmax").runs == 2
-    Spending.begin(plan, 0, ledger, "softmax", RunFolder.create(tmp_path / "again"), SystemRandom())
+    Spending.begin(plan, None, ledger, "softmax", RunFolder.create(tmp_path / "again"), SystemRandom())
     mn.simulate(study(), DATA, workers=0, ledger=ledger, folder=tmp_path / "again")
     assert ledger.account("softmax").runs == 3
 

@@ -72,6 +72,8 @@ def test_what_was_not_used_goes_back():
 def test_of_what_does_not_repeat_nothing_goes_back():
     books = ledger()
     one = reserved(books)
+    whole = books.account("data").reserved
     settle(books, one, 1, 0, **WORDS)
     assert books.find(one.id)[1] == "spent"
-    assert books.running(one)
+    assert not books.running(one)
+    assert books.account("data").spent == pytest.approx(whole)

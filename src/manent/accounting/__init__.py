@@ -3,12 +3,12 @@
 from manent.accounting import mechanisms
 from manent.accounting.accountants import Guarantee, epsilon
 from manent.accounting.attacks import Attack
-from manent.accounting.budget import Budget
+from manent.accounting.budget import Budget, Period
 from manent.accounting.calibration import calibrate
 from manent.accounting.counter import Counter, FileCounter
 from manent.accounting.dpsgd import example_event, example_noise
 from manent.accounting.events import Event, NeighboringRelation, training, without_sampling
-from manent.accounting.ledger import Account, Cost, Ledger, Reservation
+from manent.accounting.ledger import Account, Cost, Ledger, Reservation, Running
 from manent.accounting.mechanisms import *  # noqa: F403  # every event, under its own name
 from manent.accounting.mechanisms.distributed_discrete_gaussian import rounded_norm, tau
 
@@ -23,7 +23,9 @@ __all__ = [
     "Guarantee",
     "Ledger",
     "NeighboringRelation",
+    "Period",
     "Reservation",
+    "Running",
     "calibrate",
     "epsilon",
     "example_event",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Literal
 
-from manent.accounting.accountants import Guarantee, epsilon
+from manent.accounting.accountants import Guarantee
+from manent.accounting.bags import Bag, bounded, least, of_plain, plain, plus
 from manent.accounting.budget import Budget
-from manent.accounting.events import Event, composed, counted, parse, text, to_plain
+from manent.accounting.events import Event, composed, counted, parse, to_plain
+from manent.accounting.window import Window
 from manent.core.canonical import canonical
-from manent.core.errors import InvalidInput, Refused
+from manent.core.errors import BudgetSpent, InvalidInput, Refused
 
 State = Literal["reserved", "spent", "returned"]
-Bag = Mapping[Event, int]
+VERSION = 2
+"""Of rows. Those of version 1 bound no releases, give back whatever did not run, and know of no period."""
 
 
 @dataclass(frozen=True)
@@ -26,47 +28,55 @@ class Totals:
         reserved: how often each event may run, of studies that have released nothing.
         spent: how often each event ran, or may still run, of studies that have released something.
         runs: reservations that were not returned.
-        cut: whether a study ended early and gave back the rest.
+        cut: what studies that ended early gave back.
+        window: by reservation, what counts in the budget's period; empty without one.
     """
 
     budget: Budget
     reserved: Bag = field(default_factory=dict)
     spent: Bag = field(default_factory=dict)
     runs: int = 0
-    cut: bool = False
+    cut: Bag = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
 
     def guarantee(self, reserved: bool = True) -> Guarantee:
         """The guarantee of everything; without `reserved`, of the studies that have released something.
 
-        With two studies, the later may have been chosen after results of the earlier. A study that ended early may have been
-        stopped because of its results. In both cases only accountants that hold for adaptive choices are used.
+        See `bags.least`. Raises Refused where no accountant bounds what ran.
         """
-        event = self.everything() if reserved else composed(self.spent)
-        budget, adaptive = self.budget, self.runs > 1 or self.cut
-        return epsilon(event, budget.delta, budget.neighboring_relation, adaptive=adaptive)
+        ran = plus(self.spent, self.reserved) if reserved else self.spent
+        return least(ran, plus(ran, self.cut), self.budget, self.runs)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the budget covers everything by an accountant that holds for adaptive choices."""
+        return bounded(self.everything(), self.budget) <= self.budget.epsilon
 
     def everything(self) -> Event:
         """All that is spent or reserved, as one event."""
-        return composed(_plus(self.spent, self.reserved))
+        return composed(plus(self.spent, self.reserved))
 
     def with_reserved(self, bag: Bag) -> Totals:
         """The totals after a further reservation."""
-        return replace(self, reserved=_plus(self.reserved, bag), runs=self.runs + 1)
+        return replace(self, reserved=plus(self.reserved, bag), runs=self.runs + 1)
 
-    def document(self) -> bytes:
-        """The totals as canonical bytes; `read` gives them back."""
-        bags = {name: {text(event): count for event, count in bag.items()} for name, bag in self._bags()}
-        return canonical({"budget": self.budget.to_plain(), "runs": self.runs, "cut": self.cut, **bags})
-
-    def _bags(self) -> tuple[tuple[str, Bag], ...]:
-        return (("reserved", self.reserved), ("spent", self.spent))
+    def document(self, version: int = VERSION) -> bytes:
+        """The totals as canonical bytes, as rows of that version leave them; `read` gives them back."""
+        bags = {"reserved": plain(self.reserved), "spent": plain(self.spent)}
+        values = {"budget": self.budget.to_plain(), "runs": self.runs, **bags}
+        if version == 1:
+            return canonical({**values, "cut": bool(self.cut)})
+        return canonical({**values, "cut": plain(self.cut), **self.window.to_plain()})
 
     @staticmethod
-    def read(document: bytes) -> Totals:
-        """The totals of a `document`."""
+    def read(document: bytes) -> Totals | None:
+        """The totals of a `document`; None for one of version 1 that does not say what was given back."""
         values = json.loads(document)
-        bags = {name: {_parsed(event): count for event, count in values[name].items()} for name in ("reserved", "spent")}
-        return Totals(Budget(**values["budget"]), bags["reserved"], bags["spent"], values["runs"], values["cut"])
+        if values["cut"] is True:
+            return None
+        bags = {name: of_plain(values[name] or {}) for name in ("reserved", "spent", "cut")}
+        budget, window = Budget.of_plain(values["budget"]), Window.of_plain(values)
+        return Totals(budget, bags["reserved"], bags["spent"], values["runs"], bags["cut"], window)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,9 @@ class Held:
         event: all that may run under it.
         releases: how many were made under it.
         over: whether it was finished or returned, so that nothing more may be released.
+        most: how many releases it allows; None for one of version 1, which does not say.
+        study: the study's hash; "" for one of version 1.
+        since: when it was made; "" for one of version 1.
     """
 
     data_set: str
@@ -84,40 +97,27 @@ class Held:
     state: State
     releases: int = 0
     over: bool = False
+    most: int | None = None
+    study: str = ""
+    since: str = ""
 
     def document(self) -> bytes:
         """The reservation as canonical bytes; `read` gives it back."""
-        return canonical(
-            {
-                "data_set": self.data_set,
-                "event": to_plain(self.event),
-                "state": self.state,
-                "releases": self.releases,
-                "over": self.over,
-            }
-        )
+        values = {
+            "data_set": self.data_set,
+            "event": to_plain(self.event),
+            "state": self.state,
+            "releases": self.releases,
+            "over": self.over,
+        }
+        more = {} if self.most is None else {"most": self.most, "study": self.study, "since": self.since}
+        return canonical({**values, **more})
 
     @staticmethod
     def read(document: bytes) -> Held:
         """The reservation of a `document`."""
         values = json.loads(document)
-        return Held(values["data_set"], parse(values["event"]), values["state"], values["releases"], values["over"])
-
-
-@lru_cache(maxsize=4096)
-def _parsed(event: str) -> Event:
-    return parse(event)
-
-
-def _plus(a: Bag, b: Bag, sign: int = 1) -> dict[Event, int]:
-    total = dict(a)
-    for event, count in b.items():
-        total[event] = total.get(event, 0) + sign * count
-        if total[event] < 0:
-            raise InvalidInput(f"More of {text(event)} would be returned than was reserved.")
-        if total[event] == 0:
-            del total[event]
-    return total
+        return Held(**{**values, "event": parse(values["event"])})
 
 
 def step(row: Mapping[str, Any], totals: Totals | None, held: Held | None) -> tuple[Totals, Held | None]:
@@ -126,19 +126,21 @@ def step(row: Mapping[str, Any], totals: Totals | None, held: Held | None) -> tu
     Raises:
         InvalidInput: for a row that cannot follow the rows before it.
         Refused: for a reservation of another unit or relation than the budget's.
+        BudgetSpent: for one release more than was reserved.
     """
     kind, data_set = row["kind"], row["data_set"]
     if kind == "budget":
         if totals is not None:
             raise InvalidInput(f"Data set {data_set!r} has a budget already; a budget is not changed.")
-        return Totals(Budget(**row["budget"])), None
+        return Totals(Budget.of_plain(row["budget"])), None
     if totals is None:
         raise InvalidInput(f"Data set {data_set!r} has no budget; open it with one.")
-    if kind == "reserve":
-        return _reserve(row, totals, held)
-    if held is None or held.data_set != data_set:
+    if kind != "reserve" and (held is None or held.data_set != data_set):
         raise InvalidInput(f"There is no reservation {row['reservation']!r} on data set {data_set!r}.")
-    return {"commit": _commit, "finish": _finish, "return": _give_back}[kind](row, totals, held)
+    after, now = _KINDS[kind](row, totals, held)
+    if after.budget.period is not None:
+        after = replace(after, window=after.window.after(row, now.event, after.budget.period))
+    return after, now
 
 
 def check_composes(data_set: str, budget: Budget, unit: str, relation: str) -> None:
@@ -155,31 +157,56 @@ def _reserve(row: Mapping[str, Any], totals: Totals, held: Held | None) -> tuple
     if held is not None:
         raise InvalidInput(f"There is a reservation {row['reservation']!r} already.")
     event = parse(row["event"])
-    return totals.with_reserved(counted(event)), Held(row["data_set"], event, "reserved")
+    made = Held(row["data_set"], event, "reserved")
+    if row["version"] > 1:
+        made = replace(made, most=row["releases"], study=row["study"], since=row["time"])
+    return totals.with_reserved(counted(event)), made
 
 
 def _commit(row: Mapping[str, Any], totals: Totals, held: Held) -> tuple[Totals, Held]:
     if held.over:
         raise InvalidInput(f"Reservation {row['reservation']!r} is over; reserve again before another release.")
+    if held.most is not None and held.releases >= held.most:
+        raise BudgetSpent(
+            f"Reservation {row['reservation']!r} is for {held.most} release{'s' * (held.most > 1)}, and that many were made. "
+            f"Nothing more may be released under it; reserve again before another release."
+        )
     if held.state == "reserved":
         bag = counted(held.event)
-        totals = replace(totals, reserved=_plus(totals.reserved, bag, -1), spent=_plus(totals.spent, bag))
+        totals = replace(totals, reserved=plus(totals.reserved, bag, -1), spent=plus(totals.spent, bag))
     return totals, replace(held, state="spent", releases=held.releases + 1)
 
 
 def _finish(row: Mapping[str, Any], totals: Totals, held: Held) -> tuple[Totals, Held]:
-    used, event = row["used"], held.event
+    _, over = _close(row, totals, held)
+    rest = unused(held, row["used"])
+    if row["version"] > 1 and not row["returned"]:
+        return totals, over
+    return replace(totals, spent=plus(totals.spent, rest, -1), cut=plus(totals.cut, rest)), over
+
+
+def _close(row: Mapping[str, Any], totals: Totals, held: Held) -> tuple[Totals, Held]:
     if held.state != "spent" or held.over:
         raise InvalidInput(f"Reservation {row['reservation']!r} is not running: nothing was released, or it is over.")
+    return totals, replace(held, over=True)
+
+
+def unused(held: Held, used: object) -> Bag:
+    """What is left of a reservation after so many repetitions. Raises InvalidInput for a number that cannot have run."""
+    event = held.event
     most = 1 if event.repetitions is None else event.repetitions
-    if event.repetitions is None or type(used) is not int or not max(1, held.releases) <= used <= most:
-        raise InvalidInput(f"Of {most} reserved rounds, at least the {held.releases} released ones ran; found {used!r}.")
-    rest = counted(event.unused(used))
-    return replace(totals, spent=_plus(totals.spent, rest, -1), cut=totals.cut or bool(rest)), replace(held, over=True)
+    each = 1 if held.most is None else max(1, event.per_release(held.most))
+    ran = max(1, held.releases * each)
+    if event.repetitions is None or type(used) is not int or not ran <= used <= most:
+        raise InvalidInput(f"Of {most} reserved rounds, at least the {ran} released ones ran; found {used!r}.")
+    return counted(event.unused(used))
 
 
 def _give_back(row: Mapping[str, Any], totals: Totals, held: Held) -> tuple[Totals, Held]:
     if held.state != "reserved":
         raise InvalidInput(f"Reservation {row['reservation']!r} is {held.state}; only one of which nothing was seen goes back.")
-    reserved = _plus(totals.reserved, counted(held.event), -1)
+    reserved = plus(totals.reserved, counted(held.event), -1)
     return replace(totals, reserved=reserved, runs=totals.runs - 1), replace(held, state="returned", over=True)
+
+
+_KINDS: Mapping[str, Any] = {"reserve": _reserve, "commit": _commit, "finish": _finish, "close": _close, "return": _give_back}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
 from manent.accounting.protocol import NeighboringRelation, check_relation, set_fraction, set_positive
@@ -11,6 +13,40 @@ from manent.core.errors import InvalidInput
 from manent.core.observers import ObserverName, check_observers
 
 PrivacyUnit = Literal["client", "example"]
+
+
+MOST_DAYS = 36_500
+
+
+@dataclass(frozen=True)
+class Period:
+    """The most that may be spent in any so many days: a rate, within what the budget allows for ever.
+
+    It is a rolling window. A study counts in it with all that it reserved from its reservation until so many days after its last
+    release; one that may still release counts, however old it is. When the window has passed, only the rate is free again: what
+    was spent of the budget stays spent.
+
+    Attributes:
+        epsilon: > 0 and finite, at the budget's delta.
+        days: > 0, at most 36,500.
+    """
+
+    epsilon: float
+    days: float
+
+    def __post_init__(self) -> None:
+        set_positive(self, "epsilon", "days")
+        if self.days > MOST_DAYS:
+            raise InvalidInput(f"Period expects at most {MOST_DAYS:,} days; found {self.days:g}. Leave the period out.")
+
+    @property
+    def length(self) -> timedelta:
+        """The days."""
+        return timedelta(days=self.days)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {"epsilon": self.epsilon, "days": self.days}
 
 
 @dataclass(frozen=True)
@@ -25,14 +61,16 @@ class Budget:
         against: the observers whom it holds against. None: other clients and the public, and whoever else the noise is to protect
             from (the server, where shares of noise or local noise do). What they learn may cost differently; the dearest counts.
             A named one whom nothing protects from is Refused.
+        period: for a data set's budget in a ledger: the most in any so many days; None for no such cap.
     """
 
     epsilon: float
     delta: float
     privacy_unit: PrivacyUnit
     neighboring_relation: NeighboringRelation
-    # Documents from before there was this field lack it, and so do those of budgets that leave it out.
+    # Documents from before there were these fields lack them, and so do those of budgets that leave them out.
     against: tuple[ObserverName, ...] | None = field(default=None, metadata={"may_lack": True})
+    period: Period | None = field(default=None, metadata={"may_lack": True})
 
     def __post_init__(self) -> None:
         set_positive(self, "epsilon")
@@ -41,6 +79,7 @@ class Budget:
         check_relation(self.neighboring_relation, "Budget")
         if self.against is not None:
             object.__setattr__(self, "against", check_observers("Budget", "against", self.against))
+        _check_period(self.period, self.epsilon)
 
     def check_population(self, units: int) -> None:
         """Raises InvalidInput where delta is so large that one of so many units might be published outright."""
@@ -51,15 +90,35 @@ class Budget:
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """The fields as JSON values; `against` only where it is given."""
+        """The fields as JSON values, without those that are None; `of_plain` gives the budget back."""
         against = {} if self.against is None else {"against": list(self.against)}
+        period = {} if self.period is None else {"period": self.period.to_plain()}
         return {
             "epsilon": self.epsilon,
             "delta": self.delta,
             "privacy_unit": self.privacy_unit,
             "neighboring_relation": self.neighboring_relation,
             **against,
+            **period,
         }
+
+    @classmethod
+    def of_plain(cls, values: Mapping[str, Any]) -> Budget:
+        """The budget of its `to_plain`. Raises InvalidInput or TypeError for what is none."""
+        whole = cls(**{name: value for name, value in values.items() if name != "period"})
+        return replace(whole, period=Period(**values["period"])) if "period" in values else whole
+
+
+def _check_period(period: object, epsilon: float) -> None:
+    if period is None:
+        return
+    if not isinstance(period, Period):
+        raise InvalidInput(f"Budget expects period=Period(epsilon=1.0, days=30) or None; found {period!r}.")
+    if period.epsilon > epsilon:
+        raise InvalidInput(
+            f"Budget expects a period's epsilon within its own, {epsilon:g}; found {period.epsilon:g}, which would never count. "
+            f"Lower it, or leave the period out."
+        )
 
 
 def check_unit(unit: object, owner: str = "Accounting") -> None:

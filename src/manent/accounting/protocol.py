@@ -89,6 +89,11 @@ class Event:
         """How many equal parts it has of which some may be given back unused; None where it is spent as a whole."""
         return None
 
+    @property
+    def releases(self) -> int:
+        """How many sums it is about: no more may be released under a reservation of it."""
+        return 1
+
     def per_release(self, releases: int) -> int:
         """How many of its repetitions one release uses, in a study of so many releases; 0 where it is spent as a whole."""
         return 0

@@ -4,9 +4,10 @@ study.json          the study as plain data, its hash, the seed and what the sim
 environment.json    versions, machine, fingerprint of the data
 history.jsonl       one row a sum: what the server learned, and what it cost
 probe.jsonl         one row a round: what only a simulation can know; not private
-checkpoint.safetensors   the study's state, progress and memory flags after the last sum, replaced in one step
+checkpoint.safetensors   the study's state, progress and memory flags after the last sum, replaced in one step before anybody is
+                    told of the sum
 memory.bin          what clients keep between rounds
-reservation.json    what was reserved in a ledger, where one was given
+reservation.json    the id under which a ledger keeps what was reserved, where one was given
 model.safetensors   the final model; for a query result.json, its answer
 statement.txt/.json who sees what
 failures/           inputs of clients that failed
@@ -30,6 +31,7 @@ from safetensors.numpy import save
 from manent.core.errors import InvalidInput
 from manent.core.vectors import Array, Arrays
 from manent.rounds.reducer import Progress
+from manent.storage.durable import sync_folder
 
 Row = dict[str, Any]
 PACKAGES = ("manent", "numpy", "scipy", "torch", "jax", "scikit-learn", "safetensors", "cryptography")
@@ -46,6 +48,8 @@ class Checkpoint:
         losses: the sum and the number of the unfinished round's training losses.
         lengths: bytes of each log that belong to it.
         released: how many sums were released, or counted as such.
+        release: the last sum that was, as its round, its number in it, and the digest of its noised total; or None.
+        rows: of each log, by name, what is told with it. A run that is resumed tells them again.
     """
 
     arrays: Arrays
@@ -55,6 +59,8 @@ class Checkpoint:
     losses: tuple[float, int]
     lengths: Mapping[str, int]
     released: int = 0
+    release: tuple[int, int, str] | None = None
+    rows: tuple[tuple[str, Row], ...] = ()
 
 
 class RunFolder:
@@ -95,8 +101,12 @@ class RunFolder:
         return self.path / "failures"
 
     def write(self, name: str, value: object) -> None:
-        """Write a JSON file in one step."""
-        self._replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False).encode())
+        """Write a JSON file in one step; it is on the disk when this returns."""
+        self._replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False).encode(), durable=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, where there is one."""
+        (self.path / name).unlink(missing_ok=True)
 
     def read(self, name: str) -> Row:
         """Read a JSON file."""
@@ -117,17 +127,19 @@ class RunFolder:
         path = self.path / log
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint in one step."""
+    def save(self, checkpoint: Checkpoint, durable: bool = True) -> None:
+        """Replace the checkpoint in one step; with `durable`, it is on the disk when this returns."""
         facts = {
             "progress": {**asdict(checkpoint.progress), "answered": [], "lost": []},
             "elapsed": checkpoint.elapsed,
             "losses": checkpoint.losses,
             "lengths": dict(checkpoint.lengths),
             "released": checkpoint.released,
+            "release": checkpoint.release,
+            "rows": checkpoint.rows,
         }
         data = save({**checkpoint.arrays, "current": checkpoint.current}, {"facts": json.dumps(facts)})
-        self._replace(self.path / "checkpoint.safetensors", data)
+        self._replace(self.path / "checkpoint.safetensors", data, durable)
 
     def checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, or None. The logs are cut back to what they held when it was made."""
@@ -144,19 +156,26 @@ class RunFolder:
                 os.truncate(self.path / log, length)
         progress = Progress(**{**facts["progress"], "answered": frozenset(), "lost": frozenset()})
         current = arrays.pop("current")
-        losses = tuple(facts["losses"])
-        return Checkpoint(arrays, progress, current, facts["elapsed"], losses, facts["lengths"], facts.get("released", 0))
+        losses, release = tuple(facts["losses"]), facts.get("release")
+        told = (None if release is None else tuple(release), tuple((log, row) for log, row in facts.get("rows", ())))
+        return Checkpoint(arrays, progress, current, facts["elapsed"], losses, facts["lengths"], facts.get("released", 0), *told)
 
     def lengths(self) -> dict[str, int]:
         """The present size of each log, in bytes."""
         logs = [self.path / log for log in ("history.jsonl", "probe.jsonl")]
         return {log.name: log.stat().st_size if log.exists() else 0 for log in logs}
 
-    def _replace(self, path: Path, data: bytes) -> None:
+    def _replace(self, path: Path, data: bytes, durable: bool = False) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
+        if durable:
+            sync_folder(self.path)
 
 
 def environment(fingerprint: str) -> Row:

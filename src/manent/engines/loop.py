@@ -17,7 +17,6 @@ from manent.accounting import Ledger
 from manent.core.errors import ClientFailed, ProtocolAbort
 from manent.core.protocols import Accumulator, Assignment, Occasion
 from manent.core.randomness import PrivateRandom, repeatable
-from manent.core.vectors import Array
 from manent.crypto.random import SystemRandom
 from manent.engines.clients import ClientSide, Unit
 from manent.engines.folder import RunFolder
@@ -28,7 +27,7 @@ from manent.engines.progress import Watcher
 from manent.engines.record import Record, write_start
 from manent.engines.run import Run
 from manent.engines.setting import Setting
-from manent.engines.spending import Spending
+from manent.engines.spending import ABANDONED, Spending, digest_of
 from manent.rounds.reducer import (
     Abandon,
     Answered,
@@ -65,7 +64,7 @@ class Loop:
     Attributes:
         memory: what clients keep between rounds; None for a study that keeps nothing.
         start_up: seconds before the first round.
-        fresh: totals that were released since the last checkpoint.
+        fresh: the sum that was released last, or counts as such, as `Checkpoint.release` has it; until it is committed.
     """
 
     setting: Setting
@@ -78,7 +77,7 @@ class Loop:
     progress: Progress
     random: PrivateRandom
     start_up: float = 0.0
-    fresh: list[Array] = field(default_factory=list)
+    fresh: tuple[int, int, str] | None = None
 
     @cached_property
     def rules(self) -> Rules:
@@ -94,10 +93,12 @@ class Loop:
             if assignment is None:
                 break
             clients += self._sum(assignment)
-            if self.progress.round != before.round or self.progress.finished:
-                watcher.advance(before.round, clients, self.probe.look(before.round, self.state))
-                clients = 0
+            ended = self.progress.round != before.round or self.progress.finished
+            shown = self.probe.look(before.round, self.state) if ended else {}
             self._save()
+            if ended:
+                watcher.advance(before.round, clients, shown)
+                clients = 0
 
     def _sum(self, assignment: Assignment) -> int:
         """One sum, from the draw of its cohort to its release. Returns how many clients answered, as the history says."""
@@ -114,9 +115,9 @@ class Loop:
         row = {"round": at.round, "sum": assignment.sum, **crossed(plan, assignment.sum, **counts)}
         for effect in effects:
             if isinstance(effect, Release):
-                row |= self._form(effect, assignment, cohort, total)
+                row |= self._form(effect, assignment, cohort, total, at)
             elif isinstance(effect, Abandon):
-                row |= self._abandon(abandoned_reason(plan, effect.reason), heard.answers)
+                row |= self._abandon(abandoned_reason(plan, effect.reason), heard.answers, at)
         self.record.add_history(row)
         return int(row["answers"])
 
@@ -173,39 +174,46 @@ class Loop:
             yield Unit(name, self.progress.round, self.progress.index, level, start >> level, len(cohort), clients, slots)
             start += len(clients)
 
-    def _form(self, effect: Release, assignment: Assignment, cohort: tuple[int, ...], total: Accumulator) -> dict[str, Any]:
+    def _form(
+        self, effect: Release, assignment: Assignment, cohort: tuple[int, ...], total: Accumulator, at: Progress
+    ) -> dict[str, Any]:
         """Form the total and release it, or abandon the sum where its protocol aborts. Returns what the history says."""
         try:
             formed = total.finish()
         except ProtocolAbort as error:
             self._follow(Failed(str(error)))
-            return self._abandon(abandoned_reason(self.setting.plan, str(error)), len(effect.positions))
+            return self._abandon(abandoned_reason(self.setting.plan, str(error)), len(effect.positions), at)
         answers = len(effect.positions)
-        stepped = released(self.setting.plan, self.state, self.progress, assignment, formed, answers, self.random)
-        self.spending.release()
+        stepped = released(self.setting.plan, self.state, at, assignment, formed, answers, self.random)
+        self._spend(digest_of(stepped.total), at)
         self.state = stepped.state
-        self.fresh.append(stepped.total)
         if self.memory is not None:
             self.memory.commit([cohort[p] for p in effect.positions])
         self._follow(Applied(stepped.more))
         return dict(stepped.report)
 
-    def _abandon(self, reason: str, answers: int) -> dict[str, Any]:
+    def _abandon(self, reason: str, answers: int, at: Progress) -> dict[str, Any]:
         """Nothing is released; but what was sent may have been seen, and then counts. Returns what the history says."""
         if abandoned_counts(self.setting.plan, answers):
-            self.spending.release()
+            self._spend(ABANDONED, at)
         return {"abandoned": reason}
+
+    def _spend(self, digest: str, at: Progress) -> None:
+        """Count a sum as released. It is committed with the next checkpoint, and nobody is told of it before."""
+        self.spending.release()
+        self.fresh = (at.round, at.index, digest)
 
     def _follow(self, event: Event) -> list[Effect]:
         self.progress, effects = follow(self.progress, self.rules, event)
         return effects
 
     def _save(self) -> None:
-        self.record.save(self.state, self.progress, self.memory, self.probe.losses, self.spending.released)
-        # The checkpoint is the release: before it nobody has seen the noise of a sum, and a resumed run draws it afresh.
-        for total in self.fresh:
-            self.spending.commit(total)
-        self.fresh.clear()
+        # Kept, then paid for, then told. Before the checkpoint nobody has seen the noise of a sum, and a resumed run draws it
+        # afresh; after it, it is what a resumed run commits and tells.
+        self.record.save(self.state, self.progress, self.memory, self.probe.losses, self.spending.released, self.fresh)
+        self.spending.commit(self.fresh)
+        self.fresh = None
+        self.record.tell()
 
     def finish(self) -> Run:
         """Settle what was spent, and return the run; its result is written to the folder, where there is one."""
@@ -233,7 +241,7 @@ def start(
     plan = setting.plan
     saved = folder.checkpoint() if folder else None
     random = setting.random or SystemRandom()
-    spending = Spending.begin(plan, saved.released if saved else 0, ledger, setting.data.name, folder, random)
+    spending = Spending.begin(plan, saved, ledger, setting.data.name, folder, random)
     if folder and not folder.begun:
         write_start(folder, setting)
     memory = None
@@ -245,7 +253,9 @@ def start(
     side = ClientSide(plan, setting.data.clients, setting.seed, setting.conditions, memory, failures, setting.random)
     pool = start_pool((os.cpu_count() or 1) if workers is None else workers, side, setting.measure)
     until.callback(pool.terminate)
-    record = Record(folder, saved, began)
+    record = Record(folder, saved, began, durable=plan.privacy is not None)
+    spending.commit(saved.release if saved else None)
+    record.tell()
     probe = Probe(setting, pool, record, saved.losses if saved else (0.0, 0))
     state = State.of(saved.arrays, plan.stacks) if saved else first_state(plan, setting.seed)
     progress = saved.progress if saved else Progress()

@@ -53,6 +53,10 @@ class ClientMemory:
         """Make the staged rows of these clients current."""
         self.current[clients] ^= 1
 
+    def flush(self) -> None:
+        """Return once all rows are on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close the file; a temporary one is gone then."""
         self._file.close()

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from manent.accounting import Ledger, Reservation
-from manent.core.errors import BudgetSpent, Refused
+from manent.core.errors import BudgetSpent, InvalidInput, ManentError, Refused
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array
-from manent.engines.folder import RunFolder
+from manent.engines.folder import Checkpoint, RunFolder
 from manent.privacy.check import Plan
 from manent.rounds.spending import all_released, reserve, settle, uses
 from manent.storage import open_store
 
 RESERVATION = "reservation.json"
+ABANDONED = "abandoned"
+"""In place of a digest, for a sum that was abandoned after vectors were sent to it."""
 
 
 def open_ledger(ledger: Ledger | str | Path | None) -> Ledger | None:
@@ -30,8 +32,13 @@ def data_set_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._:@-]+", "-", name).strip("-._:@") or "federation"
 
 
+def digest_of(total: Array) -> str:
+    """SHA-256, in hexadecimal, of a total with its noise."""
+    return hashlib.sha256(np.ascontiguousarray(total).tobytes()).hexdigest()
+
+
 class Spending:
-    """All that a run may release is reserved before data are touched; what it releases is counted, and committed.
+    """All that a run may release is reserved before data are touched; a release is counted, and committed before it is told.
 
     A crash leaves the reservation as it is, and so spent. A resumed run continues under its own reservation.
     """
@@ -41,20 +48,28 @@ class Spending:
 
     @classmethod
     def begin(
-        cls, plan: Plan, released: int, ledger: Ledger | None, data_set: str, folder: RunFolder | None, random: PrivateRandom
+        cls,
+        plan: Plan,
+        saved: Checkpoint | None,
+        ledger: Ledger | None,
+        data_set: str,
+        folder: RunFolder | None,
+        random: PrivateRandom,
     ) -> Spending:
         """Reserve the budget, or find the reservation of an interrupted run.
 
-        The folder is made only once the budget covers the study.
+        A folder notes the id first, and then it is reserved under: no kill can part them. Where it is refused, the note goes.
 
         Args:
-            released: how many sums an interrupted run had released.
+            saved: the checkpoint of an interrupted run.
             ledger: None where nothing is accounted.
 
         Raises:
             BudgetSpent: where the data set's budget does not cover the study. Nothing has run then.
             Refused: for a study without differential privacy, which no ledger can account.
+            InvalidInput: for a run that has released sums, and whose reservation is not in this ledger.
         """
+        released = 0 if saved is None else saved.released
         if ledger is None:
             return cls(plan, released, None, None)
         if plan.privacy is None:
@@ -63,36 +78,57 @@ class Spending:
             )
         name = data_set_name(data_set)
         event = plan.privacy.charged(ledger.account(name).budget.against)
-        if folder is not None and (folder.path / RESERVATION).exists():
-            kept, _ = ledger.find(folder.read(RESERVATION)["reservation"])
-            if (kept.data_set, kept.event) == (name, event):
-                return cls(plan, released, ledger, kept)
-        reservation = reserve(ledger, name, event, plan, plan.hash, random)
-        spending = cls(plan, released, ledger, reservation)
+        noted = (
+            None if folder is None or not (folder.path / RESERVATION).exists() else str(folder.read(RESERVATION)["reservation"])
+        )
+        kept = None if noted is None else _found(ledger, noted, must=released > 0)
+        if kept is not None and (kept.data_set, kept.event) == (name, event):
+            return cls(plan, released, ledger, kept)
+        id = noted if noted is not None and kept is None else Reservation.new_id()
         if folder is not None:
-            try:
-                folder.write(RESERVATION, {"reservation": reservation.id, "data_set": reservation.data_set})
-            except OSError:
-                spending.finish()
-                raise
-        return spending
+            folder.write(RESERVATION, {"reservation": id, "data_set": name})
+        try:
+            return cls(plan, released, ledger, reserve(ledger, name, event, plan, plan.hash, random, id))
+        except ManentError:
+            if folder is not None:
+                folder.remove(RESERVATION)
+            raise
 
     def check(self) -> None:
-        """Raises BudgetSpent, before another sum is formed, where all that was accounted has been released."""
+        """Raises before another sum is formed.
+
+        Raises:
+            BudgetSpent: where all that was accounted has been released.
+            Refused: where what the run had reserved is settled.
+        """
         if all_released(self.plan, self.released):
             raise BudgetSpent(
                 f"The study accounts {self.released} releases, and that many were made. Its algorithm asks for more "
                 f"sums than it declares (SumSpec.every)."
+            )
+        if self._ledger is not None and self._reservation is not None and not self._ledger.running(self._reservation):
+            raise Refused(
+                f"What this run had reserved ({self._reservation.id}) is settled: it was finished in a copy of its folder, or "
+                f"settled by hand. Nothing more is released under it. Begin a new run in another folder; it pays for itself."
             )
 
     def release(self) -> None:
         """Count a release."""
         self.released += 1
 
-    def commit(self, total: Array) -> None:
-        """Record a release that is durable now. One that is never recorded counts as spent all the same."""
-        if self._ledger is not None and self._reservation is not None:
-            self._ledger.commit(self._reservation, hashlib.sha256(np.ascontiguousarray(total).tobytes()).hexdigest())
+    def commit(self, release: tuple[int, int, str] | None) -> None:
+        """Record a release that is durable now, before anybody is told of it. The same again changes nothing.
+
+        Args:
+            release: see `Checkpoint.release`.
+
+        Raises:
+            Refused: where the sum was released before with other noise.
+            BudgetSpent: for one release more than was reserved.
+        """
+        if release is not None and self._ledger is not None and self._reservation is not None:
+            round, index, digest = release
+            self._ledger.commit(self._reservation, digest, sum=(round, index))
 
     def finish(self) -> None:
         """The run is over: give back what it did not release. A finished run that was resumed changes nothing."""
@@ -101,3 +137,13 @@ class Spending:
         each = uses(self.plan, self._reservation.event)
         nothing, unrecorded = "nothing was released", "of a release whose process was interrupted"
         settle(self._ledger, self._reservation, self.released, each, nothing=nothing, unrecorded=unrecorded)
+
+
+def _found(ledger: Ledger, id: str, must: bool) -> Reservation | None:
+    """The reservation of a run; None for one that was noted and not made. Raises InvalidInput where it must be there."""
+    try:
+        return ledger.find(id)[0]
+    except InvalidInput:
+        if must:
+            raise
+        return None

@@ -12,13 +12,16 @@ from manent.core.randomness import PrivateRandom
 from manent.privacy.check import Plan
 
 
-def reserve(ledger: Ledger, data_set: str, event: Event, plan: Plan, study: str, random: PrivateRandom) -> Reservation:
+def reserve(
+    ledger: Ledger, data_set: str, event: Event, plan: Plan, study: str, random: PrivateRandom, id: str | None = None
+) -> Reservation:
     """Reserve all that a study may release. It is durable when this returns.
 
     Args:
         event: all releases as one event: the plan's own, or what its holder charges for it.
         study: the study's hash, for the record.
         random: the source that the noise will be drawn from.
+        id: that was noted before; see `Ledger.reserve`.
 
     Raises:
         BudgetSpent: where the data set's budget does not cover it. Nothing is reserved then.
@@ -28,7 +31,16 @@ def reserve(ledger: Ledger, data_set: str, event: Event, plan: Plan, study: str,
     if plan.privacy is None:
         raise InvalidInput("A study without differential privacy spends nothing that could be reserved. Add layers and a budget.")
     unit, relation = plan.privacy.unit, plan.privacy.relation
-    return ledger.reserve(data_set, event, privacy_unit=unit, neighboring_relation=relation, study=study, random=random)
+    return ledger.reserve(
+        data_set,
+        event,
+        privacy_unit=unit,
+        neighboring_relation=relation,
+        study=study,
+        random=random,
+        releases=plan.privacy.releases,
+        id=id,
+    )
 
 
 def all_released(plan: Plan, released: int) -> bool:
@@ -51,7 +63,7 @@ def settle(ledger: Ledger, reservation: Reservation, released: int, each: int, *
 
     Args:
         released: how many releases were made.
-        each: repetitions that one release uses, see `uses`; with 0 nothing can be given back once something was released.
+        each: repetitions that one release uses, see `uses`; with 0 nothing is given back once something was released.
         nothing: the reason for the record where nothing was released, and all goes back.
         unrecorded: the name under which releases are recorded that the ledger has no record of.
     """
@@ -65,3 +77,29 @@ def settle(ledger: Ledger, reservation: Reservation, released: int, each: int, *
         ledger.commit(reservation, unrecorded)
     if each:
         ledger.finish(reservation, released * each)
+    else:
+        ledger.close(reservation)
+
+
+def settle_by_hand(ledger: Ledger, id: str, released: int | None) -> None:
+    """Settle the reservation of a study whose process is gone for good. Nothing more can be released under it.
+
+    Args:
+        released: how many releases it made, as its folder or history tells; None where nobody knows: then all of it is spent.
+
+    Raises:
+        InvalidInput: for a reservation that is unknown or settled, for fewer releases than the ledger knows of or more than were
+            reserved, and for a number where the event is spent as a whole.
+    """
+    found = next((one for one in ledger.unsettled() if one.reservation.id == id), None)
+    if found is None:
+        known = ", ".join(one.reservation.id for one in ledger.unsettled()) or "none"
+        raise InvalidInput(f"No reservation {id!r} waits to be settled; there are: {known}.")
+    reservation, most = found.reservation, found.most
+    if released is not None and not found.releases <= released <= (most or released):
+        raise InvalidInput(f"Of {most} releases, at least {found.releases} were made by the ledger; found {released}.")
+    each = 0 if released is None else reservation.event.per_release(most or released or 1)
+    if released and not each:
+        raise InvalidInput(f"Reservation {id} is spent as a whole once something was released. Leave the number of releases out.")
+    words = {"nothing": "settled by hand: nothing was released", "unrecorded": "settled by hand"}
+    settle(ledger, reservation, 1 if released is None else released, each, **words)

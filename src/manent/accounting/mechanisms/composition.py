@@ -50,6 +50,11 @@ class Repeated(Event):
         """Its count: what did not run can be given back."""
         return self.count
 
+    @property
+    def releases(self) -> int:
+        """See `Event`."""
+        return max(1, self.count * self.event.releases)
+
     def per_release(self, releases: int) -> int:
         """An equal part for each release: one round, or the steps of private training."""
         return self.count // releases
@@ -87,6 +92,11 @@ class Composed(Event):
     def parts(self) -> tuple[tuple[Event, int], ...]:
         """Each event, once."""
         return tuple((event, 1) for event in self.events)
+
+    @property
+    def releases(self) -> int:
+        """See `Event`."""
+        return max(1, sum(event.releases for event in self.events))
 
     def nesting(self) -> int:
         """See `Event`."""

@@ -62,6 +62,11 @@ class MatrixFactorisation(Event):
         """
         return self.noise_multiplier
 
+    @property
+    def releases(self) -> int:
+        """All rounds."""
+        return self.rounds
+
     def zcdp(self, relation: NeighboringRelation) -> float:
         """1/(2 z^2), at z / `replaced` for a replacement."""
         return zcdp_of(self, self.noise_multiplier, relation)
