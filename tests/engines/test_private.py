@@ -51,6 +51,7 @@ def test_noise_is_never_the_same_and_a_test_source_repeats_it():
 
 
 def test_with_almost_no_noise_it_is_the_study_without_layers():
+    """The noise on a mean has deviation 100 / 2^13 / 20: the tolerances are more than 19 of it."""
     bare = mn.simulate(study([]), DATA, workers=0)
     quiet = mn.simulate(study([mn.Clip(100.0), mn.CentralNoise(2.0**-13)]), DATA, workers=2)
     np.testing.assert_allclose(quiet.state["model"], bare.state["model"], atol=0.02)
@@ -61,6 +62,7 @@ def test_with_almost_no_noise_it_is_the_study_without_layers():
 
 
 def test_the_divisor_is_what_was_expected_not_who_came():
+    """Within 24 deviations of the noise."""
     cohort = mn.Cohort(sampling_probability=0.5)
     quiet = [mn.Clip(100.0), mn.CentralNoise(2.0**-13)]
     run = mn.simulate(study(quiet, 1, cohort=cohort), DATA, workers=0, seed=4)
@@ -230,7 +232,7 @@ def test_an_interrupted_run_goes_on_with_its_clip_norm(tmp_path):
 
     saved = RunFolder.open(tmp_path / "run").checkpoint()
     norm = float(saved.arrays["layers.train/layer.0.norm"][0])
-    assert norm < 7
+    assert norm < 7  # expected 6.07; the logarithm is 6.4 deviations away: false once in 1e10
     assert saved.released == 5
     whole = mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
     assert len(whole.history) == 9

@@ -67,10 +67,10 @@ def follow(quantile, initial, rounds=200, clients=40, z=0.3):
     state = made.init()
     rows = np.zeros((clients, 3), np.float32)
     rows[:, 1] = np.arange(clients) + 0.5
-    found = []
+    found, random = [], InsecureTestRNG(0)
     for _ in range(rounds):
-        total = made.client(rows, made.sends(state), RANDOM).sum(0)
-        result, state = made.server(total, state, RANDOM)
+        total = made.client(rows, made.sends(state), random).sum(0)
+        result, state = made.server(total, state, random)
         assert result.shape == (3,)
         found.append(float(state["layer.0.norm"][0]))
     return found
@@ -90,7 +90,8 @@ def test_the_bit_and_the_update_share_the_noise_as_in_the_paper():
     made = stack([mn.AdaptiveClip(count_stddev=5.0), mn.CentralNoise(1.0)], 3, 100)
     # Noise of the isotropic release, in units of C for the update and of one client for the count.
     assert made.noise.cost.stddev == pytest.approx(1.00504, abs=1e-5)
-    totals = np.array([made.server(np.zeros(4, np.int64), made.init(), RANDOM)[0] for _ in range(1500)])
+    random = InsecureTestRNG(0)
+    totals = np.array([made.server(np.zeros(4, np.int64), made.init(), random)[0] for _ in range(1500)])
     assert totals.std() == pytest.approx(1.00504 * 0.1, rel=0.05)
 
 

@@ -11,6 +11,7 @@ import manent as mn
 from manent.accounting.events import DiscreteLaplace, DistributedDiscreteGaussian, RoundedGaussian, Skellam
 from manent.crypto import InsecureTestRNG, SystemRandom
 from tests.privacy.studies import stack, vectors
+from tests.statistics import deviation_ok, within
 
 RANDOM = SystemRandom()
 SIZE, CLIENTS = 40_000, 16
@@ -39,9 +40,9 @@ def test_the_total_carries_the_noise_that_is_stated(layers):
     made, found = noise(layers)
     per_total = made.noise.cost.stddev * (math.sqrt(CLIENTS) if made.noise.cost.where == "each client" else 1)
     expected = per_total * (math.sqrt(2) if "laplace" in str(layers) else 1)
-    # The deviation of 40,000 draws is within 2.5% with overwhelming odds (a Laplace variable's less so).
-    assert found.std() == pytest.approx(expected, rel=0.04)
-    assert abs(found.mean()) < 6 * expected / math.sqrt(SIZE)
+    # Sixteen checks of 1e-11 each.
+    assert deviation_ok(found, expected, kurtosis=6 if "laplace" in str(layers) else 3, alarm=1e-11)
+    assert within(found.mean(), 0, expected / math.sqrt(SIZE), alarm=1e-11)
     if made.stages[1].form.layout.size == SIZE and not made.stages[1].stochastic:
         assert made.noise.cost.stddev == pytest.approx(1.5 * 2.0, rel=1e-6)
 
@@ -91,7 +92,7 @@ def test_shares_are_sized_for_those_who_are_certain_to_answer():
     assert made.noise.parties == 7
     rows = np.zeros((1, SIZE), np.float32)
     minimum = sum(made.client(rows, {}, RANDOM)[0] for _ in range(made.noise.parties))
-    assert minimum.std() * made.form.grid == pytest.approx(1.0, rel=0.04)
+    assert deviation_ok(minimum * made.form.grid, 1.0)
 
 
 def test_a_share_below_two_steps_is_refused():

@@ -22,7 +22,7 @@ def _hadamard(size: int) -> Array:
     return np.asarray(matrix / np.sqrt(size))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # each as large as a vector
 def _signs(size: int, seed: int) -> Array:
     signs = repeatable(seed, "rotation", size).integers(0, 2, size) * 2.0
     signs -= 1.0

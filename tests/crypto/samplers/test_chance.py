@@ -16,7 +16,7 @@ from manent.crypto import SystemRandom
 from manent.crypto.samplers.chance import bernoulli, stochastic_round
 from tests.crypto.scripted import Scripted, split
 
-LEVEL = 1e-8  # false alarm of one check; the file makes about 20
+LEVEL = 1e-11  # false alarm of one check; the file makes about 20
 
 
 def uniform(number):

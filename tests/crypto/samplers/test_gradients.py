@@ -15,7 +15,7 @@ from manent.core.training.dpsgd import SUM_SLACK, clip_factors
 from manent.crypto.random import InsecureTestRNG
 from manent.crypto.samplers.gradients import ExactDraws, grid_bits, grid_sensitivity, on_grid, sampler_error
 
-FALSE_ALARM = 1e-6  # of each statistical test here; seeds are fixed, so a failure stays a failure
+FALSE_ALARM = 1e-6  # of each statistical test here, were the seeds not fixed: so each passes for ever, or fails for ever
 
 
 def clipped(gradients: np.ndarray, clip_norm: float, order: np.ndarray, parts: int) -> np.ndarray:

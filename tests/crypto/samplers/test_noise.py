@@ -1,6 +1,6 @@
 """Integer noise against its laws.
 
-Each statistical check is held to a share of FALSE_ALARM: a correct sampler fails this file in one of a million runs.
+Each statistical check is held to a share of FALSE_ALARM: a correct sampler fails this file less than once in 1e9 runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGMAS = (0.7, 1.0, 3.2, 10.0, 1e2, 1e4, 1e6)
 KINDS = ("rounded", "discrete", "laplace", "skellam")
 SAMPLES = 10_000_000
 
-FALSE_ALARM = 1e-6
+FALSE_ALARM = 1e-10
 CHECKS = len(SIGMAS) * len(KINDS) * 5
 LEVEL = FALSE_ALARM / CHECKS
 
@@ -90,7 +90,7 @@ def test_samples_follow_the_law(kind, sigma):
 
 
 def test_the_chi_square_sees_a_slightly_wrong_sigma():
-    """The chi-square is 8 of its standard deviations above the critical value, here and in the next test."""
+    """The chi-square is 7 of its standard deviations above the critical value, here and in the next test."""
     assert law_level(rounded_gaussian(1.005e4, SAMPLES, SystemRandom()), "rounded", 1e4) < LEVEL
 
 
@@ -102,7 +102,7 @@ def test_the_chi_square_sees_a_comparison_left_out(monkeypatch):
 @pytest.mark.parametrize("sigma", [0.7, 5.0, 300.0, 1e9])
 @pytest.mark.parametrize("kind", KINDS)
 def test_mean_variance_symmetry_and_independence(kind, sigma):
-    """Within 7 standard errors (one in 4e11)."""
+    """Within 7 standard errors (one in 4e11), in 112 checks: a false alarm once in 3e9 runs."""
     if kind == "skellam" and sigma > 2**25:
         sigma = 2.0**25
     samples = draw(kind, sigma, 1_000_000, SystemRandom()).astype(np.float64)
@@ -160,9 +160,10 @@ def test_a_forked_child_draws_other_noise():
 
 @pytest.mark.parametrize("kind", ["rounded", "discrete", "laplace"])
 def test_the_ends_of_the_range(kind):
+    """Of the narrow draws one is further out with probability 3e-10 (Laplace), of the wide ones two are equal with 2e-10."""
     random = SystemRandom()
     assert set(np.unique(draw(kind, 2.0**-4, 10_000, random))) <= {-1, 0, 1}
-    wide = draw(kind, 2.0**50, 10_000, random)
+    wide = draw(kind, 2.0**50, 1000, random)
     assert 2.0**48 < np.std(wide) < 2.0**52
     assert len(np.unique(wide)) == wide.size
 

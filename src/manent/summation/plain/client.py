@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from manent.core.errors import InvalidInput, ManentError, ProtocolAbort
 from manent.core.parties import SERVER, Envelope, KeyRoster, Signer, Step
 from manent.core.vectors import Array
 from manent.summation.parties import wire
 from manent.summation.parties.call import SumExpected
+from manent.summation.parties.giving import Giving
 from manent.summation.parties.wire import Kind
 from manent.summation.plain.terms import PlainCall, PlainTerms, type_tag, upload_message
 
 
 @final
-class PlainClient:
+class PlainClient(Giving):
     """One client in one sum in the clear, over as many attempts as the server makes; see `ClientParty`.
 
     Args:
@@ -24,6 +25,8 @@ class PlainClient:
         expected: what it knows by itself of the sum.
         records: its log, where it is rebuilt.
     """
+
+    ready: ClassVar[str] = "called"
 
     def __init__(
         self, identity: Signer, roster: KeyRoster, expected: SumExpected[PlainTerms], records: Sequence[bytes] = ()
@@ -38,21 +41,6 @@ class PlainClient:
         self._last = b""
         for record in records:
             self._load(record)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the sum is over for this client."""
-        return self.stage in ("closed", "aborted")
-
-    @property
-    def needs_vector(self) -> bool:
-        """Whether its vector is still to be given."""
-        return self._vector is None and self.uploaded_in is None
-
-    @property
-    def awaits_vector(self) -> bool:
-        """Whether the protocol has come to its vector, which is still to be given."""
-        return self.needs_vector and self.stage == "called"
 
     @property
     def survivors(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from manent.crypto.seal import seal, unseal
 from manent.crypto.shamir import draw_secret, split
 from manent.summation.parties import wire
 from manent.summation.parties.fields import Reader, u8
+from manent.summation.parties.giving import Giving
 from manent.summation.parties.wire import Kind
 from manent.summation.secagg import bodies, keys, ring
 from manent.summation.secagg.bodies import Advert, Opened, Parcel, Signed
@@ -83,7 +84,7 @@ class _Attempt:
 
 
 @final
-class SecAggClient:
+class SecAggClient(Giving):
     """One client in one masked sum, over as many attempts as the server makes; see `ClientParty`.
 
     Args:
@@ -98,6 +99,8 @@ class SecAggClient:
     remembers that the client took part, and makes no second client for the same study, sum and round.
     """
 
+    ready: ClassVar[str] = "delivered"
+
     def __init__(
         self, identity: Signer, roster: KeyRoster, expected: Expected, random: PrivateRandom, records: Sequence[bytes] = ()
     ) -> None:
@@ -111,21 +114,6 @@ class SecAggClient:
         self._last: bytes = b""
         for record in records:
             self._load(record)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the sum is over for this client: closed, or aborted."""
-        return self.stage in ("closed", "aborted")
-
-    @property
-    def needs_vector(self) -> bool:
-        """Whether its vector is still to be given."""
-        return self._vector is None and self.uploaded_in is None
-
-    @property
-    def awaits_vector(self) -> bool:
-        """Whether the protocol has come to its vector, which is still to be given."""
-        return self.needs_vector and self.stage == "delivered"
 
     @property
     def survivors(self) -> int | None:
