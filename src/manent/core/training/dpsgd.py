@@ -207,14 +207,14 @@ def private_gradient(
 
 
 def refuse_weights(start: Vector) -> None:
-    """Raises Refused for a weight that is not finite, or above LARGEST_WEIGHT in size. That depends on no data, so it tells none."""
+    """Raises Refused for a weight that is not finite, or above LARGEST_WEIGHT in size. It tells nothing of data."""
     within = np.abs(start) <= LARGEST_WEIGHT
     if not within.all():
         place = int(within.argmin())
         raise Refused(
             f"Private training expects weights that are finite and at most 2^40 in size; the model that came has "
-            f"{start[place]:g} at place {place}. A server that sends such weights is wrong, or training diverged: start from other "
-            f"weights, or lower the learning rate."
+            f"{start[place]:g} at place {place}. A server that sends such weights is wrong, or training diverged: start from "
+            f"other weights, or lower the learning rate."
         )
 
 

@@ -159,7 +159,7 @@ class Network:
         self.stack = stack_of(self.module, loss) if self.device.type == "cpu" else None
         self.random = any(_draws(m) for m in self.module.modules())
         self._gradient: tuple[Tensor, list[Tensor]] | None = None
-        self.kept = Kept(self.module)
+        self.kept = Kept(self.module, loss)
 
     def load(self, vector: Array) -> None:
         """Gives the module the weights and statistics of this vector [d]. All else that it keeps is as it was given."""

@@ -64,17 +64,27 @@ class _Slot:
 
 
 class Kept:
-    """What one module keeps, as it was when this object was made."""
+    """What one module and its loss keep, as it was when this object was made."""
 
-    def __init__(self, module: nn.Module) -> None:
-        parts = list(module.named_modules())
-        # Modules and parameters are the same objects in every copy.
+    def __init__(self, module: nn.Module, loss: object = None) -> None:
+        own_parts = list(module.named_modules())
+        parts = own_parts + [(f"loss {name}".rstrip(), part) for name, part in _modules_of(loss)]
+        # Modules and tensors of a module are the same objects in every copy.
         self._fixed = {id(part): part for _, part in parts} | {id(t): t for t in (*module.parameters(), *module.buffers())}
-        own = [_slot(_title(name, part), part.__dict__, key) for name, part in parts for key in part.__dict__ if key not in _OWN]
+        own = [
+            _slot(_title(name, part), part.__dict__, key)
+            for number, (name, part) in enumerate(parts)
+            for key in part.__dict__
+            if key not in _OWN or number >= len(own_parts)
+        ]
         self._simple = [(slot.holder, slot.key, slot.value, slot) for slot in own if slot.simple]
         self._empty = [(slot.holder, slot.key, slot.value, slot) for slot in own if slot.seen == ()]
         self._deep = [slot for slot in own if not slot.simple and slot.seen != ()]
         self._beside = list(_beside(parts))
+        if callable(loss) and not isinstance(loss, nn.Module):
+            self._beside.append(_slot("The loss", {"what it closes over": loss}, "what it closes over", False))
+            if inspect.isfunction(loss):
+                self._beside += _globals("The loss", loss, set())
         self._names = [
             (_title(name, part), kind, holder, set(holder))
             for name, part in parts
@@ -119,6 +129,10 @@ class Kept:
 
     def _copy(self, values: dict[int, Any]) -> dict[int, Any]:
         return copy.deepcopy(values, dict(self._fixed))
+
+
+def _modules_of(loss: object) -> list[tuple[str, nn.Module]]:
+    return list(loss.named_modules()) if isinstance(loss, nn.Module) else []
 
 
 def _title(name: str, part: nn.Module) -> str:
