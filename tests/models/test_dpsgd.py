@@ -20,7 +20,9 @@ from manent.core.training.dpsgd import DPSGD, clip_factors  # noqa: E402
 from manent.crypto.random import InsecureTestRNG  # noqa: E402
 from manent.crypto.samplers.gradients import ExactDraws  # noqa: E402
 from manent.models import TorchModel  # noqa: E402
+from manent.models import chain as exact_chain  # noqa: E402
 from manent.models.torch import private as torch_private  # noqa: E402
+from manent.models.torch import seeded  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +65,13 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear on sequences": (
         lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.SiLU(), nn.Linear(5, 2), nn.Flatten(), nn.Linear(14, 3)),
         (7, 4),
+    ),
+    "images": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, (5, 3), padding=(2, 1)), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, stride=(2, 1), bias=False),
+            nn.Tanh(), nn.MaxPool2d((1, 2), (1, 1)), nn.Flatten(), nn.Linear(24, 5), nn.Sigmoid(), nn.Identity(), nn.Linear(5, 3),
+        ),
+        (2, 12, 10),
     ),
     "convolutions": (
         lambda: nn.Sequential(
@@ -112,12 +121,16 @@ def start(model: TorchModel) -> Any:
     return vector + np.random.default_rng(2).normal(0, 0.2, len(vector)).astype(np.float32)
 
 
+EXACT = ("linear", "images")
+"""The networks of which `models.chain` knows every layer."""
+
+
 @pytest.mark.parametrize("clip_norm", [0.05, 1e6])
 @pytest.mark.parametrize("name", [*CHAINS, "embedding"])
-def test_chain_vmap_and_loop_agree(name: str, clip_norm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chain_and_loop_agree(name: str, clip_norm: float) -> None:
     network, data = draw(name)
     chained = TorchModel(network, "cross_entropy")
-    assert chained._clipped.chain is not None
+    assert (chained._clipped.chain is not None) == (name in EXACT)
     vector = start(chained)
     expected = loop(chained, vector, data, clip_norm)
     assert np.abs(expected).max() > 1e-3
@@ -125,31 +138,25 @@ def test_chain_vmap_and_loop_agree(name: str, clip_norm: float, monkeypatch: pyt
     np.testing.assert_allclose(total, expected, rtol=1e-4, atol=2e-6)
     alone = TorchModel(Own(network), "cross_entropy", classes=3)
     assert alone._clipped.chain is None
-    mapped, again = alone.clipped_gradient_sum(vector, data, clip_norm)
-    np.testing.assert_allclose(mapped, expected, rtol=1e-4, atol=2e-6)
+    by_itself, again = alone.clipped_gradient_sum(vector, data, clip_norm)
+    np.testing.assert_allclose(by_itself, expected, rtol=1e-4, atol=2e-6)
     assert loss == pytest.approx(again, rel=1e-5)
-    assert alone._clipped.together
-    monkeypatch.setattr(alone._clipped, "together", False)
-    np.testing.assert_allclose(alone.clipped_gradient_sum(vector, data, clip_norm)[0], expected, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["convolutions", "embedding", "linear on sequences"])
+@pytest.mark.parametrize("name", EXACT)
 def test_passes_of_few_rows_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, data = draw(name)
     model = TorchModel(network, "cross_entropy")
     vector = start(model)
     whole, loss = model.clipped_gradient_sum(vector, data, 0.05)
-    for limit in ("ROWS", "ALONE"):
-        monkeypatch.setattr(torch_private, limit, 5)
+    monkeypatch.setattr(exact_chain, "ROWS", 5)
     parts, again = model.clipped_gradient_sum(vector, data, 0.05)
-    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-8)
-    assert loss == pytest.approx(again, rel=1e-6)
-    alone, _ = TorchModel(Own(network), "cross_entropy", classes=3).clipped_gradient_sum(vector, data, 0.05)
-    np.testing.assert_allclose(alone, whole, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(parts, whole, rtol=1e-12, atol=1e-15)
+    assert loss == pytest.approx(again, rel=1e-12)
 
 
 def test_an_example_that_is_not_finite_contributes_nothing_in_any_way() -> None:
-    for name in ("convolutions", "linear on sequences", "norm over several axes"):
+    for name in ("images", "convolutions", "linear on sequences", "norm over several axes"):
         network, data = draw(name)
         x = data.x.copy()
         x[3] = np.nan
@@ -222,18 +229,13 @@ def test_what_is_no_plain_chain_passes_row_by_row(make: Callable[[], nn.Module])
     )
 
 
-@pytest.mark.parametrize(
-    ("network", "shape"),
-    [
-        # Without an axis of rows, torch takes the first axis for channels or places.
-        (nn.Sequential(nn.Conv2d(4, 1, 1), nn.Flatten(), nn.Linear(9, 3)), (3, 3)),
-        (nn.Sequential(nn.LayerNorm((4, 6)), nn.Linear(6, 3)), (6,)),
-    ],
-)
-def test_a_chain_that_would_not_see_rows_is_not_taken_for_one(network: nn.Module, shape: tuple[int, ...]) -> None:
-    chain = torch_private.chain_of(network)
+def test_a_chain_that_would_not_see_rows_is_not_taken_for_one() -> None:
+    """Without an axis of rows, torch takes the first axis for channels."""
+    chain = torch_private.chain_of(nn.Sequential(nn.Conv2d(4, 1, 1), nn.Flatten(), nn.Linear(9, 3)), 3)
     assert chain is not None
-    assert torch_private.rows_of(chain, 1 + len(shape)) is None
+    assert torch_private.fits(chain, np.zeros((5, 4, 3, 3), np.float32))
+    assert not torch_private.fits(chain, np.zeros((4, 3, 3), np.float32))
+    assert not torch_private.fits(chain, np.zeros((5, 4, 3, 3), np.int64))
 
 
 def test_a_loss_of_ones_own_is_taken_of_each_row() -> None:
@@ -299,7 +301,7 @@ def test_statistics_of_the_data_do_not_leave_private_training() -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_dropout_is_drawn_for_every_row_and_from_the_seed(own: bool) -> None:
+def test_dropout_is_drawn_for_every_example_and_from_the_seed(own: bool) -> None:
     network: nn.Module = nn.Sequential(nn.Linear(6, 50), nn.Dropout(0.5), nn.Linear(50, 3))
     model = TorchModel(Own(network) if own else network, "cross_entropy", classes=3)
     row = draw("linear")[1][:1]
@@ -315,10 +317,16 @@ def test_dropout_is_drawn_for_every_row_and_from_the_seed(own: bool) -> None:
     before = torch.random.get_rng_state()
     trained(3)
     assert torch.equal(before, torch.random.get_rng_state())
-    torch.manual_seed(0)
-    eight, _ = model.clipped_gradient_sum(start(model), data, 1e6)
-    one, _ = model.clipped_gradient_sum(start(model), data[:1], 1e6)
-    assert np.count_nonzero(np.abs(eight - 8 * one) > 1e-3 * np.abs(one)) > 100  # not one mask for all
+    others = draw("linear", 8)[1]
+    with seeded(0):
+        eight, _ = model.clipped_gradient_sum(start(model), others, 1e6)
+    ones = []
+    for row in range(8):
+        with seeded(0):
+            ones.append(model.clipped_gradient_sum(start(model), others[row : row + 1], 1e6)[0])
+    np.testing.assert_array_equal(eight, sum(ones))  # the masks follow the example, not its place
+    hidden = [np.abs(one[300:350]) > 0 for one in ones]  # the bias of the first layer
+    assert len({mask.tobytes() for mask in hidden}) == 8  # not one mask for all
 
 
 def test_data_that_the_network_rejects_are_explained() -> None:

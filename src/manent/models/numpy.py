@@ -25,8 +25,8 @@ from manent.core.canonical import to_plain
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.training import LocalTraining, Trained, descend, descend_privately
-from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
+from manent.models.chain import CURVES, Dense, Layer, clipped_sum
 from manent.models.checks import check_features, check_single_targets, check_targets
 
 __all__ = ["LinearModel", "LogisticModel", "SoftmaxModel"]
@@ -118,29 +118,13 @@ class DenseModel(ABC):
 
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
         """float64[d], the sum of the rows' clipped gradients, without l2; and the sum of losses. See `core.training.dpsgd`."""
-        _, derivative = _ACTIVATIONS[self.activation]
-        with np.errstate(all="ignore"):  # a row whose gradient overflows adds nothing
-            values = self._forward(vector, data.x)
-            loss, slope = loss_and_slope(self.kind, values[-1], data.y)
-            slope = slope * slope.dtype.type(len(data))
-            weights, pairs, squares = self.weights(vector), [], np.zeros(len(data))
-            for depth in range(len(weights) - 1, -1, -1):
-                W, b = weights[depth]
-                a, s = values[depth].astype(np.float64), slope.astype(np.float64)
-                pairs.append((a, s))
-                # The gradient is the outer product of a and s.
-                squares += np.einsum("no,no->n", s, s) * (np.einsum("ni,ni->n", a, a) + (b is not None))
-                if depth:
-                    slope = (slope @ W.T) * derivative(values[depth])
-        factors = clip_factors(squares, clip_norm)
-        kept = factors > 0
-        total = np.zeros(self.layout.size)
-        for (dW, db), (a, s) in zip(self.weights(total), reversed(pairs), strict=True):
-            s = s[kept] * factors[kept, None]
-            dW[...] = a[kept].T @ s
-            if db is not None:
-                db[...] = s.sum(axis=0)
-        return total, loss * len(data)
+        self.layout.check_size(vector)
+        total, layers = np.zeros(self.layout.size), list[Layer]()
+        for (W, b), (dW, db) in zip(self.weights(vector), self.weights(total), strict=True):
+            if layers and self.activation in CURVES:
+                layers.append(CURVES[self.activation]())
+            layers.append(Dense(W, b, dW, db))
+        return total, clipped_sum(layers, self.kind, data.x, data.y, clip_norm)
 
     def _penalty(self, vector: Array) -> Array:
         """[d], the gradient of l2/2 |W|^2."""

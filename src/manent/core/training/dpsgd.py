@@ -39,26 +39,35 @@ SUM_SLACK = 2.0**-10
 
 Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Every model file keeps these rules:
 
-1. An example's gradient is held as exact numbers: float32 coordinates, or the outer product of two vectors of float32. Its
-   squared norm is summed in float64 (for a product, from those of the two vectors), in any order. With p <= 2^32 coordinates the
+1. An example's gradient, as computed, is a function of that example, the weights and the key of the pass alone (the key decides
+   what random layers draw). It depends neither on the other rows, nor on how many there are, nor on its place among them. In a
+   chain of known layers that follows from the arithmetic (`models.exact`). Elsewhere each example passes by itself, through the
+   same operations on tensors of the same shapes (`models.torch.private`, `models.jax`).
+2. It is held as exact numbers: float32 coordinates, whole numbers times a power of two, or the outer product of two such
+   vectors. Its squared norm is computed in float64, by rule 1 with the same bits in every batch. With p <= 2^32 coordinates the
    relative error is below g(p + 8) < 2^-20, and that of the norm below 2^-21. Nothing overflows or underflows on the way: squares
    of float32 lie between 2^-298 and 2^256, products of two sums of such between 2^-596 and 2^576.
-2. `clip_factors` gives f <= min(1, C / norm) (1 + u)^2, so that f times the gradient has a norm of at most C (1 + 2^-20), and
-   zero where the norm is not finite; such a gradient is set to zero beforehand.
-3. The n <= 2^20 weighted gradients are summed in float64, in any order, with or without fused multiply-add, in any number <= n of
+3. `clip_factors` gives f <= min(1, C / norm) (1 + u)^2, so that f times the gradient has a norm of at most C (1 + 2^-20), and
+   zero where the norm is not finite; such a gradient is set to zero beforehand. By rules 1 and 2, f has the same bits in every
+   batch. No batch's size goes into any of it: nothing is divided by the number of rows.
+4. The n <= 2^20 weighted gradients are summed in float64, in any order, with or without fused multiply-add, in any number <= n of
    parts. A coordinate of the sum is off by at most g(2 n + 4) times the sum of the sizes of its terms (Higham 2002, "Accuracy
    and Stability of Numerical Algorithms", section 4.2), hence the sum in norm by at most
    g(2 n + 4) n C (1 + 2^-20) < 2^-11.99 C.
 
-The sum with the example and the sum without it each have at most this error, so their difference has a norm of at most
+The exact sums of the weighted gradients, with the example and without it, differ by the example's own: every other term is the
+same, by rule 3. The computed sums each have at most the error of rule 4, so their difference has a norm of at most
 C (1 + 2^-20 + 2 * 2^-11.99) < C (1 + 2^-10).
-
-Assumed: the computed gradient of an example is a function of that example and the weights alone. Some libraries compute other
-last bits when more examples are computed together; for them this holds only up to those bits.
 """
 
-ASSUMPTION = "The gradient of an example, as computed, depends on that example and the weights alone, to the last bit."
+ASSUMPTION = (
+    "The gradient of an example, as computed, depends on that example and the weights alone, to the last bit: in a chain of "
+    "known layers by its arithmetic; elsewhere because a library that is given the same numbers in the same shapes does the same."
+)
 """What the bound of `SUM_SLACK` assumes, as a sentence for the statement."""
+
+LARGEST_WEIGHT = 2.0**40
+"""Private training begins with weights that are finite and of at most this size, and refuses others: they are no model."""
 
 
 class PrivateDraws(Protocol):
@@ -195,6 +204,18 @@ def private_gradient(
         return (loss / len(x) if len(x) and isfinite(loss) else 0.0), mean
 
     return gradient
+
+
+def refuse_weights(start: Vector) -> None:
+    """Raises Refused for a weight that is not finite, or above LARGEST_WEIGHT in size. It tells nothing of data."""
+    within = np.abs(start) <= LARGEST_WEIGHT
+    if not within.all():
+        place = int(within.argmin())
+        raise Refused(
+            f"Private training expects weights that are finite and at most 2^40 in size; the model that came has "
+            f"{start[place]:g} at place {place}. A server that sends such weights is wrong, or training diverged: start from "
+            f"other weights, or lower the learning rate."
+        )
 
 
 def needed(draws: PrivateDraws | None) -> PrivateDraws:

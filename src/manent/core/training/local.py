@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Examples
-from manent.core.training.dpsgd import DPSGD, ClippedSum, PrivateDraws, needed, private_gradient
+from manent.core.training.dpsgd import DPSGD, ClippedSum, PrivateDraws, needed, private_gradient, refuse_weights
 from manent.core.training.schedules import Constant, Schedule
 from manent.core.vectors import Array, Vector
 
@@ -240,11 +240,13 @@ def descend_privately(
         penalty: the gradient [p] of the model's own penalty, such as l2. It depends on the vector alone, not on data, so it is
             added after the noise.
 
-    Raises Refused where the training is not private, the noise is not known, or there is nothing to draw it from.
+    Raises Refused where the training is not private, the noise is not known, there is nothing to draw it from, or the model's
+    weights are outside the declared range (`core.training.dpsgd.LARGEST_WEIGHT`).
     """
     privacy, batch_size = work.local.privacy, work.local.batch_size
     if privacy is None or batch_size is None:
         raise Refused("Training without privacy=DPSGD(...) has no private gradients.")
+    refuse_weights(work.start)
     private = private_gradient(clipped, parameters, privacy, batch_size, work.draws)
 
     def gradient(vector: Vector, x: Array, y: Array) -> tuple[float, Vector]:

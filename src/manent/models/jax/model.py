@@ -15,13 +15,14 @@ import numpy as np
 
 from manent.core import validate
 from manent.core.canonical import code_hash, to_plain, type_name
-from manent.core.errors import InvalidInput, MissingExtra
+from manent.core.errors import InvalidInput, MissingExtra, Refused
 from manent.core.examples import Examples
 from manent.core.metrics import Scored, Task
 from manent.core.training import LocalTraining, Trained, descend_privately
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.checks import check_numbers, check_rows, check_targets
+from manent.models.exact import bits_for, squares, whole
 
 try:
     import jax
@@ -43,6 +44,7 @@ FAULTS = (
     ArithmeticError,
     RuntimeError,
 )  # the errors that tracing a function may raise
+PURE = "Compute everything from the parameters and the row; draw random numbers from a key that is fixed."
 ALONE = 64  # the most rows in one pass, where each row has its own gradient
 STORED = 1 << 24  # the most numbers in these gradients
 
@@ -164,21 +166,30 @@ class JaxModel:
         return total
 
     def check_private(self) -> None:
-        """Does nothing: each row goes through apply alone, so apply cannot mix examples."""
+        """Does nothing: each row goes through apply alone. `clipped_gradient_sum` refuses an apply that is not pure."""
 
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
-        """float64[p], the sum of the rows' clipped gradients; and the sum of losses. See `core.training.dpsgd`."""
+        """float64[p], the sum of the rows' clipped gradients; and the sum of losses. See `core.training.dpsgd`.
+
+        Rows pass one after another through one compiled program, whatever their number, so no row's bits depend on the others.
+        Raises Refused where apply or the loss is not a pure function of the parameters and one row.
+        """
         vector, total, loss = self._checked(vector), np.zeros(self.layout.size), 0.0
+        if len(data):
+            impure = self._impure(data.x[:1], data.y[:1])
+            if impure is not None:
+                raise Refused(f"{impure} So no gradient belongs to one example. {PURE}")
         most = max(1, min(ALONE, STORED // self.layout.size))
         for start in range(0, len(data), most):
             x, y = data.x[start : start + most], data.y[start : start + most]
-            part, size = len(x), min(capacity(len(x), 4), most)
-            gradients, losses = self._programs.run("clipped", self._alone, vector, padded(x, size), padded(y, size))
-            each = np.asarray(gradients)[:part].astype(np.float64)
-            factors = clip_factors(np.einsum("np,np->n", each, each), clip_norm)
-            kept = factors > 0
-            total += factors[kept] @ each[kept]
-            loss += float(np.asarray(losses)[:part].sum(dtype=np.float64))
+            count = np.asarray(len(x), np.int32)
+            arrays = padded(x, most), padded(y, most)
+            gradients, losses = self._programs.run("clipped", self._alone, vector, *arrays, count)
+            numbers, scale, finite = whole(np.asarray(gradients)[: len(x)], bits_for(self.layout.size))
+            sizes = squares(numbers) * (scale * scale)
+            sizes[~finite] = np.nan
+            total += (clip_factors(sizes, clip_norm) * scale) @ numbers
+            loss += float(np.asarray(losses)[: len(x)].sum(dtype=np.float64))
         return total, loss
 
     def evaluate(self, vector: Vector, data: Examples) -> Scored:
@@ -259,14 +270,38 @@ class JaxModel:
     def _gradient(self, vector: Any, x: Any, y: Any, weights: Any) -> Any:
         return flat(jax.grad(lambda tree: (self._losses(tree, x, y) * weights).sum())(self._tree(vector)))
 
-    def _alone(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        """The gradients [n, p] and the losses [n] of rows that go through apply one by one."""
+    def _alone(self, vector: Any, x: Any, y: Any, count: Any) -> tuple[Any, Any]:
+        """The gradients [n, p] and the losses [n] of the first `count` of n rows; zeros for the others.
 
-        def loss(vector: Any, one: Any, target: Any) -> Any:
-            return self._losses(self._tree(vector), one[None], target[None])[0]
+        A loop, and not a batch: the same operations of the same shapes for each row, wherever it stands.
+        """
 
-        losses, gradients = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(vector, x, y)
+        def one(row: Any, found: tuple[Any, Any]) -> tuple[Any, Any]:
+            gradients, losses = found
+            loss, gradient = self._one(vector, jax.lax.dynamic_slice_in_dim(x, row, 1), jax.lax.dynamic_slice_in_dim(y, row, 1))
+            return gradients.at[row].set(gradient), losses.at[row].set(loss)
+
+        gradients, losses = jax.lax.fori_loop(0, count, one, (jnp.zeros((len(x), len(vector))), jnp.zeros(len(x))))
         return gradients, losses
+
+    def _one(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        """The loss and the gradient [p] of one row, x [1, ...] and y [1, ...]."""
+        loss, gradient = jax.value_and_grad(lambda v: self._losses(self._tree(v), x, y)[0])(vector)
+        return loss, gradient
+
+    def _impure(self, x: Array, y: Array) -> str | None:
+        """Why apply or the loss is not a pure function, as a sentence; None if it seems to be one. Traced once for each shape."""
+        key = "pure", x.shape[1:], x.dtype, y.shape[1:], y.dtype
+        if key in self._fitting:
+            return None
+        arrays = np.zeros(self.layout.size, np.float32), padded(x[:1], 1), padded(y[:1], 1)
+        first, second = (_traced(self._one, arrays) for _ in range(2))
+        if first != second:
+            return "apply or the loss does something else each time that it is called: it reads what it, or another, changes."
+        if "pure_callback" in first or "io_callback" in first:
+            return "apply or the loss calls back into Python, where it may keep what it has seen."
+        self._fitting.add(key)
+        return None
 
     def _evaluate(self, vector: Any, x: Any, y: Any) -> tuple[Any, Any]:
         scores = self._shaped(self.apply(self._tree(vector), x), y)
@@ -321,6 +356,9 @@ class JaxModel:
             raise InvalidInput(
                 f"The loss of two rows must be the mean of their losses, {mean:.6g}; found {loss:.6g}. Use a mean."
             )
+        impure = self._impure(x, y)
+        if impure is not None:
+            raise InvalidInput(f"{impure} So results would depend on who computes what. {PURE}")
 
     def _shaped(self, scores: Any, y: Any) -> Any:
         """The scores, without a last axis of length 1 where y has none. Raises InvalidInput where they do not match."""
@@ -362,12 +400,26 @@ def _compile(function: Callable[..., Any], arrays: tuple[Array, ...], device: An
         try:
             lowered = jax.jit(function).lower(*arrays)
         except FAULTS as error:
-            shapes = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in arrays[1:])
-            raise InvalidInput(
-                f"apply or the loss fails on {shapes}: {_brief(error)}. Change them to fit the data, or the data to fit them."
-            ) from error
+            raise InvalidInput(_failure(error, arrays)) from error
         compiled: Callable[..., Any] = lowered.compile()
     return compiled
+
+
+def _traced(function: Callable[..., Any], arrays: tuple[Array, ...]) -> str:
+    """What a function does to arrays, with its constants, as text. Raises InvalidInput where it cannot be traced."""
+    with jax.default_device(DEVICES.first):
+        try:
+            # A function of its own each time, so that JAX does not remember the last trace.
+            found = jax.make_jaxpr(lambda *given: function(*given))(*arrays)
+        except FAULTS as error:
+            raise InvalidInput(_failure(error, arrays)) from error
+    constants = hashlib.sha256(b"".join(np.asarray(c).tobytes() for c in found.consts if hasattr(c, "dtype")))
+    return f"{re.sub('0x[0-9a-f]+', '', str(found.jaxpr))} {constants.hexdigest()}"
+
+
+def _failure(error: Exception, arrays: tuple[Array, ...]) -> str:
+    shapes = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in arrays[1:])
+    return f"apply or the loss fails on {shapes}: {_brief(error)}. Change them to fit the data, or the data to fit them."
 
 
 def _brief(error: Exception) -> str:

@@ -72,6 +72,8 @@ class Batched:
             weights[who] = step.taken(who, weights[who], gradients)
         if any(not torch.equal(buffer, buffers[name]) for name, buffer in network.module.named_buffers()):
             raise RuntimeError("Training changes a buffer, so each client needs its own.")
+        if network.kept.changed() is not None:
+            raise RuntimeError("Training changes an attribute, so each client needs its own.")
         steps = [len(work.batches) for work in works]
         vectors, means = weights.cpu().numpy(), losses.cpu().numpy() / steps
         each = zip(works, vectors, means, strict=True)

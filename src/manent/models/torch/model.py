@@ -27,8 +27,9 @@ except ImportError:  # pragma: no cover
     raise MissingExtra("torch", "torch", "TorchModel") from None
 
 from manent.models.torch.batched import Batched
-from manent.models.torch.network import Network, explained, layout_of, local_buffers, seeded, tensor
+from manent.models.torch.network import Network, explained, layout_of, local_buffers, tensor
 from manent.models.torch.private import Clipped, refuse_mixing
+from manent.models.torch.random import seeded
 from manent.models.torch.training import train
 
 ROWS = 512  # rows in one pass, where only a sum over the rows is needed
@@ -126,7 +127,9 @@ class TorchModel:
         if "_clipping" not in self.__dict__:
             self.check_private()
             network = self._network if self.device == "cpu" else Network(self.network, self.loss, self._loss)
-            object.__setattr__(self, "_clipping", Clipped(network, self._loss, isinstance(self.loss, str)))
+            object.__setattr__(
+                self, "_clipping", Clipped(network, self._loss, isinstance(self.loss, str), self.kind, self.classes)
+            )
         clipping: Clipped = self.__dict__["_clipping"]
         return clipping
 
@@ -155,7 +158,7 @@ class TorchModel:
     def _train(self, work: LocalTraining, data: Examples) -> Trained:
         if work.local.privacy is None:
             return train(self._network, work, data)
-        with seeded(work.seed, self._network.random):
+        with seeded(work.seed):  # from which the key of each pass is drawn
             return descend_privately(self.clipped_gradient_sum, self._clipped.size, work, data)
 
     def check_private(self) -> None:

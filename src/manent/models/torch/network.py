@@ -16,6 +16,7 @@ from torch.autograd.graph import GradientEdge
 from manent.core.errors import InvalidInput
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.torch.stack import stack_of
+from manent.models.torch.state import Kept
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _run_backward = torch.autograd.Variable._execution_engine.run_backward
@@ -132,7 +133,8 @@ def _is_large(module: nn.Module, places: Mapping[int, int]) -> TypeGuard[nn.Line
 class Network:
     """A private copy of a module, bound to `vector`, float32[d], laid out as `layout_of(module)`.
 
-    It serves one process and one thread at a time. Each `load` resets the buffers that are not in the vector.
+    It serves one process and one thread at a time. Each `load` resets the buffers that are not in the vector, and the attributes
+    of every module: whatever a `forward` keeps there ends with the client, so results do not depend on who trains whom.
     """
 
     def __init__(self, module: nn.Module, loss: str | Loss, loss_function: Loss, device: str = "cpu") -> None:
@@ -157,9 +159,15 @@ class Network:
         self.stack = stack_of(self.module, loss) if self.device.type == "cpu" else None
         self.random = any(_draws(m) for m in self.module.modules())
         self._gradient: tuple[Tensor, list[Tensor]] | None = None
+        self.kept = Kept(self.module, loss)
 
     def load(self, vector: Array) -> None:
-        """Gives the module the weights and statistics of this vector [d]."""
+        """Gives the module the weights and statistics of this vector [d]. All else that it keeps is as it was given."""
+        self.kept.restore()
+        self.put(vector)
+
+    def put(self, vector: Array) -> None:
+        """Gives the module the weights and statistics of this vector [d], and resets its other buffers."""
         self._rebind()
         self.vector.copy_(tensor(vector))
         for owner, key, first in self.locals:
@@ -243,32 +251,6 @@ def _draws(module: nn.Module) -> bool:
         return True
     dropout = getattr(module, "dropout", 0.0)
     return type(module).__name__.startswith(_RANDOM) or (isinstance(dropout, float) and dropout > 0)
-
-
-@contextmanager
-def seeded(seed: int, needed: bool = True, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds torch's generators, of the CPU and the device, inside the block. Afterwards they are as before.
-
-    Args:
-        seed: any whole number; it is taken modulo 2^63.
-        needed: False does nothing.
-        device: the GPU whose generator is seeded too, or None.
-    """
-    if not needed:
-        yield
-        return
-    if device is not None and device.type == "cuda":
-        with torch.random.fork_rng([device]):
-            torch.manual_seed(seed % 2**63)
-            yield
-        return
-    generator = torch.default_generator
-    state = generator.get_state()
-    try:
-        generator.manual_seed(seed % 2**63)
-        yield
-    finally:
-        generator.set_state(state)
 
 
 @contextmanager

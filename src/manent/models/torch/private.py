@@ -1,56 +1,50 @@
 """Sums of the clipped gradients of single examples in torch, in one of two ways.
 
-*Chains*: layers one after another that treat each row by itself. One backward pass gives the slope at each layer's output. The
-slope and the layer's input together are each example's gradient. For a linear layer the norm follows without the gradient, as
-|a b'| = |a| |b| (Goodfellow 2015, "Efficient per-example gradient computations"). The weighted sum is one product of the same
-inputs and slopes, without a second backward pass (Bu, Wang, Zha, Karypis 2023, "Differentially private optimization on large
-model at small cost"). So for linear layers on vectors no example's gradient is ever stored; for the few parameters of other
-layers it is.
+*Chains*: Linear, Conv2d, MaxPool2d, ReLU, Tanh, Sigmoid and Flatten one after another, with a named loss. They are computed by
+`models.chain`, all rows together, and exactly: the result for a row does not depend on the others.
 
-*All other networks*: `vmap(grad)`, on as many rows at a time as memory allows; or one row after another where torch cannot do
-that (recurrent layers). Each example goes through the network alone, so the network cannot mix examples.
+*All other networks*: one row after another. Each example goes through the network alone, in tensors of the same shapes, in one
+thread, so that the library does the same operations in the same order for it, whatever else is in the batch.
 
-Both keep the rules of `core.training.dpsgd.SUM_SLACK`.
+| what a network does beside                          | what happens                                                        |
+|-----------------------------------------------------|---------------------------------------------------------------------|
+| mixes the rows of a batch, or keeps statistics      | Refused, naming the layer                                           |
+| draws random numbers (Dropout, RReLU, `torch.rand`) | torch is seeded for each example by its bits and the key of the pass |
+| changes parameters or buffers in a forward pass     | they are put back after each example                                |
+| keeps anything else (see `models.torch.state`)      | Refused, naming module and attribute                                |
+| draws from another global source of random numbers  | Refused, naming the source                                          |
+| computes otherwise when an example comes again      | Refused: the first example is computed again at the end of a pass   |
+| gives a gradient that is not finite                 | it adds nothing                                                     |
 
-| case                                                     | what happens                                          |
-|----------------------------------------------------------|-------------------------------------------------------|
-| BatchNorm, or statistics of batches                      | Refused, naming the layer                             |
-| a layer that torch did not write, hooks, a shared weight | no chain; each example goes through the network alone |
-| buffers that a forward pass changes                      | are reset, so no example leaves a trace in the next   |
-| a gradient that is not finite                            | adds nothing                                          |
+So with random layers, too, an example's gradient is a function of that example, the weights and the key alone. The bound on what
+one example changes holds for every key, so it would hold if the key were public. Two equal rows in a batch get equal masks. The
+key is drawn anew for each pass, that is for each step.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from manent.core.errors import Refused
+from manent.core.metrics import Task
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array
+from manent.models import chain as exact
 from manent.models.torch.network import Network, explained, tensor
+from manent.models.torch.random import seeded
 from manent.models.torch.stack import hooked, pool_before_relu
 
-STORED = 1 << 24  # the most numbers in the gradients that vmap stores at a time
-CHAINED = 1 << 22  # the same for a chain, which keeps memory for them
-ROWS = 512  # the most rows in one pass of a chain
-ALONE = 64  # the most rows in one pass of vmap; more only take longer
+Chain = Sequence[nn.Module]
 
-# Layers without parameters that treat each row by itself.
-_PLAIN = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Softsign, nn.Dropout, nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-)  # fmt: skip
-_IMAGES = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_WEIGHTED = (nn.Linear, nn.Conv2d, nn.Embedding, nn.LayerNorm, nn.GroupNorm)
+_CURVES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "logistic"}
+_AXES: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv2d: 4, nn.MaxPool2d: 4}
 
 
 def refuse_mixing(network: nn.Module) -> None:
@@ -67,288 +61,181 @@ def refuse_mixing(network: nn.Module) -> None:
 class Clipped:
     """Computes the `clipped_gradient_sum` of one network; see `core.training.dpsgd.ClippedSum`."""
 
-    def __init__(self, network: Network, loss: Callable[[Tensor, Tensor], Tensor], named: bool) -> None:
+    def __init__(self, network: Network, loss: Callable[[Tensor, Tensor], Tensor], named: bool, kind: Task, classes: int) -> None:
         """`named`: whether the loss is one of the named ones, which are means over rows and do not mix them."""
-        self.network, self.loss = network, loss
-        ends = np.cumsum([p.numel() for p in network.parameters])
-        self.where = {id(p): slice(int(end) - p.numel(), int(end)) for p, end in zip(network.parameters, ends, strict=True)}
+        self.network, self.loss, self.kind = network, loss, kind
         self.size = len(network.weights)
-        self.chain = chain_of(network.module) if named else None
-        self.space = Space()
-        self.together = True
+        outputs = classes if kind == "multiclass" else 1
+        self.chain = chain_of(network.module, outputs) if named else None
+        self.random = network.random or not named or any(map(hooked, network.module.modules()))
 
     def sum(self, vector: Array, x: Array, y: Array, clip_norm: float) -> tuple[Array, float]:
         """float64[p], the sum of the rows' clipped gradients at `vector` [d]; and the sum of losses.
 
-        Raises InvalidInput for data that the network rejects.
+        Raises InvalidInput for data that the network rejects, and Refused for a network that carries anything from one example to
+        the next.
         """
         self.network.load(vector)
         self.network.mode(training=True)
-        total, loss = torch.zeros(self.size, dtype=torch.float64), 0.0
-        inputs, targets = tensor(x), tensor(y)
         with explained("training", x):
-            rows = None if self.chain is None else rows_of(self.chain, inputs.dim())
-            one_pass = self._alone if rows is None else self._chained
-            rows = rows or max(1, min(ALONE, STORED // self.size))
-            for start in range(0, len(x), rows):
-                part = inputs[start : start + rows], targets[start : start + rows]
-                squares, terms = torch.zeros(len(part[0]), dtype=torch.float64), []
-                own, found = one_pass(*part)
-                for term in found:
-                    squares += term.squares()  # now, while the gradients are in the cache
-                    terms.append(term)
-                self._add(total, squares, terms, clip_norm)
-                loss += own
-        return total.numpy(), loss
+            if self.chain is not None and y.ndim == 1 and fits(self.chain, x):
+                total = np.zeros(self.size)
+                layers = self._layers(total)
+                return total, exact.clipped_sum(layers, self.kind, x, y, clip_norm)
+            key = int(torch.randint(2**63 - 1, ())) if self.random else 0
+            with seeded(0), _one_thread(), _other_sources():
+                return self._alone(self.network.read(), x, y, clip_norm, key)
 
-    def _add(self, total: Tensor, squares: Tensor, terms: Sequence[Term], clip_norm: float) -> None:
-        """Clips the examples' gradients by their squared norms, and adds them to the total."""
-        factors = torch.from_numpy(clip_factors(squares.numpy(), clip_norm))
-        kept = factors > 0
-        if not kept.all():
-            terms, factors = [term.rows(kept) for term in terms], factors[kept]
-        for term in terms:
-            term.add(factors, total[self.where[id(term.parameter)]])
-
-    def _chained(self, x: Tensor, y: Tensor) -> tuple[float, Iterable[Term]]:
-        """The sum of losses, and each parameter's gradients as terms, from one pass."""
-        weighted: list[tuple[nn.Module, Tensor]] = []
-        outputs: list[Tensor] = []
-        with torch.enable_grad():
-            flowing = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
-            before: nn.Module | None = None
-            for layer in self.chain or ():
-                if isinstance(layer, _WEIGHTED):
-                    weighted.append((layer, flowing.detach()))
-                    flowing = layer(flowing)
-                    if not flowing.requires_grad:  # the first layers may be frozen
-                        flowing.requires_grad_()
-                    outputs.append(flowing)
-                elif type(layer) is nn.ReLU and isinstance(before, nn.MaxPool2d | nn.AvgPool2d):
-                    flowing = flowing.relu_()  # no one needs the output of the pool
-                else:  # a layer in place must not change the outputs that are kept
-                    flowing = layer(flowing.clone() if getattr(layer, "inplace", False) else flowing)
-                before = layer
-            loss = self.loss(flowing, y) * len(y)
-            slopes = torch.autograd.grad(loss, outputs)
-        layers = zip(weighted, slopes, strict=True)
-        made = (_TERMS[type(layer)](layer, entered, slope, self.space) for (layer, entered), slope in layers)
-        return loss.item(), (term for terms in made for term in terms if id(term.parameter) in self.where)
-
-    def _alone(self, x: Tensor, y: Tensor) -> tuple[float, Iterable[Term]]:
+    def _alone(self, vector: Array, x: Array, y: Array, clip_norm: float, key: int) -> tuple[Array, float]:
         """The same, with each example by itself."""
-        if self.together:
-            try:
-                return self._mapped(x, y)
-            except RuntimeError:  # an operation that vmap does not know, or an error that is raised again below
-                self.together = False
-        network, losses, gradients = self.network, 0.0, []
-        vector = network.read()
-        for row in range(len(x)):
-            network.load(vector)  # undoes what the last example did to buffers
-            for parameter in network.parameters:
-                parameter.grad = None
-            with torch.enable_grad():
-                loss = self.loss(network.module(x[row : row + 1]), y[row : row + 1])
-                loss.backward()  # type: ignore[no-untyped-call]
-            losses += loss.item()
-            gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters])
-        each = zip(network.parameters, zip(*gradients, strict=True), strict=True)
-        return losses, [Stored(p, torch.stack(own).flatten(1).double()) for p, own in each]
+        total, losses = torch.zeros(self.size, dtype=torch.float64), 0.0
+        first: object = self  # no example yet
+        for row in [*range(len(x)), *([0] if len(x) else [])]:
+            gradient, loss = self._gradient(vector, x[row : row + 1], y[row : row + 1], key)
+            if row == 0:
+                found = gradient.numpy().tobytes() if bool(torch.isfinite(gradient).all()) else None
+                if first is not self:
+                    _refuse_other(first, found)
+                    break
+                first = found
+            losses += loss
+            wide = gradient.double()
+            # The same call on equal memory for each example, so the same bits.
+            square = torch.dot(wide, wide).item()
+            factor = float(clip_factors(np.array([square]), clip_norm)[0])
+            if factor:
+                total.add_(wide, alpha=factor)
+        return total.numpy(), losses
 
-    def _mapped(self, x: Tensor, y: Tensor) -> tuple[float, Iterable[Term]]:
-        module = self.network.module
-        parameters = {number: p.detach() for number, p in enumerate(self.network.parameters)}
-        numbers = {id(p): number for number, p in enumerate(self.network.parameters)}
-        # A weight that two modules share gets both names. If torch ties the weights itself, it loses the parameters of a module
-        # that occurs twice.
-        names = {
-            f"{path}.{key}".removeprefix("."): numbers[id(p)]
-            for path, part in module.named_modules()
-            for key, p in part.named_parameters(recurse=False, remove_duplicate=False)
-            if id(p) in numbers
-        }
-        # Copies, so that changes to buffers end with the pass.
-        buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
-
-        def loss(parameters: dict[int, Tensor], one: Tensor, target: Tensor) -> Tensor:
-            tensors = {name: parameters[number] for name, number in names.items()}
-            scores = torch.func.functional_call(module, {**tensors, **buffers}, (one[None],), tie_weights=False)
-            return self.loss(scores, target[None])
-
-        each = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
+    def _gradient(self, vector: Array, x: Array, y: Array, key: int) -> tuple[Tensor, float]:
+        """float32[p], the gradient of one example, x [1, ...] and y [1, ...], and its loss. Leaves the network as it was."""
+        network = self.network
+        if self.random:
+            bits = hashlib.blake2b(key.to_bytes(8, "little") + x.tobytes() + y.tobytes(), digest_size=8).digest()
+            torch.default_generator.manual_seed(int.from_bytes(bits, "little") >> 1)
         with torch.enable_grad():
-            gradients, losses = each(parameters, x, y)
-        found = ((p, gradients[number]) for number, p in enumerate(self.network.parameters))
-        return losses.detach().double().sum().item(), (Stored(p, g.detach().flatten(1).double()) for p, g in found)
+            # Fresh memory begins on a cache line, wherever the row lies in the batch.
+            loss = self.loss(network.module(tensor(x).clone()), tensor(y).clone())
+            found = torch.autograd.grad(loss, network.parameters, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(network.parameters, found, strict=True)]
+        gradient = torch.cat([part.detach().reshape(-1).float() for part in parts])
+        changed = network.kept.changed()
+        if changed is not None:
+            raise Refused(
+                f"{changed} while it computes, so an example would leave a trace in the gradients of the next: no gradient "
+                f"belongs to one example. With DPSGD compute it anew in each pass, or register it as a buffer, which is put back."
+            )
+        network.put(vector)
+        return gradient, loss.item()
+
+    def _layers(self, total: Array) -> list[exact.Layer]:
+        """The chain as layers of `models.chain`, which add to views of `total`."""
+        ends = np.cumsum([p.numel() for p in self.network.parameters])
+        views = {
+            id(p): (p.detach().numpy(), total[int(end) - p.numel() : int(end)].reshape(tuple(p.shape)))
+            for p, end in zip(self.network.parameters, ends, strict=True)
+        }
+        layers: list[exact.Layer] = []
+        for layer in self.chain or ():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                weight, added = views[id(layer.weight)]
+                bias, added_bias = (None, None) if layer.bias is None else views[id(layer.bias)]
+                if isinstance(layer, nn.Linear):
+                    layers.append(exact.Dense(weight.T, bias, added.T, added_bias))
+                else:
+                    padding = _pair(layer.padding)
+                    layers.append(exact.Convolution(weight, bias, _pair(layer.stride), padding, (added, added_bias)))
+            elif isinstance(layer, nn.MaxPool2d):
+                layers.append(_MaxPool(layer))
+            elif isinstance(layer, nn.Flatten):
+                layers.append(exact.Flat())
+            elif not isinstance(layer, nn.Identity):
+                layers.append(exact.CURVES[_CURVES[type(layer)]]())
+        return layers
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Gradients of one parameter, float64[n, size]. If `turned`, a convolution's are in the order [out, high, wide, in]."""
+class _MaxPool:
+    """Torch's own pooling: it selects numbers, and its backward pass adds slopes one after another, so both are exact."""
 
-    parameter: Tensor
-    gradients: Tensor
-    turned: bool = False
+    def __init__(self, layer: nn.MaxPool2d) -> None:
+        self.setting = [_pair(layer.kernel_size), _pair(layer.stride), (0, 0), (1, 1), False]
 
-    def squares(self) -> Tensor:
-        """float64[n], the squared norm of each example's gradient."""
-        return _squared(self.gradients)
+    def forward(self, x: Array) -> Array:
+        self.x = torch.from_numpy(np.ascontiguousarray(x))
+        y, self.where = torch.ops.aten.max_pool2d_with_indices(self.x, *self.setting)
+        found: Array = y.numpy()
+        return found
 
-    def rows(self, kept: Tensor) -> Stored:
-        """The gradients of some examples; `kept` is bool[n]."""
-        return Stored(self.parameter, self.gradients[kept], self.turned)
+    def backward(self, slope: Array) -> Array:
+        given = torch.from_numpy(np.ascontiguousarray(slope))
+        found: Array = torch.ops.aten.max_pool2d_with_indices_backward(given, self.x, *self.setting, self.where).numpy()
+        return found
 
-    def add(self, factors: Tensor, total: Tensor) -> None:
-        """Adds each example's gradient times its factor [n] to total [size]."""
-        added = factors @ self.gradients
-        if self.turned:
-            out, entering, high, wide = self.parameter.shape
-            added = added.view(out, high, wide, entering).permute(0, 3, 1, 2).reshape(-1)
-        total.add_(added)
-
-
-@dataclass(frozen=True)
-class Product:
-    """Gradients of a matrix, each the outer product of a slope float64[n, out] and an input float64[n, in]."""
-
-    parameter: Tensor
-    slopes: Tensor
-    inputs: Tensor
-
-    def squares(self) -> Tensor:
-        """float64[n], the squared norm of each example's gradient."""
-        return _squared(self.slopes) * _squared(self.inputs)
-
-    def rows(self, kept: Tensor) -> Product:
-        """The gradients of some examples; `kept` is bool[n]."""
-        return Product(self.parameter, self.slopes[kept], self.inputs[kept])
-
-    def add(self, factors: Tensor, total: Tensor) -> None:
-        """Adds each example's gradient times its factor [n] to total [size]."""
-        total.view(self.parameter.shape).addmm_((self.slopes * factors[:, None]).t(), self.inputs)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Gradients of a table: a row float64[pairs, width] for each pair of an example and one of its indices; others are zero."""
-
-    parameter: Tensor
-    examples: int
-    example: Tensor
-    index: Tensor
-    gradients: Tensor
-
-    def squares(self) -> Tensor:
-        """float64[n], the squared norm of each example's gradient."""
-        return torch.zeros(self.examples, dtype=torch.float64).index_add_(0, self.example, _squared(self.gradients))
-
-    def rows(self, kept: Tensor) -> Table:
-        """The gradients of some examples; `kept` is bool[n]."""
-        pairs, number = kept[self.example], torch.cumsum(kept, 0) - 1
-        return Table(self.parameter, int(kept.sum()), number[self.example[pairs]], self.index[pairs], self.gradients[pairs])
-
-    def add(self, factors: Tensor, total: Tensor) -> None:
-        """Adds each example's gradient times its factor [n] to total [size]."""
-        total.view(self.parameter.shape).index_add_(0, self.index, self.gradients * factors[self.example, None])
-
-
-def _squared(rows: Tensor) -> Tensor:
-    """float64[n], the squared norm of each row of [n, size]."""
-    squares: Tensor = torch.linalg.vector_norm(rows, dim=1).square()
-    return squares
-
-
-Term = Stored | Product | Table
-
-
-class Space:
-    """Memory that is used again and again. Getting fresh memory would take longer than the computation in it."""
-
-    def __init__(self) -> None:
-        self._kept: dict[object, Tensor] = {}
-
-    def empty(self, name: object, dtype: torch.dtype, *shape: int) -> Tensor:
-        """A tensor of any content. The next call with the same name reuses its memory."""
-        size = math.prod(shape)
-        kept = self._kept.get(name)
-        if kept is None or kept.numel() < size:
-            kept = self._kept[name] = torch.empty(size, dtype=dtype)
-        return kept[:size].view(shape)
-
-
-def _linear(layer: nn.Linear, entered: Tensor, slope: Tensor, space: Space) -> list[Term]:
-    if slope.dim() == 2:
-        weight: Term = Product(layer.weight, slope.double(), entered.double())
-    else:
-        slope, entered = slope.flatten(1, -2), entered.flatten(1, -2)
-        weight = Stored(layer.weight, torch.bmm(slope.transpose(1, 2), entered).flatten(1).double())
-        slope = slope.sum(1)
-    return [weight] if layer.bias is None else [weight, Stored(layer.bias, slope.double())]
-
-
-def _convolution(layer: nn.Conv2d, entered: Tensor, slope: Tensor, space: Space) -> list[Term]:
-    (high, wide), (down, right) = layer.kernel_size, layer.stride
-    tall, broad = (int(v) for v in layer.padding)
-    images = entered.permute(0, 2, 3, 1)
-    if tall or broad:
-        images = functional.pad(images, (0, 0, broad, broad, tall, tall))
-    images = images.contiguous()
-    windows = images.unfold(1, high, down).unfold(2, wide, right).permute(0, 1, 2, 4, 5, 3)  # [n, rows, columns, high, wide, in]
-    rows, places, size = len(images), slope.shape[2] * slope.shape[3], high * wide * layer.in_channels
-    flat = space.empty("windows", torch.float32, rows, places, size)
-    flat.view(windows.shape).copy_(windows)
-    out = slope.permute(0, 2, 3, 1).reshape(rows, places, -1)
-    gradients = space.empty("gradients", torch.float32, rows, layer.out_channels, size)
-    torch.bmm(out.transpose(1, 2), flat, out=gradients)
-    stored = space.empty(id(layer), torch.float64, rows, layer.out_channels * size)
-    stored.view(gradients.shape).copy_(gradients)
-    weight = Stored(layer.weight, stored, turned=True)
-    return [weight] if layer.bias is None else [weight, Stored(layer.bias, out.sum(1).double())]
-
-
-def _embedding(layer: nn.Embedding, entered: Tensor, slope: Tensor, space: Space) -> list[Term]:
-    count = layer.num_embeddings
-    example = torch.arange(len(entered)).repeat_interleave(entered[0].numel())
-    pairs, which = torch.unique(example * count + entered.reshape(-1), return_inverse=True)
-    gradients = slope.new_zeros(len(pairs), layer.embedding_dim).index_add_(0, which, slope.reshape(-1, layer.embedding_dim))
-    if layer.padding_idx is not None:
-        gradients[pairs % count == layer.padding_idx] = 0
-    return [Table(layer.weight, len(entered), pairs // count, pairs % count, gradients.double())]
-
-
-def _layer_norm(layer: nn.LayerNorm, entered: Tensor, slope: Tensor, space: Space) -> list[Term]:
-    shape = layer.normalized_shape
-    normal = functional.layer_norm(entered, shape, eps=layer.eps)
-    found = [(layer.weight, slope * normal), (layer.bias, slope)]
-    # Summed over all places that share the parameter: the axes between the first and the last few.
-    return [Stored(p, g.reshape(len(g), -1, p.numel()).sum(1).double()) for p, g in found if p is not None]
-
-
-def _group_norm(layer: nn.GroupNorm, entered: Tensor, slope: Tensor, space: Space) -> list[Term]:
-    normal = functional.group_norm(entered, layer.num_groups, eps=layer.eps)
-    return [
-        Stored(p, g.reshape(len(g), layer.num_channels, -1).sum(2).double())
-        for p, g in ((layer.weight, slope * normal), (layer.bias, slope))
-    ]
-
-
-_TERMS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Space], list[Term]]] = {
-    nn.Linear: _linear,
-    nn.Conv2d: _convolution,
-    nn.Embedding: _embedding,
-    nn.LayerNorm: _layer_norm,
-    nn.GroupNorm: _group_norm,
-}
-
-
-def chain_of(network: nn.Module) -> list[nn.Module] | None:
-    """The layers in order, if all treat each row by itself, none has a hook and no parameter is used twice; else None."""
-    layers = _flat(network)
-    if layers is None or not any(isinstance(layer, _WEIGHTED) for layer in layers):
+    def term(self, slope: Array) -> None:
         return None
-    parameters = [id(p) for layer in layers for p in layer.parameters()]
-    return pool_before_relu(layers) if len(set(parameters)) == len(parameters) else None
+
+    def stored(self) -> int:
+        return 0
+
+
+def _refuse_other(first: object, again: object) -> None:
+    if first != again:
+        raise Refused(
+            "The network gave an example another gradient when it came again in the same pass, so it carries something from one "
+            "example to the next, or draws from a source that torch cannot seed: no gradient belongs to one example. With DPSGD "
+            "compute everything from the input and the parameters, and draw with torch's default generator."
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside the block: threads bring nothing for one row, and how many there are may change the last bits."""
+    threads = torch.get_num_threads()
+    if threads != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _other_sources() -> Iterator[None]:
+    """Raises Refused, naming the source, where the block drew from a global source of random numbers that is not torch's."""
+    before = _states()
+    yield
+    for name, state in _states().items():
+        if state != before[name]:
+            raise Refused(
+                f"The network or its loss draws from the global generator of {name}, where each example's numbers depend on the "
+                f"examples before it. With DPSGD draw with torch's default generator, which is seeded for each example."
+            )
+
+
+def _states() -> dict[str, object]:
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - only looked at
+    return {"numpy.random": (kind, np.asarray(keys).tobytes(), *rest), "Python's random": random.getstate()}
+
+
+def chain_of(network: nn.Module, outputs: int) -> list[nn.Module] | None:
+    """The layers in order, if `models.chain` knows all, none has a hook, and every parameter is trained and used once; else None.
+
+    `outputs` is how many scores a row must have.
+    """
+    layers = _flat(network)
+    if layers is None:
+        return None
+    parameters = [p for layer in layers for p in layer.parameters()]
+    linears = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    weighted = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not linears or linears[-1] != weighted[-1]:
+        return None
+    last = layers[linears[-1]]
+    scores = isinstance(last, nn.Linear) and last.out_features == outputs
+    once = len({id(p) for p in parameters}) == len(parameters)
+    trained = all(p.requires_grad and p.dtype == torch.float32 for p in parameters)
+    return pool_before_relu(layers) if scores and once and trained else None
 
 
 def _flat(network: nn.Module) -> list[nn.Module] | None:
@@ -360,35 +247,32 @@ def _flat(network: nn.Module) -> list[nn.Module] | None:
     return None if any(part is None for part in parts) else [layer for part in parts if part for layer in part]
 
 
-_SETTINGS: dict[type[nn.Module], dict[str, tuple[object, ...]]] = {
-    nn.Conv2d: {"groups": (1,), "dilation": ((1, 1),), "padding_mode": ("zeros",)},
-    nn.Embedding: {"max_norm": (None,), "scale_grad_by_freq": (False,)},
-    nn.GroupNorm: {"affine": (True,)},
-    nn.LayerNorm: {"elementwise_affine": (True,)},
-    nn.Flatten: {"start_dim": (1,), "end_dim": (-1,)},
-    nn.MaxPool2d: {"return_indices": (False,)},
-}
-"""The settings with which a layer's rule holds, for layers that have others."""
-
-
 def _known(layer: nn.Module) -> bool:
-    """Whether there is a rule for exactly this layer, as it is set."""
-    if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+    """Whether `models.chain` computes exactly this layer, as it is set."""
+    if "forward" in layer.__dict__:
         return False
-    settings = _SETTINGS.get(type(layer))
-    if settings is None:
-        return type(layer) in (*_PLAIN, nn.Linear)
-    return all(getattr(layer, name) in values for name, values in settings.items())
+    match layer:
+        case nn.Conv2d():
+            plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+            return type(layer) is nn.Conv2d and plain and not isinstance(layer.padding, str)
+        case nn.MaxPool2d():
+            plain = not layer.return_indices and not layer.ceil_mode
+            return type(layer) is nn.MaxPool2d and plain and _pair(layer.padding) == (0, 0) and _pair(layer.dilation) == (1, 1)
+        case nn.Flatten():
+            return type(layer) is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1
+    return type(layer) in (nn.Linear, nn.Identity, *_CURVES)
 
 
-def rows_of(chain: Sequence[nn.Module], axes: int) -> int | None:
-    """The most rows in one pass, for inputs with so many axes; None where a layer would not take the first axis as rows."""
-    stored = 0
+def fits(chain: Chain, x: Array) -> bool:
+    """Whether rows have the type and the axes that each layer needs to take the first axis for rows."""
+    axes = x.ndim
     for layer in chain:
-        minimum = 4 if isinstance(layer, _IMAGES) else 1 if isinstance(layer, nn.Embedding) else 2
-        if axes < max(minimum, len(getattr(layer, "normalized_shape", ())) + 1):
-            return None
-        if isinstance(layer, nn.Conv2d) or (isinstance(layer, nn.Linear) and axes > 2):
-            stored += layer.weight.numel()
-        axes = axes + 1 if isinstance(layer, nn.Embedding) else 2 if isinstance(layer, nn.Flatten) else axes
-    return max(min(16, STORED // max(stored, 1)), min(ROWS, CHAINED // max(stored, 1)), 1)
+        if axes < 2 or axes != _AXES.get(type(layer), axes):
+            return False
+        axes = 2 if isinstance(layer, nn.Flatten) else axes
+    return axes == 2 and x.dtype == np.float32
+
+
+def _pair(value: object) -> tuple[int, int]:
+    high, wide = value if isinstance(value, tuple) else (value, value)
+    return int(high), int(wide)

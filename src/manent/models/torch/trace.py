@@ -1,11 +1,14 @@
 """The order of a module's layers, where its `forward` calls them one after another. It is found by symbolic tracing.
 
-Tracing sees what is done to the input, but not what else a `forward` depends on. So a chain counts only if it is the same in
-training and in evaluation, uses each parameter once and in the order in which the module lists them, and has only known layers.
+Tracing runs the `forward`, so a copy is traced: stand-ins for tensors must not stay in what the module keeps. It sees what is
+done to the input, but not what else a `forward` depends on. So a chain counts only if it is the same in training and in
+evaluation, changes nothing that the module keeps, uses each parameter once and in the order in which the module lists them, and
+has only known layers.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,29 +16,37 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from manent.models.torch.random import seeded
+from manent.models.torch.state import Kept
+
 _FLATTEN = {"start_dim": 1, "end_dim": -1}
 _POOL = ("kernel_size", "stride", "padding", "dilation")
 
 
 def traced(module: nn.Module) -> list[nn.Module] | None:
     """The layers in order; None where the module is not a straight line of known layers."""
-    training, chains = module.training, []
     try:
+        copied = copy.deepcopy(module)
+    except (RuntimeError, TypeError):
+        return None
+    kept, chains = Kept(copied), []
+    with seeded(0):
         for mode in (True, False):
-            module.train(mode)
-            chains.append(_chain(module))
-    finally:
-        module.train(training)
+            copied.train(mode)
+            chains.append(_chain(copied, module))
+    copied.train(module.training)
     first, second = chains
+    if kept.changed() is not None:  # the forward does more than call layers
+        return None
     if first is None or second is None or list(map(_identity, first)) != list(map(_identity, second)):
         return None
     used = [id(parameter) for layer in first for parameter in layer.parameters()]
     return first if used == [id(parameter) for parameter in module.parameters()] else None
 
 
-def _chain(module: nn.Module) -> list[nn.Module] | None:
+def _chain(copied: nn.Module, module: nn.Module) -> list[nn.Module] | None:
     try:
-        graph = fx.Tracer().trace(module)
+        graph = fx.Tracer().trace(copied)
     except Exception:  # noqa: BLE001 - a forward may do anything that tracing cannot follow
         return None
     layers: list[nn.Module] = []

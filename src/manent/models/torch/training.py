@@ -12,7 +12,8 @@ from torch import Tensor
 from manent.core.examples import Examples
 from manent.core.training import Batch, LocalSGD, LocalTraining, Trained
 from manent.core.vectors import Vector
-from manent.models.torch.network import Network, explained, seeded
+from manent.models.torch.network import Network, explained
+from manent.models.torch.random import seeded
 
 GATHERED = 1 << 18  # bytes of rows that are put into order at a time; they stay in the processor's cache
 
