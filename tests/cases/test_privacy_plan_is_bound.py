@@ -1,4 +1,4 @@
-"""A plan holds for the population that it was derived for: on another roster, clients refuse and an honest server does not go on."""
+"""A plan holds for the population that it was derived for: elsewhere clients refuse, and an honest server does not go on."""
 
 from __future__ import annotations
 

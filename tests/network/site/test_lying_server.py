@@ -415,6 +415,7 @@ def test_a_smaller_roster_than_the_site_has_planned_for_is_refused(stage, monkey
 
     monkeypatch.setattr(stage.world.rounds, "_holds", holds)
     monkeypatch.setattr(stage.world.rounds, "_roster", lambda view, *of: stage.world.service.rosters.newest(view))
+    stage.silent = {1, 2, 3}
     stage.submit(small(rounds=2, algorithm=EQUAL, layers=CENTRAL))
     stage.hears("planned for 4 sites, and its plan holds for at least 4; the roster has 3")
     assert Kind.UPLOAD not in stage.lying.kinds()
