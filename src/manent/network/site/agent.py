@@ -198,11 +198,13 @@ class Agent:
         )
 
     def plan(self, known: Known) -> Plan:
-        """The site's own plan of a study that it has accepted."""
+        """The site's own plan of a study that it has accepted, for the roster that it was accepted for."""
         key = known.hash, known.roster
         if key not in self._plans:
             bundle = self.state.bundle(known.hash)
-            names = tuple(self._signed(known.roster).names.values())
+            # It was verified when the site decided. Whether the plan holds for a sum's own roster is asked with each sum.
+            planned = self.state.signed_roster(known.roster) or self._signed(known.roster)
+            names = tuple(planned.names.values())
             self._plans[key] = resolve(rebuild(bundle.study), Sites(names, schema_of(bundle.schema)))
         return self._plans[key]
 
