@@ -22,6 +22,7 @@ from manent.network.server.submitting import decide, submit
 from manent.network.site.training import OwnProcess, contribution
 from manent.network.trust.identity import Identity
 from manent.network.trust.join import JoinToken
+from manent.network.trust.roster import Entry, SignedRoster
 from manent.network.wire.bundle import Bundle
 from manent.network.wire.sums import StudySum, client_party, read_call
 from manent.storage import MemoryStore
@@ -62,6 +63,17 @@ class World:
         self.service.rosters.invite(token, self.sites)
         for identity in self.identities:
             assert self.service.rosters.join(token.secret, identity.name, identity.public_hex, self.now)
+
+    def remove(self, *sites: int, added: tuple[Identity, ...] = ()) -> None:
+        """A newer roster, without these sites, and with others added."""
+        gone = {self.identities[site].public_hex for site in sites}
+        rosters = self.service.rosters
+        with self.store.snapshot() as view:
+            newest = rosters.signed(view, rosters.newest(view))
+        new = [Entry(identity.name, identity.public_hex, int(self.now)) for identity in added]
+        entries = tuple(sorted((entry for entry in (*newest.entries, *new) if entry.public not in gone), key=lambda e: e.name))
+        of = (newest.number + 1, int(self.now), int(self.now) + 10**9)
+        rosters.publish(SignedRoster.sign(self.server.signing_key, *of, entries), self.now)
 
     def again(self, random: PrivateRandom | None = None) -> Service:
         """Another process on the same store."""

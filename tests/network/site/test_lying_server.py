@@ -38,6 +38,8 @@ from tests.network.serving import uvicorn_of
 from tests.network.world import World, study_of
 
 SECURE = mn.SecAgg(minimum_cohort=3, dropped=0.2, beacon="server")
+EQUAL = mn.FedAvg(mn.LogisticModel(3), mn.LocalSGD(lr=0.1, steps=2, batch_size=4), weighting="equal")
+CENTRAL = [mn.Clip(1.0), mn.CentralNoise(1.0)]
 CODE = {"study.py": "import torch\nwidth = 8\n"}
 Lie = Callable[[bytes], bytes]
 
@@ -399,6 +401,24 @@ def test_a_roster_with_one_who_has_left_is_refused(stage):
     assert stage.state.newest_roster == 5
     assert stage.state.study(stage.hash) is None
     assert not stage.lying.sent
+
+
+def test_a_smaller_roster_than_the_site_has_planned_for_is_refused(stage, monkeypatch):
+    """The server signs rosters itself. It takes one site off, and goes on as if the guarantee were the same."""
+    gone: list[int] = []
+
+    def holds(study: Any, plan: Any) -> bool:
+        if study.phase == "running" and not gone:
+            gone.append(3)
+            stage.world.remove(3)
+        return True
+
+    monkeypatch.setattr(stage.world.rounds, "_holds", holds)
+    monkeypatch.setattr(stage.world.rounds, "_roster", lambda view, *of: stage.world.service.rosters.newest(view))
+    stage.silent = {1, 2, 3}
+    stage.submit(small(rounds=2, algorithm=EQUAL, layers=CENTRAL))
+    stage.hears("planned for 4 sites, and its plan holds for at least 4; the roster has 3")
+    assert Kind.UPLOAD not in stage.lying.kinds()
 
 
 def test_two_rosters_of_one_number_are_refused(stage):

@@ -175,7 +175,7 @@ def test_release_and_spending_are_one_step(site, monkeypatch):
 
 
 def test_a_server_that_asks_for_more_sums_than_the_study_accounts_is_refused(site):
-    site.state.put_study(replace(site.known, sent=ROUNDS))
+    site.state.change_study(site.hash, lambda known: replace(known, sent=ROUNDS))
     with pytest.raises(ProtocolAbort, match="accounts 3 releases"):
         site.work().run(site.world.study(site.hash).open)
     assert site.wire.sent == []

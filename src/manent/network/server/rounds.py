@@ -25,7 +25,7 @@ from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
 from manent.network.server.sweeping import named
 from manent.network.trust.journal import note
-from manent.network.wire.sums import StudySum, asked, draw_asked, make_call, read_call, server_party
+from manent.network.wire.sums import StudySum, asked, check_roster, draw_asked, make_call, read_call, server_party
 from manent.privacy.check import Plan
 from manent.rounds.server import assignment_of, first_state, result_of
 from manent.rounds.spending import all_released
@@ -126,12 +126,54 @@ class Rounds:
             now = study_of(transaction, study.hash)
             members = len(self.rosters.members(transaction))
             if now is not None and now.phase == "gathering" and members >= now.needed:
-                number = self.rosters.newest(transaction)
-                put(transaction, replace(now, phase="deciding", clients=members, roster=number, since=self.clock()))
+                planned = replace(now, phase="deciding", clients=members, roster=self.rosters.newest(transaction))
+                put(transaction, replace(planned, reason="", since=self.clock()))
+
+    def _gather_anew(self, study: StudyRecord, reason: str) -> None:
+        """Plan a study anew of which no sum has been opened: what sites have decided was about a plan that does not hold now."""
+        with self.store.transaction() as transaction:
+            if study_of(transaction, study.hash) != study:
+                return
+            for key in transaction.keys(documents.decision_key(study.hash, "")):
+                transaction.remove(key)
+            put(transaction, replace(study, phase="gathering", clients=0, roster=0, reason=reason, since=self.clock()))
+            note(transaction, self.clock(), "server", "plan anew", study.hash, {"reason": reason})
+        log.warning("study is planned anew: %s", reason, extra={"study": study.hash, "reason": reason})
+
+    def _holds(self, study: StudyRecord, plan: Plan) -> bool:
+        """Whether the plan of a study, of which no sum is open, holds for the sites that there are; else it is planned anew.
+
+        Raises Refused where a sum of it has been opened before: sites have planned it, and do not decide again.
+        """
+        try:
+            with self.store.snapshot() as view:
+                self._roster(view, study, plan)
+        except Refused as error:
+            if (study.round, study.index) != (1, 0):
+                raise
+            self._gather_anew(study, str(error))
+            return False
+        return True
+
+    def _roster(self, view: Snapshot, study: StudyRecord, plan: Plan) -> int:
+        """The number of the roster for the study's next sum: the newest; or the one that it was planned for, where the plan does
+        not hold for the newest, and everyone on that one is still there. Raises Refused where neither will do.
+        """
+        number = self.rosters.newest(view)
+        try:
+            check_roster(plan, len(self.rosters.roster(view, number).identities))
+        except Refused:
+            planned = self.rosters.signed(view, study.roster).names
+            if not planned.items() <= self.rosters.members(view).items():
+                raise
+            return study.roster
+        return number
 
     def _decide(self, study: StudyRecord) -> None:
         """Begin once every site has decided or its time is over; fail if too few take part."""
         plan = self.plans.plan(study)
+        if not self._holds(study, plan):
+            return
         with self.store.snapshot() as view:
             members = self.rosters.members(view)
             decided = {public: of for public, of in documents.decisions(view, study.hash).items() if public in members}
@@ -168,8 +210,10 @@ class Rounds:
         if assignment is None:
             self._put_if(study, self._finished(study, plan, state))
             return
+        if not self._holds(study, plan):
+            return
         with self.store.snapshot() as view:
-            number = self.rosters.newest(view)
+            number = self._roster(view, study, plan)
             count = draw_asked(plan, len(self.rosters.roster(view, number).identities), self.random)
         if count < max(1, plan.gathering.minimum):
             self._end(study, None, nobody(plan, study, state, assignment.sum, count, self.random))
@@ -320,7 +364,7 @@ class Rounds:
             return
         plan, state = self.plan_and_state(study)
         with self.store.snapshot() as view:
-            number = self.rosters.newest(view)
+            number = self._roster(view, study, plan)
             left = len(self.rosters.roster(view, number).identities)
         count = asked(plan, left) or min(record.count, left)  # the roster may have changed since
         if count < max(1, plan.gathering.minimum):

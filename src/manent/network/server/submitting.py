@@ -74,12 +74,15 @@ def _stopped(by: str) -> str:
     return f"Stopped by {by.removeprefix('person:')}."
 
 
-def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) -> None:
+def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str, roster: int | None = None) -> None:
     """Note a site's decision. A site may change its mind until the study begins; the reason is cut at 2,000 characters.
+
+    Args:
+        roster: the number of the roster for which the site has planned the study; None for a site that does not say.
 
     Raises:
         InvalidInput: for an unknown study.
-        NotAuthorized: for a study that is not planned yet.
+        NotAuthorized: for a study that is not planned yet, or has been planned for another roster since.
     """
     about = {"accepted": accepted, "reason": reason[:MOST_REASON]}
 
@@ -90,6 +93,8 @@ def decide(rounds: Rounds, hash: str, public: str, accepted: bool, reason: str) 
             raise InvalidInput(f"There is no study {hash[:64]!r}.")
         if study.phase == "gathering":
             raise NotAuthorized("This study is not planned yet; a site decides about a plan.")
+        if roster is not None and roster != study.roster:
+            raise NotAuthorized(f"This study is planned for roster {study.roster} by now; the decision is about roster {roster}.")
         # No other site waits for this, so none is woken.
         transaction.put(decision_key(hash, public), canonical(about))
         note(transaction, rounds.clock(), f"site:{public}", "decide", hash, about)

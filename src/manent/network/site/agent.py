@@ -55,7 +55,7 @@ class Agent:
         self._lock, self._computing = threading.Lock(), threading.Lock()
         self._tasks: dict[str, Any] = {"studies": [], "sums": []}
         self._declined: set[bytes] = set()  # attempts that were declined, by their context
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[tuple[str, int], Plan] = {}
         self._loaded: dict[str, Client] = {}
         self._clients: dict[str, Client] = {}
         self._children = Children(policy, state.folder)
@@ -122,10 +122,12 @@ class Agent:
         if told["phase"] in ("finished", "failed"):
             self._over(hash, str(told["phase"]), str(told["reason"]))
             return
-        if known is None or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
-            known = self._decide(hash, int(str(told["roster"])), int(str(told["seed"])), known)
+        roster = int(str(told["roster"]))
+        anew = known is not None and known.roster != roster and self.state.untouched(hash)
+        if known is None or anew or (not known.accepted and told["phase"] == "deciding" and self._may_differ(known)):
+            known = self._decide(hash, roster, int(str(told["seed"])), None if anew else known)
         if not known.later and (not known.told or told["decided"] is not True):
-            values = {"accepted": known.accepted, "reason": known.reason}
+            values = {"accepted": known.accepted, "reason": known.reason, "roster": known.roster}
             self.connection.table("POST", f"/v1/studies/{hash}/decision", values)
             self.state.change_study(hash, lambda found: replace(found, told=found.accepted == values["accepted"]))
 
@@ -157,8 +159,7 @@ class Agent:
         known = Known(hash, bundle.hash, decision.allowed, reason, roster, seed, later=later)
         if before is None or (before.accepted, before.reason) != (known.accepted, known.reason):
             log.info("decision", extra={"study": hash, "accepted": known.accepted, "waits": later, "reason": reason})
-            self.state.put_study(known)
-            return known
+            return self.state.put_study(known)
         return before
 
     def _fitting(self, bundle: Bundle, decision: Decision, plan: Plan) -> Decision:
@@ -197,12 +198,15 @@ class Agent:
         )
 
     def plan(self, known: Known) -> Plan:
-        """The site's own plan of a study that it has accepted."""
-        if known.hash not in self._plans:
+        """The site's own plan of a study that it has accepted, for the roster that it was accepted for."""
+        key = known.hash, known.roster
+        if key not in self._plans:
             bundle = self.state.bundle(known.hash)
-            names = tuple(self._signed(known.roster).names.values())
-            self._plans[known.hash] = resolve(rebuild(bundle.study), Sites(names, schema_of(bundle.schema)))
-        return self._plans[known.hash]
+            # It was verified when the site decided. Whether the plan holds for a sum's own roster is asked with each sum.
+            planned = self.state.signed_roster(known.roster) or self._signed(known.roster)
+            names = tuple(planned.names.values())
+            self._plans[key] = resolve(rebuild(bundle.study), Sites(names, schema_of(bundle.schema)))
+        return self._plans[key]
 
     def _trainer(self, bundle: Bundle, plan: Plan) -> Trainer:
         return self._children.trainer(bundle, plan, self._client(bundle))

@@ -25,6 +25,7 @@ from manent.storage.blobs import Blobs
 from manent.summation.parties.call import Roster
 
 IDENTITY, POLICY, APPROVALS, STORE = "identity.key", "policy.toml", "approvals.txt", "site.db"
+LEFT = "The site has left the study."
 INLINE = 1 << 16
 HEAD = 32  # bytes before the memory in its blob
 
@@ -175,10 +176,21 @@ class SiteState:
             keys = view.keys("study/")
             return [Known(**json.loads(view.get(key) or b"{}")) for key in keys]
 
-    def put_study(self, known: Known) -> None:
-        """Keep a decision about a study."""
+    def untouched(self, hash: str) -> bool:
+        """Whether nothing was done for a study yet, so that the site may decide about it anew."""
+        with self.store.snapshot() as view:
+            return _untouched(view, hash)
+
+    def put_study(self, known: Known) -> Known:
+        """Keep a decision about a study. If something was done for the study already, the decision that there is stays.
+
+        Returns the decision that is kept.
+        """
         with self.store.transaction() as transaction:
+            if not _untouched(transaction, known.hash):
+                return _study(transaction, known.hash)
             transaction.put(f"study/{known.hash}", canonical(asdict(known)))
+            return known
 
     def change_study(self, hash: str, change: Callable[[Known], Known]) -> Known:
         """Change a study as it stands now, in one transaction.
@@ -201,8 +213,7 @@ class SiteState:
 
     def leave(self, hash: str) -> Known:
         """Take part in no further sum of a study."""
-        reason = "The site has left the study."
-        return self.change_study(hash, lambda k: replace(k, accepted=False, later=False, told=False, reason=reason))
+        return self.change_study(hash, lambda k: replace(k, accepted=False, later=False, told=False, reason=LEFT))
 
     def bundle_path(self, hash: str) -> Path:
         """Where a study's bundle lies. Raises InvalidInput for what is no hash."""
@@ -353,6 +364,15 @@ class SiteState:
             transaction.remove(key)
         transaction.remove(f"task/{id}")
         return gone
+
+
+def _untouched(view: Snapshot, hash: str) -> bool:
+    """Whether no sum of a study was begun and nothing set aside for it, and the site has neither left it nor seen its end."""
+    document = view.get(f"study/{hash}")
+    known = None if document is None else Known(**json.loads(document))
+    if known is None:
+        return True
+    return not (known.over or known.round or known.reservation or known.reason == LEFT or view.keys(f"task/{hash}-"))
 
 
 def _study(view: Snapshot, hash: str) -> Known:

@@ -110,11 +110,31 @@ def server_party(plan: Plan, call: AnyCall, roster: KeyRoster, records: Sequence
     return network_of(plan).server(call, roster, records, read)
 
 
+def check_roster(plan: Plan, roster: int) -> None:
+    """Raises Refused for a roster of a size that the plan does not hold for.
+
+    A guarantee for clients counts on the population that it was derived for: among fewer, each is sampled more often, and fewer
+    bear the noise. Among more, a cohort that is cut at a maximum is cut more often than is paid for.
+    """
+    planned, cohort = plan.public.clients, plan.study.cohort
+    private = plan.privacy is not None and plan.privacy.unit == "client"
+    fewest = planned if private else cohort.size or 1
+    most = planned if private and cohort.maximum is not None else roster
+    if not fewest <= roster <= most:
+        needs = "just so many" if most == planned else f"at least {fewest}"
+        raise Refused(
+            f"The study was planned for {planned} sites, and its plan holds for {needs}; the roster has {roster}. "
+            f"Submit it under another name, so that it is planned for the sites that there are."
+        )
+
+
 def check_count(plan: Plan, roster: int, count: int) -> None:
-    """Raises ProtocolAbort where a server asks another number of clients than the study says."""
+    """Raises ProtocolAbort where a server asks another number of clients than the study says, or fewer than its plan needs."""
     wanted, most = asked(plan, roster), plan.study.cohort.maximum or roster
     if (wanted is not None and count != wanted) or not 1 <= count <= most:
         raise ProtocolAbort(f"The server asks {count} clients; this study asks {wanted or f'at most {most}'} of {roster}.")
+    if count < plan.gathering.minimum:
+        raise ProtocolAbort(f"The server asks {count} clients; this study's plan needs {plan.gathering.minimum} at least.")
 
 
 def client_party(
@@ -128,8 +148,10 @@ def client_party(
 ) -> ClientParty:
     """A client's party. What it expects comes from its own plan, and from the digest of what it was really sent.
 
-    Raises ProtocolAbort where the number of clients that are asked does not follow from the study, Refused where too few are.
+    Raises ProtocolAbort where the number of clients that are asked does not follow from the study, Refused where too few are, or
+    the plan does not hold for the roster.
     """
+    check_roster(plan, len(roster.identities))
     count = call.terms.clients
     check_count(plan, len(roster.identities), count)
     own = terms(plan, sum.name, count)

@@ -95,17 +95,17 @@ def study_routes(service: Service, pulse: Pulse) -> APIRouter:
         _, study = await asked(request, hash)
         return blob(request, service, study.bundle)
 
-    decides = told.table({"accepted": YES}, reason=TEXT)
+    decides = told.table({"accepted": YES}, reason=TEXT, roster=WHOLE)
 
     @router.post("/decision", **described("Whether the site takes part", SITE, told.table(), decides))
     async def decision(request: Request, hash: Hash) -> Response:
         found, study = await asked(request, hash)
         values = table(found.body)
-        accepted, reason = values.get("accepted"), values.get("reason", "")
-        if not isinstance(accepted, bool) or not isinstance(reason, str):
-            raise InvalidInput("A decision has 'accepted', which is true or false, and 'reason', a text.")
+        accepted, reason, number = values.get("accepted"), values.get("reason", ""), values.get("roster")
+        if not isinstance(accepted, bool) or not isinstance(reason, str) or not (number is None or type(number) is int):
+            raise InvalidInput("A decision has 'accepted', true or false, 'reason', a text, and perhaps 'roster', a number.")
         # The next tick looks at it: to look at once, for each of thousands, would read all of them each time.
-        await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason)
+        await run_in_threadpool(decide, service.rounds, study.hash, found.key, accepted, reason, number)
         return answer({})
 
     @router.get("/model", **described("The result of a study that has finished, safetensors", SITE, ranged=True))
