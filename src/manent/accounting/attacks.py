@@ -6,9 +6,9 @@
 | an event | the smallest of these over several deltas, each with its own epsilon |
 | no guarantee, or an infinite epsilon | 1 |
 
-Kairouz, Oh and Viswanath 2015, "The Composition Theorem for Differential Privacy", Theorem 2.1: the two inequalities say the same
-as (epsilon, delta), so for that pair alone no bound is smaller. It holds for every attack on what the guarantee is about, whatever it
-knows beside. (The first inequality is the definition, for the attack's verdict; the second is it for the opposite verdict.)
+Kairouz, Oh and Viswanath 2015, "The Composition Theorem for Differential Privacy", Theorem 2.1: the two inequalities say the
+same as (epsilon, delta), so for that pair alone no bound is smaller. It holds for every attack on what the guarantee is about,
+whatever it knows beside. (The first inequality is the definition, for the attack's verdict; the second is it for the opposite.)
 """
 
 from __future__ import annotations
