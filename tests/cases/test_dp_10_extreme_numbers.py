@@ -60,9 +60,9 @@ def test_large_cohorts_and_shares_are_summed_in_time():
 
 numbers = st.one_of(
     st.sampled_from(
-        [0, -1.0, 5e-324, 1e-320, 1e-308, 1e-200, 1e-50, 1e-12, 1e-3, 1.0, 50.0, 1e12, 1e50, 1e200, 1e308]
-        + [math.inf, math.nan, "1", True, None, 10**400, np.float32(2.5), np.float64(0.5), np.int64(3)]
+        (0, -1.0, 5e-324, 1e-320, 1e-308, 1e-200, 1e-50, 1e-12, 1e-3, 1.0, 50.0, 1e12, 1e50, 1e200, 1e308, math.inf, math.nan)
     ),
+    st.sampled_from(["1", True, None, 10**400, np.float32(2.5), np.float64(0.5), np.int64(3)]),
     st.floats(),
     st.integers(),
 )

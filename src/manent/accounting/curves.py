@@ -81,7 +81,7 @@ def from_renyi(curve: Curve, delta: float, orders: tuple[float, ...] = ORDERS) -
 def _converted(curve: Curve, delta: float, orders: tuple[float, ...]) -> Curve:
     beyond = np.asarray(orders) - 1
     log = np.log1p(beyond)
-    converted: Curve = curve + np.log(beyond) - log - (math.log(delta) + log) / beyond
+    converted: Curve = curve - np.log1p(1 / beyond) - (math.log(delta) + log) / beyond
     return converted
 
 
@@ -128,8 +128,7 @@ def from_zcdp(rho: float, delta: float) -> float:
 
     def at(log_beyond: float) -> float:
         beyond = math.exp(log_beyond)
-        log = math.log1p(beyond)
-        return rho * (1 + beyond) + log_beyond - log - (math.log(delta) + log) / beyond
+        return rho * (1 + beyond) - math.log1p(1 / beyond) - (math.log(delta) + math.log1p(beyond)) / beyond
 
     if rho < -math.log1p(-(delta**2)):
         return 0.0
