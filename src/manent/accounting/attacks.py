@@ -61,7 +61,8 @@ def true_positives(epsilon: float, delta: float, false_positives: float) -> floa
     if false_positives == 0:
         return float(delta)
     caught = math.exp(min(epsilon + math.log(false_positives), 1.0)) + delta
-    return float(min(1.0, caught, 1 - math.exp(-epsilon) * max(0.0, 1 - delta - false_positives)))
+    missed = math.exp(-epsilon) * max(0.0, 1 - delta - false_positives)
+    return float(max(false_positives, min(1.0, caught, 1 - missed)))  # guessing finds as many members as others
 
 
 def within(epsilon: float, delta: float) -> tuple[Attack, ...]:
