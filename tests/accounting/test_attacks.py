@@ -37,7 +37,7 @@ def test_it_is_between_guessing_and_certainty_and_grows(epsilon, delta, rate):
     assert most <= true_positives(epsilon + 0.1, delta, rate) + 1e-12
     # The two inequalities of the definition, for the attack's verdict and for the opposite one.
     assert most <= math.exp(epsilon) * rate + delta + 1e-9
-    assert 1 - rate <= math.exp(epsilon) * (1 - most) + delta + 1e-9
+    assert 1 - rate <= math.exp(epsilon) * (1 - most + 1e-15) + delta + 1e-9
 
 
 @settings(max_examples=30, deadline=None)
