@@ -153,3 +153,19 @@ def test_an_array_is_no_number(value):
         ac.Gaussian(value)
     with pytest.raises(mn.InvalidInput):
         ac.Budget(value, 1e-5, privacy_unit="client", neighboring_relation="zero_out")
+
+
+def test_the_sampled_gaussian_is_exact_at_real_orders():
+    """By quadrature in many digits, for tiny divergences too, where a sum of logarithms would cancel."""
+    import mpmath as mp
+
+    with mp.workdps(40):
+        for q, z, order in ((0.01, 1.0, 1.5), (0.3, 2.0, 7.3), (1e-6, 30.0, 2.5), (1e-3, 0.3, 2.5)):
+            likelihood = lambda x, q=q, z=z: (1 - q) + q * mp.exp((2 * x - 1) / (2 * mp.mpf(z) ** 2))  # noqa: E731
+            moment = mp.quad(
+                lambda x, z=z, order=order, f=likelihood: mp.npdf(x, 0, z) * (f(x) ** order - 1 - order * (f(x) - 1)),
+                [-20 * z, -z, 0, z, order, order + z, order + 20 * z],
+            )
+            exact = float(mp.log1p(moment) / (order - 1))
+            found = renyi({ac.Sampled(ac.Gaussian(z), ac.Poisson(q)): 1}, "add_or_remove", (order,))[0]
+            assert exact <= found <= exact * (1 + 1e-8)

@@ -258,7 +258,7 @@ def test_a_sum_that_is_rare_or_formed_twice_a_round_is_refused():
 # Accounting
 
 
-def test_all_rounds_are_one_event_by_zcdp_and_nothing_is_amplified():
+def test_all_rounds_are_one_gaussian_release_and_nothing_is_amplified():
     plan = resolve(private(10), DATA)
     event = plan.privacy.event
     assert event == MatrixFactorisation(2.0, 10, 3, 4, event.sampler_error)
@@ -269,7 +269,7 @@ def test_all_rounds_are_one_event_by_zcdp_and_nothing_is_amplified():
     assert told["public"].epsilon == epsilon(event, told["public"].delta, "zero_out").epsilon
     text = str(plan.statement)
     for words in (
-        "zero-concentrated",
+        "analytic Gaussian",
         "at most 3 times, at least 4 rounds apart",
         "4 groups, which take turns",
         "takes that noise off",

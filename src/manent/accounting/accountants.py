@@ -38,6 +38,8 @@ _RESOLUTION = 50.0  # intervals in the epsilon of one of the rounds, whose losse
 _PLD_DELTA = 1e-12
 _PLD_EPSILON = 1e4
 _PLD_SMALLEST = 1e-6
+_PLD_WIDTH = 1e3  # of the losses of one release
+_PLD_RELEASES = 10**9
 _NAMES = {
     "pld": "privacy loss distribution",
     "rdp": "Rényi differential privacy",
@@ -330,16 +332,20 @@ def _rdp(bag: Bag, relation: NeighboringRelation) -> Conversion:
 def _pld(bag: Bag, asked: _Asked) -> tuple[Conversion, tuple[str, ...]]:
     """By PLD, pessimistic, with notes. The interval follows epsilon, and grows where the PLD would not fit into memory."""
     about = _rdp(bag, asked.relation)(asked.delta)
-    if not about < _PLD_EPSILON:
-        return (lambda delta: math.inf), (f"no PLD beyond epsilon {_PLD_EPSILON:g}",)
-    if about < _PLD_SMALLEST:
-        return (lambda delta: math.inf), (f"no PLD below epsilon {_PLD_SMALLEST:g}",)
-    width = max(event.pld_width(asked.relation) for event, _ in bag)
-    spread = math.sqrt(sum(count for _, count in bag))
+    width, releases = max(event.pld_width(asked.relation) for event, _ in bag), sum(count for _, count in bag)
+    for beyond, why in (
+        (not about < _PLD_EPSILON, f"beyond epsilon {_PLD_EPSILON:g}"),
+        (about < _PLD_SMALLEST, f"below epsilon {_PLD_SMALLEST:g}"),
+        (width > _PLD_WIDTH, "of so little noise"),
+        (releases > _PLD_RELEASES, f"of more than {_PLD_RELEASES:,} releases"),
+    ):
+        if beyond:
+            return (lambda delta: math.inf), (f"no PLD {why}",)
+    spread = math.sqrt(releases)
     for _ in range(3):
         own = min(INTERVAL, about / _RESOLUTION / spread) * asked.coarse
         wanted = own if asked.interval is None else asked.interval
-        step = max(wanted, width / _POINTS, about / _POINTS / 4, _FINEST)
+        step = max(wanted, width / _POINTS, about / _POINTS, _FINEST)
         total = _distribution(bag, asked.relation, step)
         found = float(total.get_epsilon_for_delta(asked.delta))
         if (

@@ -6,9 +6,9 @@
 | an event | the smallest of these over several deltas, each with its own epsilon |
 | no guarantee, or an infinite epsilon | 1 |
 
-Kairouz, Oh and Viswanath 2015, "The Composition Theorem for Differential Privacy", Theorem 2.1: the two inequalities say the same
-as (epsilon, delta), so for that pair alone no bound is smaller. It holds for every attack on what the guarantee is about, whatever it
-knows beside. (The first inequality is the definition, for the attack's verdict; the second is it for the opposite verdict.)
+Kairouz, Oh and Viswanath 2015, "The Composition Theorem for Differential Privacy", Theorem 2.1: the two inequalities say the
+same as (epsilon, delta), so for that pair alone no bound is smaller. It holds for every attack on what the guarantee is about,
+whatever it knows beside. (The first inequality is the definition, for the attack's verdict; the second is it for the opposite.)
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def true_positives(epsilon: float, delta: float, false_positives: float) -> floa
     if false_positives == 0:
         return float(delta)
     caught = math.exp(min(epsilon + math.log(false_positives), 1.0)) + delta
-    return float(min(1.0, caught, 1 - math.exp(-epsilon) * max(0.0, 1 - delta - false_positives)))
+    missed = math.exp(-epsilon) * max(0.0, 1 - delta - false_positives)
+    return float(max(false_positives, min(1.0, caught, 1 - missed)))  # guessing finds as many members as others
 
 
 def within(epsilon: float, delta: float) -> tuple[Attack, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from scipy import optimize
@@ -14,6 +16,8 @@ from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 
 _SMALLEST, _LARGEST = 1e-2, 1e8
+_STAGES = ((math.inf, 1e-2, 0.125), (10.0, 2e-3, 0.005))
+"""How coarse a PLD is in each, how near the stage comes, and how far apart the next one begins to look."""
 _LEAST = 1e-9
 """Of the targets. Below, nothing that a study could do is within reach of them."""
 
@@ -72,13 +76,9 @@ def calibrate(
 
     # A search begins where a quicker one ended, first without a PLD and then with a coarse one: they move its start alone.
     start, step = 0.0, 0.125
-    for coarse, near, next_step in ((math.inf, 1e-2, 0.125), (10.0, 2e-3, 0.005)):
-        if accountant in ("auto", "pld"):
-            try:
-                start = _smallest(lambda x, coarse=coarse: rough_excess(x, coarse), near, start, step, target)  # type: ignore[misc]
-                step = next_step
-            except Refused:
-                continue
+    for coarse, near, after in _STAGES if accountant in ("auto", "pld") else ():
+        with suppress(Refused):
+            start, step = _smallest(partial(rough_excess, coarse=coarse), near, start, step, target), after
     return math.exp(_smallest(excess, tolerance, start, step, target))
 
 

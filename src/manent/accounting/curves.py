@@ -81,7 +81,7 @@ def from_renyi(curve: Curve, delta: float, orders: tuple[float, ...] = ORDERS) -
 def _converted(curve: Curve, delta: float, orders: tuple[float, ...]) -> Curve:
     beyond = np.asarray(orders) - 1
     log = np.log1p(beyond)
-    converted: Curve = curve + np.log(beyond) - log - (math.log(delta) + log) / beyond
+    converted: Curve = curve - np.log1p(1 / beyond) - (math.log(delta) + log) / beyond
     return converted
 
 
@@ -114,12 +114,15 @@ def best_epsilon(curve_at: Callable[[tuple[float, ...]], Curve], delta: float) -
 
 
 def _between(found: Mapping[float, float]) -> tuple[float, ...]:
-    """New orders between the neighbours of the best one; whole ones where they are large, as more is not known in between."""
+    """New orders between the neighbours of the best one, and whole ones, as some curves are bounded by lines between those."""
     known = sorted(found)
     best = known.index(min(found, key=lambda order: found[order]))
     low, high = known[max(best - 1, 0)], known[min(best + 1, len(known) - 1)]
     new = 1 + np.geomspace(low - 1, high - 1, _FINER + 2)[1:-1]
     rounded = {float(round(order)) if order > 40 and high - low > 2 * _FINER else float(order) for order in new}
+    whole = range(max(2, math.ceil(low)), math.floor(high) + 1)
+    if len(whole) <= _FINER:
+        rounded |= set(map(float, whole))
     return tuple(sorted(rounded - set(known))) or (known[best],)
 
 
@@ -128,8 +131,7 @@ def from_zcdp(rho: float, delta: float) -> float:
 
     def at(log_beyond: float) -> float:
         beyond = math.exp(log_beyond)
-        log = math.log1p(beyond)
-        return rho * (1 + beyond) + log_beyond - log - (math.log(delta) + log) / beyond
+        return rho * (1 + beyond) - math.log1p(1 / beyond) - (math.log(delta) + math.log1p(beyond)) / beyond
 
     if rho < -math.log1p(-(delta**2)):
         return 0.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+from scipy.special import expit
 
 from manent.accounting.protocol import NeighboringRelation
 
@@ -31,12 +34,13 @@ def of_gaussian(z: float, relation: NeighboringRelation, interval: float, probab
 
 
 def of_pure(epsilon: float, interval: float) -> Any:
-    """The worst PLD of an epsilon-differentially private release."""
-    from dp_accounting.pld import common
+    """The worst PLD of an epsilon-differentially private release, that of randomised response."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    parameters = common.DifferentialPrivacyParameters(epsilon, 0.0)
-    return pld.from_privacy_parameters(parameters, value_discretization_interval=interval)
+    losses = {math.ceil(epsilon / interval): float(expit(epsilon))}
+    least = math.ceil(-epsilon / interval)
+    losses[least] = losses.get(least, 0.0) + float(expit(-epsilon))
+    return pld.PrivacyLossDistribution.create_from_rounded_probability(losses, 0.0, interval)
 
 
 def width(z: float) -> float:

@@ -62,6 +62,10 @@ class DiscreteLaplace(Event):
             return losses.many(losses.of_pure(self.pure_epsilon(relation), interval), count)
         return losses.many(losses.of_discrete_laplace(self.scale, steps, interval), count)
 
+    def pld_width(self, relation: NeighboringRelation) -> float:
+        """Twice its epsilon."""
+        return 2 * self.pure_epsilon(relation)
+
     def has_sampled_pld(self, relation: NeighboringRelation) -> bool:
         """Except under replacement, and for more losses than are told apart."""
         return relation != "replace_one" and self.sensitivity <= _MOST_STEPS

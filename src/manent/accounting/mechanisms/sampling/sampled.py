@@ -96,10 +96,10 @@ class Sampled(Event):
         return losses.many(self.by.pld(self.event, relation, interval), count)
 
     def pld_width(self, relation: NeighboringRelation) -> float:
-        """That of Gaussian noise; 0 for other releases."""
+        """That of Gaussian noise; for other releases, that of all together without sampling."""
         z = joint_multiplier(self.event)
         if z is None:
-            return 0.0
+            return math.fsum(count * leaf.pld_width(relation) for leaf, count in counted(self.event).items())
         return losses.width(z / 2 if self.by.brings_another else z / CHANGE[relation])
 
     def error(self) -> float:
