@@ -115,8 +115,7 @@ class Clipped:
             bits = hashlib.blake2b(key.to_bytes(8, "little") + x.tobytes() + y.tobytes(), digest_size=8).digest()
             torch.default_generator.manual_seed(int.from_bytes(bits, "little") >> 1)
         with torch.enable_grad():
-            # Fresh memory begins on a cache line, wherever the row lies in the batch.
-            loss = self.loss(network.module(tensor(x).clone()), tensor(y).clone())
+            loss = self.loss(network.module(_fresh(x)), _fresh(y))
             found = torch.autograd.grad(loss, network.parameters, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(network.parameters, found, strict=True)]
         gradient = torch.cat([part.detach().reshape(-1).float() for part in parts])
@@ -177,6 +176,11 @@ class _MaxPool:
 
     def stored(self) -> int:
         return 0
+
+
+def _fresh(row: Array) -> Tensor:
+    """One row in memory of its own, which begins on a cache line and has the same strides wherever the row lies in its batch."""
+    return tensor(row).clone(memory_format=torch.contiguous_format)
 
 
 def _refuse_other(sources: dict[str, object], first: object, again: object) -> None:

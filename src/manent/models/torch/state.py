@@ -67,24 +67,16 @@ class Kept:
     """What one module and its loss keep, as it was when this object was made."""
 
     def __init__(self, module: nn.Module, loss: object = None) -> None:
-        own_parts = list(module.named_modules())
-        parts = own_parts + [(f"loss {name}".rstrip(), part) for name, part in _modules_of(loss)]
+        own = list(module.named_modules())
+        outside = [(f"loss {name}".rstrip(), part) for name, part in _modules_of(loss)]
+        parts = [*own, *outside]
         # Modules and tensors of a module are the same objects in every copy.
         self._fixed = {id(part): part for _, part in parts} | {id(t): t for t in (*module.parameters(), *module.buffers())}
-        own = [
-            _slot(_title(name, part), part.__dict__, key)
-            for number, (name, part) in enumerate(parts)
-            for key in part.__dict__
-            if key not in _OWN or number >= len(own_parts)
-        ]
-        self._simple = [(slot.holder, slot.key, slot.value, slot) for slot in own if slot.simple]
-        self._empty = [(slot.holder, slot.key, slot.value, slot) for slot in own if slot.seen == ()]
-        self._deep = [slot for slot in own if not slot.simple and slot.seen != ()]
-        self._beside = list(_beside(parts))
-        if callable(loss) and not isinstance(loss, nn.Module):
-            self._beside.append(_slot("The loss", {"what it closes over": loss}, "what it closes over", False))
-            if inspect.isfunction(loss):
-                self._beside += _globals("The loss", loss, set())
+        slots = [*_slots(own, _OWN), *_slots(outside, ())]
+        self._simple = [(slot.holder, slot.key, slot.value, slot) for slot in slots if slot.simple]
+        self._empty = [(slot.holder, slot.key, slot.value, slot) for slot in slots if slot.seen == ()]
+        self._deep = [slot for slot in slots if not slot.simple and slot.seen != ()]
+        self._beside = [*_beside(parts), *_closed(loss)]
         self._names = [
             (_title(name, part), kind, holder, set(holder))
             for name, part in parts
@@ -129,6 +121,19 @@ class Kept:
 
     def _copy(self, values: dict[int, Any]) -> dict[int, Any]:
         return copy.deepcopy(values, dict(self._fixed))
+
+
+def _slots(parts: list[tuple[str, nn.Module]], without: tuple[str, ...]) -> list[_Slot]:
+    """The attributes of modules, but for some names."""
+    return [_slot(_title(name, part), part.__dict__, key) for name, part in parts for key in part.__dict__ if key not in without]
+
+
+def _closed(loss: object) -> list[_Slot]:
+    """What a loss that is no module closes over, and the globals that it names."""
+    if not callable(loss) or isinstance(loss, nn.Module):
+        return []
+    within = _slot("The loss", {"what it closes over": loss}, "what it closes over", False)
+    return [within, *(_globals("The loss", loss, set()) if inspect.isfunction(loss) else ())]
 
 
 def _modules_of(loss: object) -> list[tuple[str, nn.Module]]:
