@@ -41,6 +41,7 @@ class Keeping(nn.Module):
         self.count, self.flip, self.seen, self.named = 0, False, [], {}
         self.last, self.tick = collections.deque(maxlen=2), itertools.count()
         self.held, self.source = torch.zeros(6), torch.Generator()
+        self.big = torch.zeros(40_000)
         self.array, self.noise = np.zeros(6), np.random.default_rng(0)
         self.register_buffer("inside", torch.zeros(6))
 
@@ -91,6 +92,11 @@ def array(m: Any, x: Any) -> Any:
     return torch.from_numpy(m.array).float()
 
 
+def big(m: Any, x: Any) -> Any:
+    m.big[:6] += x.detach().mean(0)
+    return m.big[:6].clone()
+
+
 def shared(m: Any, x: Any) -> Any:
     Keeping.shared += 1
     return Keeping.shared
@@ -121,6 +127,7 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "last": last,
     "held": held,
     "array": array,
+    "big": big,
     "shared": shared,
     "CALLS": calls,
     "fresh": new,
@@ -219,7 +226,7 @@ def test_a_loss_that_remembers_is_refused(make: Callable[[], Any], name: str) ->
         model.clipped_gradient_sum(model.init(np.random.default_rng(0)), data(), CLIP)
 
 
-PUT_BACK = ["mean", "count", "flip", "seen", "named", "last", "held", "array", "fresh", "more", "tick", "source", "noise"]
+PUT_BACK = ["mean", "count", "flip", "seen", "named", "last", "held", "array", "big", "fresh", "more", "tick", "source", "noise"]
 
 
 @pytest.mark.parametrize("how", PUT_BACK)

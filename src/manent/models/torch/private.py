@@ -96,6 +96,7 @@ class Clipped:
             if row == 0:
                 found = gradient.numpy().tobytes() if bool(torch.isfinite(gradient).all()) else None
                 if first is not self:
+                    self._refuse_change(thorough=True)
                     _refuse_other(sources, first, found)
                     break
                 first = found
@@ -119,14 +120,17 @@ class Clipped:
             found = torch.autograd.grad(loss, network.parameters, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(network.parameters, found, strict=True)]
         gradient = torch.cat([part.detach().reshape(-1).float() for part in parts])
-        changed = network.kept.changed()
+        self._refuse_change(thorough=False)
+        network.put(vector)
+        return gradient, loss.item()
+
+    def _refuse_change(self, thorough: bool) -> None:
+        changed = self.network.kept.changed(thorough)
         if changed is not None:
             raise Refused(
                 f"{changed} while it computes, so an example would leave a trace in the gradients of the next: no gradient "
                 f"belongs to one example. With DPSGD compute it anew in each pass, or register it as a buffer, which is put back."
             )
-        network.put(vector)
-        return gradient, loss.item()
 
     def _layers(self, total: Array) -> list[exact.Layer]:
         """The chain as layers of `models.chain`, which add to views of `total`."""

@@ -16,6 +16,7 @@ training refuses a module that changes anything here while it computes.
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import random
 import types
@@ -31,6 +32,9 @@ from torch import Tensor, nn
 _SIMPLE = (bool, int, float, complex, str, bytes, types.NoneType, type, torch.dtype, torch.device, torch.Size)
 _OWN = ("_buffers",)  # what `Network` itself puts back
 
+
+LARGE = 1 << 16
+"""Bytes. Larger arrays and tensors are noted by a digest, and looked at once in a pass instead of after each example."""
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 
@@ -50,6 +54,11 @@ class _Slot:
     def simple(self) -> bool:
         """Whether the value cannot change in place."""
         return isinstance(self.value, _SIMPLE)
+
+    @property
+    def large(self) -> bool:
+        """Whether looking at the value takes long."""
+        return isinstance(self.value, Tensor | np.ndarray) and self.value.nbytes > LARGE
 
     def same(self) -> bool:
         """Whether the attribute is as it was."""
@@ -103,8 +112,11 @@ class Kept:
                 fresh = self._copy(self._copied) if fresh is None else fresh
                 slot.holder[slot.key] = fresh[number]
 
-    def changed(self) -> str | None:
-        """The first attribute that is not as it was, such as "'1.inside' (Centred) keeps its attribute 'mean'"; else None."""
+    def changed(self, thorough: bool = True) -> str | None:
+        """The first attribute that is not as it was, such as "'1.inside' (Centred) keeps its attribute 'mean'"; else None.
+
+        If not `thorough`, large arrays and tensors are passed over.
+        """
         for owner, kind, holder, names in self._names:
             if holder.keys() != names:
                 return f"{owner} keeps its {kind} {min(holder.keys() ^ names)!r}"
@@ -115,7 +127,7 @@ class Kept:
             if value or (holder[key] is not value and not slot.same()):
                 return f"{slot.owner} keeps its attribute {key!r}"
         for slot in (*self._deep, *self._beside):
-            if not slot.same():
+            if (thorough or not slot.large) and not slot.same():
                 return f"{slot.owner} keeps {'its attribute ' if slot.own else ''}{slot.key!r}"
         return None
 
@@ -200,7 +212,7 @@ def _seen(value: Any, within: tuple[int, ...] = ()) -> object:
     if isinstance(value, Tensor):
         return _bits(value)
     if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes() if value.dtype != object else _seen(value.tolist(), inner)
+        return value.dtype.str, value.shape, _short(value) if value.dtype != object else _seen(value.tolist(), inner)
     if isinstance(value, dict):
         return type(value), tuple((_seen(k, inner), _seen(v, inner)) for k, v in value.items())
     if isinstance(value, list | tuple | deque):
@@ -250,4 +262,9 @@ def _bits(tensor: Tensor) -> object:
     if tensor.layout != torch.strided or tensor.device.type == "meta":
         return id(tensor)
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    return tensor.dtype, tuple(tensor.shape), plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return tensor.dtype, tuple(tensor.shape), _short(plain.view(torch.uint8).numpy()) if plain.numel() else b""
+
+
+def _short(array: np.ndarray[Any, Any]) -> bytes:
+    bits = array.tobytes()
+    return bits if len(bits) <= LARGE else hashlib.blake2b(bits).digest()
