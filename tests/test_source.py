@@ -45,6 +45,8 @@ def faults(text: str) -> list[str]:
             name = dotted(node)
             head, _, last = name.rpartition(".")
             numbers = head in ("np.random", "numpy.random") and last not in GENERATORS
+            if last in ("get_state", "getstate"):  # looks, to see whether somebody else drew; `set_state` is no look
+                continue
             if numbers or (head == "random" and plain_random and last != "Random"):
                 found.append(f"{node.lineno}: {name} is global randomness")
         elif isinstance(node, ast.Call):

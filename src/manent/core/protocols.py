@@ -430,7 +430,7 @@ class ModelTraits:
         together: how many clients it trains in one call of `train`.
         check_private: raises Refused where the model cannot give the gradient of a single example (BatchNorm mixes examples).
             None where it never can. A model that can also has `clipped_gradient_sum(vector, data, clip_norm)`; see
-            `core.training.dpsgd.ClippedSum`.
+            `core.training.dpsgd.ClippedSum`. What shows only in computing, that refuses.
     """
 
     threadsafe: bool = False

@@ -411,10 +411,17 @@ def _traced(function: Callable[..., Any], arrays: tuple[Array, ...]) -> str:
         try:
             # A function of its own each time, so that JAX does not remember the last trace.
             found = jax.make_jaxpr(lambda *given: function(*given))(*arrays)
+            constants = hashlib.sha256(b"".join(map(_constant, found.consts)))
         except FAULTS as error:
             raise InvalidInput(_failure(error, arrays)) from error
-    constants = hashlib.sha256(b"".join(np.asarray(c).tobytes() for c in found.consts if hasattr(c, "dtype")))
     return f"{re.sub('0x[0-9a-f]+', '', str(found.jaxpr))} {constants.hexdigest()}"
+
+
+def _constant(value: Any) -> bytes:
+    """The bits of an array that a function closes over. Raises TypeError for a stand-in that another trace left behind."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    return np.asarray(value).tobytes()
 
 
 def _failure(error: Exception, arrays: tuple[Array, ...]) -> str:

@@ -66,7 +66,9 @@ class TorchModel:
     | persistent floating buffers, such as the running mean of BatchNorm           | in the vector, block "statistics" |
     | frozen parameters (`requires_grad=False`), integer or non-persistent buffers | not in the vector                 |
 
-    Every training begins with the tensors that are not in the vector as they were given. Their hash is part of the study.
+    Every training begins with the tensors that are not in the vector as they were given. Their hash is part of the study. What
+    modules keep in attributes begins as it was given, too; private training refuses a module that changes any of it while it
+    computes (`models.torch.state`).
 
     A chain of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d and Flatten (`nn.Sequential`) trains without autograd.
     A model object serves one process and one thread at a time. After a fork each process has its own.
@@ -168,7 +170,9 @@ class TorchModel:
     def clipped_gradient_sum(self, vector: Vector, data: Examples, clip_norm: float) -> tuple[Array, float]:
         """float64[p], the sum of the rows' clipped gradients in training mode; and the sum of losses. See `core.training.dpsgd`.
 
-        Raises Refused as `check_private`, and InvalidInput for data that the network rejects.
+        What layers draw at random follows the example's bits, and a key that torch's default generator gives for this call.
+        Raises Refused as `check_private`, and for a network in which an example leaves a trace in the next; and InvalidInput for
+        data that the network rejects.
         """
         self.layout.check_size(vector)
         return self._clipped.sum(vector, data.x, data.y, clip_norm)

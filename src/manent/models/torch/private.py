@@ -83,19 +83,21 @@ class Clipped:
                 layers = self._layers(total)
                 return total, exact.clipped_sum(layers, self.kind, x, y, clip_norm)
             key = int(torch.randint(2**63 - 1, ())) if self.random else 0
-            with seeded(0), _one_thread(), _other_sources():
+            with seeded(0), _one_thread():
                 return self._alone(self.network.read(), x, y, clip_norm, key)
 
     def _alone(self, vector: Array, x: Array, y: Array, clip_norm: float, key: int) -> tuple[Array, float]:
         """The same, with each example by itself."""
         total, losses = torch.zeros(self.size, dtype=torch.float64), 0.0
         first: object = self  # no example yet
+        sources = _sources()
         for row in [*range(len(x)), *([0] if len(x) else [])]:
             gradient, loss = self._gradient(vector, x[row : row + 1], y[row : row + 1], key)
             if row == 0:
                 found = gradient.numpy().tobytes() if bool(torch.isfinite(gradient).all()) else None
                 if first is not self:
-                    _refuse_other(first, found)
+                    self._refuse_change(thorough=True)
+                    _refuse_other(sources, first, found)
                     break
                 first = found
             losses += loss
@@ -114,19 +116,21 @@ class Clipped:
             bits = hashlib.blake2b(key.to_bytes(8, "little") + x.tobytes() + y.tobytes(), digest_size=8).digest()
             torch.default_generator.manual_seed(int.from_bytes(bits, "little") >> 1)
         with torch.enable_grad():
-            # Fresh memory begins on a cache line, wherever the row lies in the batch.
-            loss = self.loss(network.module(tensor(x).clone()), tensor(y).clone())
+            loss = self.loss(network.module(_fresh(x)), _fresh(y))
             found = torch.autograd.grad(loss, network.parameters, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(network.parameters, found, strict=True)]
         gradient = torch.cat([part.detach().reshape(-1).float() for part in parts])
-        changed = network.kept.changed()
+        self._refuse_change(thorough=False)
+        network.put(vector)
+        return gradient, loss.item()
+
+    def _refuse_change(self, thorough: bool) -> None:
+        changed = self.network.kept.changed(thorough)
         if changed is not None:
             raise Refused(
                 f"{changed} while it computes, so an example would leave a trace in the gradients of the next: no gradient "
                 f"belongs to one example. With DPSGD compute it anew in each pass, or register it as a buffer, which is put back."
             )
-        network.put(vector)
-        return gradient, loss.item()
 
     def _layers(self, total: Array) -> list[exact.Layer]:
         """The chain as layers of `models.chain`, which add to views of `total`."""
@@ -178,7 +182,19 @@ class _MaxPool:
         return 0
 
 
-def _refuse_other(first: object, again: object) -> None:
+def _fresh(row: Array) -> Tensor:
+    """One row in memory of its own, which begins on a cache line and has the same strides wherever the row lies in its batch."""
+    return tensor(row).clone(memory_format=torch.contiguous_format)
+
+
+def _refuse_other(sources: dict[str, object], first: object, again: object) -> None:
+    """Raises Refused, at the end of a pass, where another source was drawn from, or the first example now gives other bits."""
+    for name, state in _sources().items():
+        if state != sources[name]:
+            raise Refused(
+                f"The network or its loss draws from the global generator of {name}, where each example's numbers depend on the "
+                f"examples before it. With DPSGD draw with torch's default generator, which is seeded for each example."
+            )
     if first != again:
         raise Refused(
             "The network gave an example another gradient when it came again in the same pass, so it carries something from one "
@@ -200,20 +216,7 @@ def _one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-@contextmanager
-def _other_sources() -> Iterator[None]:
-    """Raises Refused, naming the source, where the block drew from a global source of random numbers that is not torch's."""
-    before = _states()
-    yield
-    for name, state in _states().items():
-        if state != before[name]:
-            raise Refused(
-                f"The network or its loss draws from the global generator of {name}, where each example's numbers depend on the "
-                f"examples before it. With DPSGD draw with torch's default generator, which is seeded for each example."
-            )
-
-
-def _states() -> dict[str, object]:
+def _sources() -> dict[str, object]:
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - only looked at
     return {"numpy.random": (kind, np.asarray(keys).tobytes(), *rest), "Python's random": random.getstate()}
 

@@ -16,6 +16,7 @@ training refuses a module that changes anything here while it computes.
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import random
 import types
@@ -31,6 +32,9 @@ from torch import Tensor, nn
 _SIMPLE = (bool, int, float, complex, str, bytes, types.NoneType, type, torch.dtype, torch.device, torch.Size)
 _OWN = ("_buffers",)  # what `Network` itself puts back
 
+
+LARGE = 1 << 16
+"""Bytes. Larger arrays and tensors are noted by a digest, and looked at once in a pass instead of after each example."""
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 
@@ -51,6 +55,11 @@ class _Slot:
         """Whether the value cannot change in place."""
         return isinstance(self.value, _SIMPLE)
 
+    @property
+    def large(self) -> bool:
+        """Whether looking at the value takes long."""
+        return isinstance(self.value, Tensor | np.ndarray) and self.value.nbytes > LARGE
+
     def same(self) -> bool:
         """Whether the attribute is as it was."""
         now = self.holder.get(self.key, self)
@@ -67,24 +76,16 @@ class Kept:
     """What one module and its loss keep, as it was when this object was made."""
 
     def __init__(self, module: nn.Module, loss: object = None) -> None:
-        own_parts = list(module.named_modules())
-        parts = own_parts + [(f"loss {name}".rstrip(), part) for name, part in _modules_of(loss)]
+        own = list(module.named_modules())
+        outside = [(f"loss {name}".rstrip(), part) for name, part in _modules_of(loss)]
+        parts = [*own, *outside]
         # Modules and tensors of a module are the same objects in every copy.
         self._fixed = {id(part): part for _, part in parts} | {id(t): t for t in (*module.parameters(), *module.buffers())}
-        own = [
-            _slot(_title(name, part), part.__dict__, key)
-            for number, (name, part) in enumerate(parts)
-            for key in part.__dict__
-            if key not in _OWN or number >= len(own_parts)
-        ]
-        self._simple = [(slot.holder, slot.key, slot.value, slot) for slot in own if slot.simple]
-        self._empty = [(slot.holder, slot.key, slot.value, slot) for slot in own if slot.seen == ()]
-        self._deep = [slot for slot in own if not slot.simple and slot.seen != ()]
-        self._beside = list(_beside(parts))
-        if callable(loss) and not isinstance(loss, nn.Module):
-            self._beside.append(_slot("The loss", {"what it closes over": loss}, "what it closes over", False))
-            if inspect.isfunction(loss):
-                self._beside += _globals("The loss", loss, set())
+        slots = [*_slots(own, _OWN), *_slots(outside, ())]
+        self._simple = [(slot.holder, slot.key, slot.value, slot) for slot in slots if slot.simple]
+        self._empty = [(slot.holder, slot.key, slot.value, slot) for slot in slots if slot.seen == ()]
+        self._deep = [slot for slot in slots if not slot.simple and slot.seen != ()]
+        self._beside = [*_beside(parts), *_closed(loss)]
         self._names = [
             (_title(name, part), kind, holder, set(holder))
             for name, part in parts
@@ -111,8 +112,11 @@ class Kept:
                 fresh = self._copy(self._copied) if fresh is None else fresh
                 slot.holder[slot.key] = fresh[number]
 
-    def changed(self) -> str | None:
-        """The first attribute that is not as it was, such as "'1.inside' (Centred) keeps its attribute 'mean'"; else None."""
+    def changed(self, thorough: bool = True) -> str | None:
+        """The first attribute that is not as it was, such as "'1.inside' (Centred) keeps its attribute 'mean'"; else None.
+
+        If not `thorough`, large arrays and tensors are passed over.
+        """
         for owner, kind, holder, names in self._names:
             if holder.keys() != names:
                 return f"{owner} keeps its {kind} {min(holder.keys() ^ names)!r}"
@@ -123,12 +127,25 @@ class Kept:
             if value or (holder[key] is not value and not slot.same()):
                 return f"{slot.owner} keeps its attribute {key!r}"
         for slot in (*self._deep, *self._beside):
-            if not slot.same():
+            if (thorough or not slot.large) and not slot.same():
                 return f"{slot.owner} keeps {'its attribute ' if slot.own else ''}{slot.key!r}"
         return None
 
     def _copy(self, values: dict[int, Any]) -> dict[int, Any]:
         return copy.deepcopy(values, dict(self._fixed))
+
+
+def _slots(parts: list[tuple[str, nn.Module]], without: tuple[str, ...]) -> list[_Slot]:
+    """The attributes of modules, but for some names."""
+    return [_slot(_title(name, part), part.__dict__, key) for name, part in parts for key in part.__dict__ if key not in without]
+
+
+def _closed(loss: object) -> list[_Slot]:
+    """What a loss that is no module closes over, and the globals that it names."""
+    if not callable(loss) or isinstance(loss, nn.Module):
+        return []
+    within = _slot("The loss", {"what it closes over": loss}, "what it closes over", False)
+    return [within, *(_globals("The loss", loss, set()) if inspect.isfunction(loss) else ())]
 
 
 def _modules_of(loss: object) -> list[tuple[str, nn.Module]]:
@@ -195,7 +212,7 @@ def _seen(value: Any, within: tuple[int, ...] = ()) -> object:
     if isinstance(value, Tensor):
         return _bits(value)
     if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes() if value.dtype != object else _seen(value.tolist(), inner)
+        return value.dtype.str, value.shape, _short(value) if value.dtype != object else _seen(value.tolist(), inner)
     if isinstance(value, dict):
         return type(value), tuple((_seen(k, inner), _seen(v, inner)) for k, v in value.items())
     if isinstance(value, list | tuple | deque):
@@ -245,4 +262,9 @@ def _bits(tensor: Tensor) -> object:
     if tensor.layout != torch.strided or tensor.device.type == "meta":
         return id(tensor)
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    return tensor.dtype, tuple(tensor.shape), plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return tensor.dtype, tuple(tensor.shape), _short(plain.view(torch.uint8).numpy()) if plain.numel() else b""
+
+
+def _short(array: np.ndarray[Any, Any]) -> bytes:
+    bits = array.tobytes()
+    return bits if len(bits) <= LARGE else hashlib.blake2b(bits).digest()
