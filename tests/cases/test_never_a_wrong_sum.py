@@ -5,6 +5,7 @@ Each test says what it compares against: exact enumerations and convolutions, sc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -262,6 +263,26 @@ def test_the_statement_tells_the_probability_and_only_where_there_is_one():
     masked = mn.SecAgg(modelled=True)
     assert "which hold every sum" in told(shares, summation=masked)
     assert "which hold every sum" not in told(mn.Discretize(bits=20), shares, summation=masked)
+
+
+@pytest.mark.parametrize("norm", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("z", [5e-324, 1e-200, 1.0, 1e200, 1.7e308])
+@pytest.mark.parametrize(
+    "changes",
+    [{"bits": 4}, {"bits": 60}, {"bits": 20, "rotation": True}, {"bits": 20, "grid": 5e-324}, {"bits": 20, "grid": 1e308}],
+)
+def test_extreme_numbers_are_refused_in_words(norm, z, changes):
+    """Nothing comes out but a stack, or an error of the project's own."""
+    for clip, noise in NOISES.values():
+        layers = [replace(clip, norm=norm), mn.Discretize(**changes), replace(noise, noise_multiplier=z)]
+        for trial, most in itertools.product((False, True), (1, 10**9)):
+            with contextlib.suppress(mn.ManentError):
+                build(spec(10), layers, Gathering(1.0, 1, most, rounds=10**6), trial)
+    for bad in (5e-324, 1e-101, 1e101, 1.7e308):
+        with pytest.raises(mn.InvalidInput, match="Clip expects norm from"):
+            mn.Clip(bad)
+        with pytest.raises(mn.InvalidInput, match="AdaptiveClip expects initial from"):
+            mn.AdaptiveClip(initial=bad)
 
 
 # Noise and bounds of one's own
