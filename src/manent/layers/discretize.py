@@ -108,7 +108,8 @@ class Discretize:
             raise Refused("A rotation keeps the Euclidean norm only. Use rotation=False with Clip(order=1), or order=2.")
         size = rotation.padded(form.layout.size) if self.rotation else form.layout.size
         layout = Layout((Block("rotated", (Entry("rotated", (size,)),)),)) if self.rotation else form.layout
-        ring = _Ring(Reach(gathering, size, rotation.block(size) if self.rotation else None, self.failure), self._stochastic)
+        block = rotation.block(form.layout.size) if self.rotation else None
+        ring = _Ring(Reach(gathering, size, block, self.failure), self._stochastic)
         grid, fault = self._grid(form.l2, ring)
         limit = self._limit(form.l2, grid, ring)
         first = limit if form.l1 is not None else None
