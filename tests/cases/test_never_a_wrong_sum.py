@@ -420,3 +420,11 @@ def test_a_test_source_repeats_signs_and_sums():
         return found
 
     np.testing.assert_array_equal(run(), run())
+
+
+def test_the_statement_tells_what_a_sparse_graph_risks_and_a_complete_one_does_not():
+    form = mn.FixedPoint().enter(Form(spec(4).layout), Gathering(1000.0, 10, 1000)).form
+    said = {clients: " ".join(mn.SecAgg().explain(form, clients, 10)) for clients in (100, 1000)}
+    assert "at most 2^-40 in each sum" in said[1000]
+    assert "never wrong, with 2^-30" in said[1000]
+    assert "unlucky" not in said[100]
