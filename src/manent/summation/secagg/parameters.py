@@ -69,7 +69,7 @@ from manent.summation.secagg.graph import is_graph
 Adversary = Literal["curious", "active"]
 
 SIGMA, ETA = 40, 30
-"""In each sum over a sparse graph, security fails with probability at most 2^-40, and correctness (no sum is formed) with 2^-30."""
+"""In each sum over a sparse graph, security fails with probability at most 2^-40; correctness (no sum is formed), with 2^-30."""
 ALWAYS_COMPLETE = 200  # with fewer clients a sparse graph saves little, and its bound rests on a handful of corrupt clients
 LARGEST = 1_000_000  # clients; up to here the tails are exact to 1e-7 of themselves
 _FEWEST = 3  # with two clients the sum tells each the other's vector
