@@ -214,9 +214,10 @@ def test_a_grid_on_which_the_sum_does_not_fit_is_refused_and_the_cure_works():
         stack([declared[0], replace(declared[1], bits=needed - 1), declared[2]], 1000, 100)
 
 
-def test_a_cohort_that_may_be_larger_than_expected_fits_too():
+@pytest.mark.parametrize("noise", [mn.CentralNoise(1.0), mn.LocalNoise(1.0)])
+def test_a_cohort_that_may_be_larger_than_expected_fits_too(noise):
     """Of 10,000 clients 100 are expected; up to 200 are counted on, and all of them where nobody draws."""
-    layers = [mn.Clip(1.0), mn.Discretize(bits=24), mn.CentralNoise(1.0)]
+    layers = [mn.Clip(1.0), mn.Discretize(bits=24), noise]
     grids = [
         build(spec(10), layers, Gathering(expected, 1, most)).form.grid
         for expected, most in ((100.0, 100), (100.0, 10_000), (10_000.0, 10_000))

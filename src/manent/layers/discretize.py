@@ -63,9 +63,9 @@ class Discretize:
         bits: from 4 to 60, for a sum modulo 2**bits. None forms the sum without a modulus.
         rotation: whether to rotate first (blocks of a randomised Hadamard transform). That spreads a vector's energy evenly over
             its coordinates, so that fewer bits are needed.
-        rounding: "towards_zero" never enlarges a norm. "stochastic" is unbiased, and bounds the norm by drawing again (Kairouz,
-            Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation",
-            Algorithm 1). None takes the first on the default grid, and the second on a coarser one.
+        rounding: "towards_zero" never enlarges a norm. "stochastic" is unbiased, but for drawing again where a norm is above its
+            bound (Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+            Aggregation", Algorithm 1). None takes the first on the default grid, and the second on a coarser one.
         failure: with `bits`, the probability that any total of the study comes back wrong, at most; from 2^-64 to below 1.
 
     Raises:
