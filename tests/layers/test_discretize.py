@@ -83,7 +83,7 @@ def test_bits_choose_a_grid_on_which_the_sum_and_its_noise_fit():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 9000))
+@given(st.one_of(st.integers(1, 9000), st.integers(9000, 600_000)))
 def test_the_rotation_keeps_norms_and_is_undone(size):
     row = np.random.default_rng(size).normal(size=(1, size))
     turned = rotation.rotate(row)
@@ -92,10 +92,23 @@ def test_the_rotation_keeps_norms_and_is_undone(size):
     np.testing.assert_allclose(rotation.unrotate(turned[0], size), row[0], atol=1e-9)
 
 
-def test_the_rotation_spreads_a_spike():
-    row = np.zeros((1, 4096))
+@pytest.mark.parametrize("size", [4096, 2**16, 2**18, 2**19])
+def test_the_rotation_spreads_a_spike_over_its_block(size):
+    row = np.zeros((1, size))
     row[0, 17] = 1.0
-    np.testing.assert_allclose(np.abs(rotation.rotate(row)), 1 / 64)
+    found, block = np.abs(rotation.rotate(row))[0], min(size, rotation.LARGEST)
+    assert rotation.block(size) == block
+    np.testing.assert_allclose(found[:block], 1 / math.sqrt(block))
+    assert not found[block:].any()
+
+
+@settings(max_examples=200)
+@given(st.integers(4097, 10**8))
+def test_large_blocks_pad_little(size):
+    block, rest = rotation.block(size), rotation.padded(size) - size
+    assert block in [2**bits for bits in range(12, 19)]
+    assert 0 <= rest < 4096 or rest <= size / 16
+    assert rotation.padded(size) % block == 0
 
 
 def test_a_grid_beyond_reason_is_refused():

@@ -74,7 +74,7 @@ class Draws:
 
     Attributes:
         law: "gaussian" (rounded), "discrete_gaussian", "laplace" (discrete) or "skellam"; any other is not known.
-        count: how many there are in a total, at most.
+        count: how many there are in a total, at most: no more than one for each vector, or one in all.
         share: deviation of one (for Laplace: its scale), over noise multiplier times norm bound.
     """
 

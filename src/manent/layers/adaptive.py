@@ -16,6 +16,8 @@ from manent.core.vectors import Array, Arrays, Layout, scalar
 from manent.layers.clip import clip, norm
 from manent.layers.order import refuse_order
 
+_LEAST, _MOST = 1e-30, 1e30  # of C, which travels as float32
+
 
 @final
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class AdaptiveClip:
     Attributes:
         quantile: in (0, 1).
         lr: geometric learning rate, > 0.
-        initial: the first C, > 0, in the unit of the vector.
+        initial: the first C, from 1e-30 to 1e30, in the unit of the vector.
         count_stddev: deviation of the noise on the number of clients within C, > 0. None takes a twentieth of the expected
             cohort, as in the paper.
 
@@ -62,6 +64,10 @@ class AdaptiveClip:
         validate.fraction("AdaptiveClip", "quantile", self.quantile, zero=False, one=False)
         validate.sized("AdaptiveClip", "lr", self.lr)
         validate.sized("AdaptiveClip", "initial", self.initial)
+        if not _LEAST <= self.initial <= _MOST:
+            raise InvalidInput(
+                f"AdaptiveClip expects initial from {_LEAST:g} to {_MOST:g}; found {self.initial!r}. Use another unit."
+            )
         if self.count_stddev is not None:
             validate.sized("AdaptiveClip", "count_stddev", self.count_stddev, " or None (a twentieth of the cohort)")
 
@@ -139,4 +145,4 @@ class AdaptiveStage(Stage):
     def _next(self, bound: float, within: float) -> float:
         """C after a round in which this fraction, with its noise, was within C. With more than the quantile, C shrinks."""
         step = -self.layer.lr * (within - self.layer.quantile)
-        return float(np.clip(bound * math.exp(min(max(step, -50.0), 50.0)), 1e-30, 1e30))
+        return float(np.clip(bound * math.exp(min(max(step, -50.0), 50.0)), _LEAST, _MOST))

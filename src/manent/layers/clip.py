@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from manent.core import validate
+from manent.core.errors import InvalidInput
 from manent.core.layers import Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
@@ -34,7 +35,7 @@ class Clip:
     | squares beyond float64 | the vector is scaled down all the same |
 
     Attributes:
-        norm: in the unit of the vector, > 0.
+        norm: in the unit of the vector, from 1e-100 to 1e100: squares of what is near it are numbers of float64.
         order: 2 for the Euclidean norm; 1 for the sum of sizes, which Laplace noise needs.
 
     Raises:

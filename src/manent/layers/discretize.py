@@ -25,6 +25,7 @@ FINE = 1 << 24
 """How many steps of the default grid make the norm bound. Rounding towards zero then moves nothing that float32 would show."""
 _MOST = 1 << 26  # most steps to the norm bound: squares of such norms, and their sums, are exact in float64
 _TRIES = 200  # how often a vector is rounded before it is scaled down
+_SMALL = 2.0**-900  # its steps are normal numbers of float64
 _HUGE = 2.0**30  # beyond any coordinate within a bound
 _USEFUL = 1 << 10  # steps to the norm bound of a grid that is fine enough for most, for messages
 _HALVINGS = 20  # of the logarithm of the grid, whose range is 26: to 1 in 60,000
@@ -62,9 +63,9 @@ class Discretize:
         bits: from 4 to 60, for a sum modulo 2**bits. None forms the sum without a modulus.
         rotation: whether to rotate first (blocks of a randomised Hadamard transform). That spreads a vector's energy evenly over
             its coordinates, so that fewer bits are needed.
-        rounding: "towards_zero" never enlarges a norm. "stochastic" is unbiased, and bounds the norm by drawing again (Kairouz,
-            Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation",
-            Algorithm 1). None takes the first on the default grid, and the second on a coarser one.
+        rounding: "towards_zero" never enlarges a norm. "stochastic" is unbiased, but for drawing again where a norm is above its
+            bound (Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+            Aggregation", Algorithm 1). None takes the first on the default grid, and the second on a coarser one.
         failure: with `bits`, the probability that any total of the study comes back wrong, at most; from 2^-64 to below 1.
 
     Raises:
@@ -101,11 +102,14 @@ class Discretize:
         refuse_order("Discretize", form)
         if form.l2 is None:
             raise Refused("Nothing bounds a client's vector before Discretize. Put Clip(norm) or AdaptiveClip() first.")
+        if not _SMALL <= form.l2 <= 1 / _SMALL:
+            raise Refused(f"A norm bound of {form.l2:g} is beyond what Discretize puts on a grid. Use another unit.")
         if self.rotation and form.l1 is not None:
             raise Refused("A rotation keeps the Euclidean norm only. Use rotation=False with Clip(order=1), or order=2.")
         size = rotation.padded(form.layout.size) if self.rotation else form.layout.size
         layout = Layout((Block("rotated", (Entry("rotated", (size,)),)),)) if self.rotation else form.layout
-        ring = _Ring(Reach(gathering, size, rotation.block(size) if self.rotation else None, self.failure), self._stochastic)
+        block = rotation.block(form.layout.size) if self.rotation else None
+        ring = _Ring(Reach(gathering, size, block, self.failure), self._stochastic)
         grid, fault = self._grid(form.l2, ring)
         limit = self._limit(form.l2, grid, ring)
         first = limit if form.l1 is not None else None
@@ -120,6 +124,8 @@ class Discretize:
         """What one step is worth, and why `bits` cannot hold the sum, or None."""
         if self.bits is None:
             return self.grid or bound / FINE, None
+        if self.grid is not None:
+            self._limit(bound, self.grid, ring)
         grid = self.grid or ring.finest(bound, self.bits) or bound
         if ring.bits(bound, grid) <= self.bits:
             return grid, None

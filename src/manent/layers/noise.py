@@ -271,7 +271,7 @@ class DistributedNoise:
                 f"One client's share of the noise is {local:.3g} steps of the grid; at least {MINIMUM_LOCAL_STDDEV:g} are "
                 f"needed. Use a finer grid (more bits), or more noise."
             )
-        l1 = min(norm * math.sqrt(form.layout.size), norm**2, form.l1 or math.inf)
+        l1 = min(norm * math.sqrt(form.layout.size), norm * norm, form.l1 or math.inf)
         given = replace(form, noise="DistributedNoise", spread=reach(local, self.mechanism), fault=fault)
         event, beside = (self._event(local, n, norm, l1, form.layout.size) for n in (parties, parties - 1))
         # One share protects a vector by itself from nobody: it is sized to be one of many.
@@ -280,7 +280,7 @@ class DistributedNoise:
 
     def _event(self, local: float, parties: int, l2: float, l1: float, size: int) -> Event:
         if self.mechanism == "skellam":
-            return Skellam(parties * local**2, l2, l1)
+            return Skellam(parties * local * local, l2, l1)
         return DistributedDiscreteGaussian(local, parties, l2, l1, size)
 
 

@@ -89,7 +89,9 @@ class Reach:
 
         """
         n, noise, z = self.clients, self.gathering.noise, self.gathering.noise_multiplier
-        law, count, scale = ("none", 0, 0.0) if noise is None or z is None else (noise.law, noise.count, z * noise.share * limit)
+        law, count, scale = "none", 0, 0.0
+        if noise is not None and z is not None:  # no more draws than clients, or the server's one
+            law, count, scale = noise.law, min(noise.count, max(n, 1)), z * noise.share * limit
         odds = math.log(8 / 3 * 2 * self.size * self.sums) - math.log(self.failure)
         always = n * math.floor(limit) + tail(law, count, scale, odds)
         if self.block is None:

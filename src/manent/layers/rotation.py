@@ -9,8 +9,11 @@ import numpy as np
 from manent.core.randomness import repeatable
 from manent.core.vectors import Array
 
-LARGEST = 4096
-"""Most coordinates of a block; a power of two. Within a block a vector's energy is spread evenly over the coordinates."""
+_SMALL = 1 << 12  # up to here a vector is one block, padded to a power of two
+LARGEST = 1 << 18
+"""Most coordinates of a block; a power of two. Within a block a vector's energy is spread evenly over the coordinates: the larger
+it is, the finer is the grid on which a ring holds a sum, and the longer it takes."""
+_PADDING = 16  # larger blocks are only taken where at most 1 in so many coordinates is padding
 
 
 @lru_cache(maxsize=8)
@@ -31,7 +34,10 @@ def _signs(size: int, seed: int) -> Array:
 
 def block(size: int) -> int:
     """Size of a block for vectors of this size; a power of two."""
-    return min(1 << max(size - 1, 0).bit_length(), LARGEST)
+    if size <= _SMALL:
+        return 1 << max(size - 1, 0).bit_length()
+    larger = [1 << bits for bits in range(_SMALL.bit_length(), LARGEST.bit_length())]
+    return max((block for block in larger if -(-size // block) * block - size <= size // _PADDING), default=_SMALL)
 
 
 def padded(size: int) -> int:
@@ -45,20 +51,25 @@ def rotate(vectors: Array, seed: int = 0) -> Array:
     Args:
         seed: tells the signs; no secret.
     """
-    size = padded(vectors.shape[1])
-    wide = np.zeros((len(vectors), size))
-    wide[:, : vectors.shape[1]] = vectors
-    return _transform(wide * _signs(size, seed))
+    given = vectors.shape[1]
+    wide = np.zeros((len(vectors), padded(given)))
+    wide[:, :given] = vectors
+    wide *= _signs(wide.shape[1], seed)
+    return _transform(wide, block(given))
 
 
 def unrotate(total: Array, size: int, seed: int = 0) -> Array:
     """The vector [size] of which `total`, [padded(size)], is the rotation."""
-    back: Array = (_transform(total[None]) * _signs(len(total), seed))[0, :size]
+    back: Array = (_transform(total[None], block(size)) * _signs(len(total), seed))[0, :size]
     return back
 
 
-def _transform(rows: Array) -> Array:
-    # A Hadamard matrix of a b is the Kronecker product of those of a and b: two small matrix products.
-    bits = block(rows.shape[1]).bit_length() - 1
+def _transform(rows: Array, size: int) -> Array:
+    """Rows [k, n size], each block of this size by itself."""
+    # A Hadamard matrix of a b is the Kronecker product of those of a and b: small matrix products, one after another.
+    bits = min(size, _SMALL).bit_length() - 1
     left, right = _hadamard(1 << bits // 2), _hadamard(1 << bits - bits // 2)
-    return (left @ rows.reshape(-1, len(left), len(right)) @ right).reshape(rows.shape)
+    turned = left @ rows.reshape(-1, len(left), len(right)) @ right
+    if size > _SMALL:
+        turned = _hadamard(size // _SMALL) @ turned.reshape(-1, size // _SMALL, _SMALL)
+    return turned.reshape(rows.shape)

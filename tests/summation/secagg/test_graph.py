@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from hashlib import sha256
 from itertools import permutations
@@ -115,7 +114,7 @@ def test_a_cohort_is_a_beginning_of_a_permutation(count, seed, data):
 
 
 def test_cohorts_are_uniform():
-    """Chi-square over the 60 ordered triples of 5; false alarm below 1e-6."""
+    """Chi-square over the 60 ordered triples of 5. The seeds are fixed, so it passes for ever or fails for ever."""
     from scipy.stats import chi2
 
     found = Counter(draw_cohort(5, seed, 3) for seed in seeds(12_000))
@@ -124,7 +123,7 @@ def test_cohorts_are_uniform():
 
 
 def test_every_place_is_uniform_where_words_are_often_thrown_away():
-    """Chi-square over place and client, 17 of 17 (17 is just above 2^4); false alarm below 1e-6."""
+    """Chi-square over place and client, 17 of 17 (17 is just above 2^4). The seeds are fixed here too."""
     from scipy.stats import chi2
 
     found = Counter((place, who) for seed in seeds(6_000) for place, who in enumerate(draw_cohort(17, seed, 17)))
@@ -138,10 +137,8 @@ def test_seeds_and_rosters_draw_different_cohorts():
     assert draw_cohort(1000, bytes(32), 10) != draw_cohort(1001, bytes(32), 10)
 
 
-def test_a_large_roster_is_quick():
-    start = time.perf_counter()
-    assert len(draw_cohort(100_000, bytes(32), 100_000)) == 100_000
-    assert time.perf_counter() - start < 2
+def test_a_large_roster_is_drawn_whole():
+    assert sorted(draw_cohort(100_000, bytes(32), 100_000)) == list(range(100_000))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ from manent.summation.secagg.graph import is_graph
 
 Adversary = Literal["curious", "active"]
 
+SIGMA, ETA = 40, 30
+"""In each sum over a sparse graph, security fails with probability at most 2^-40; correctness (no sum is formed), with 2^-30."""
 ALWAYS_COMPLETE = 200  # with fewer clients a sparse graph saves little, and its bound rests on a handful of corrupt clients
 LARGEST = 1_000_000  # clients; up to here the tails are exact to 1e-7 of themselves
 _FEWEST = 3  # with two clients the sum tells each the other's vector
@@ -110,8 +112,8 @@ def find(
     corrupt: float,
     dropped: float,
     adversary: Adversary = "active",
-    sigma: float = 40,
-    eta: float = 30,
+    sigma: float = SIGMA,
+    eta: float = ETA,
     complete: bool | None = None,
 ) -> Choice:
     """The smallest even degree that is secure and correct, with the smallest threshold for it; or the complete graph.
@@ -146,7 +148,7 @@ def find(
 
 
 def check(
-    clients: int, degree: int, threshold: int, corrupt: float, dropped: float, adversary: Adversary, sigma: float = 40
+    clients: int, degree: int, threshold: int, corrupt: float, dropped: float, adversary: Adversary, sigma: float = SIGMA
 ) -> None:
     """A client checks that the degree and threshold that a server proposes are secure. It takes a few milliseconds at most.
 
@@ -172,7 +174,7 @@ def check(
             )
 
 
-def most_dropped(clients: int, degree: int, threshold: int, eta: float = 30) -> int:
+def most_dropped(clients: int, degree: int, threshold: int, eta: float = ETA) -> int:
     """How many clients may drop out, whoever they are, so that a round fails with probability at most 2^-eta.
 
     In the complete graph that is n - t, with certainty. In every graph a round bears degree - threshold + 1 drop-outs.

@@ -155,6 +155,11 @@ class SecAgg:
             if self.beacon == "public"
             else "The server picks the cohort and who shares with whom: it may put those who collude around one client.",
         ]
+        if terms.degree != most - 1:
+            lines.append(
+                f"An unlucky graph exposes a client with probability at most 2^-{parameters.SIGMA} in each sum, and leaves a sum "
+                f"unformed, never wrong, with 2^-{parameters.ETA}; over a study these add up."
+            )
         if self.modelled:
             lines.append("The sum is modelled: no key, mask or share was made in this run, and this machine saw every vector.")
         return tuple(lines)
