@@ -9,7 +9,6 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from manent.core import validate
-from manent.core.errors import InvalidInput
 from manent.core.layers import Form, Gathering, Place, Stage
 from manent.core.randomness import PrivateRandom
 from manent.core.vectors import Array, Arrays
