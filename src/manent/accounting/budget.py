@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -57,21 +56,18 @@ class Budget:
         delta: in (0, 1); choose it below one over the number of units.
         privacy_unit: whose data are protected together: all of a "client", or one "example".
         neighboring_relation: what may differ: "add_or_remove" one unit, "replace_one" by any other, "zero_out" one contribution.
-        period: for a data set's budget in a ledger: the most in any so many days; None for no such cap.
     """
 
     epsilon: float
     delta: float
     privacy_unit: PrivacyUnit
     neighboring_relation: NeighboringRelation
-    period: Period | None = None
 
     def __post_init__(self) -> None:
         set_positive(self, "epsilon")
         set_fraction(self, "delta", zero=False, one=False)
         check_unit(self.privacy_unit, "Budget")
         check_relation(self.neighboring_relation, "Budget")
-        _check_period(self.period, self.epsilon)
 
     def check_population(self, units: int) -> None:
         """Raises InvalidInput where delta is so large that one of so many units might be published outright."""
@@ -82,30 +78,24 @@ class Budget:
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """The fields as JSON values; `of_plain` gives the budget back. A budget without a period says nothing of one."""
-        values = {
+        """The fields as JSON values."""
+        return {
             "epsilon": self.epsilon,
             "delta": self.delta,
             "privacy_unit": self.privacy_unit,
             "neighboring_relation": self.neighboring_relation,
         }
-        return values if self.period is None else {**values, "period": self.period.to_plain()}
-
-    @classmethod
-    def of_plain(cls, values: Mapping[str, Any]) -> Budget:
-        """The budget of its `to_plain`. Raises InvalidInput or TypeError for what is none."""
-        whole = cls(**{name: value for name, value in values.items() if name != "period"})
-        return replace(whole, period=Period(**values["period"])) if "period" in values else whole
 
 
-def _check_period(period: object, epsilon: float) -> None:
+def check_period(period: object, budget: Budget) -> None:
+    """Raises InvalidInput for anything but a period within a budget, or None."""
     if period is None:
         return
     if not isinstance(period, Period):
-        raise InvalidInput(f"Budget expects period=Period(epsilon=1.0, days=30) or None; found {period!r}.")
-    if period.epsilon > epsilon:
+        raise InvalidInput(f"Expected Period(epsilon=1.0, days=30), or None for no such cap; found {period!r}.")
+    if period.epsilon > budget.epsilon:
         raise InvalidInput(
-            f"Budget expects a period's epsilon within its own, {epsilon:g}; found {period.epsilon:g}, which would never count. "
+            f"A period's epsilon lies within the budget's, {budget.epsilon:g}; found {period.epsilon:g}, which never counts. "
             f"Lower it, or leave the period out."
         )
 
