@@ -70,10 +70,10 @@ def test_a_reservation_of_three_releases_bounds_them():
         with pytest.raises(BudgetSpent, match="for 3 releases, and that many were made"):
             ledger.commit(held, "one more")
         assert ledger.verify() == rows
+    ledger = opened(4.0)
+    held = ledger.reserve("data", ac.training(5.0, 30, 0.1), **KNOWN, releases=1)
+    ledger.commit(held, "30 steps of private training")
     with pytest.raises(BudgetSpent, match="for 1 release, and"):
-        ledger = opened(4.0)
-        held = ledger.reserve("data", ac.training(5.0, 30, 0.1), **KNOWN, releases=1)
-        ledger.commit(held, "30 steps of private training")
         ledger.commit(held, "one more")
 
 
