@@ -36,6 +36,7 @@ from manent.accounting.books import VERSION, Held, State, Totals, check_composes
 from manent.accounting.budget import Budget, Period, PrivacyUnit, check_period, check_unit
 from manent.accounting.counter import Counter
 from manent.accounting.events import Event, NeighboringRelation, check_relation, counted, to_plain
+from manent.accounting.window import Window
 from manent.core import validate
 from manent.core.errors import BudgetSpent, InvalidInput, ProtocolAbort, Refused
 from manent.core.randomness import PrivateRandom
@@ -120,6 +121,7 @@ class Cost:
         before, after: epsilon of all that is spent or reserved, without the event and with it.
         fits: whether the budget allows it.
         wait: where only the budget's period is in the way, when it will fit, as a sentence; else "".
+        later: whether it will fit at some time, if nothing else is reserved.
     """
 
     data_set: str
@@ -127,6 +129,7 @@ class Cost:
     after: float
     fits: bool
     wait: str = ""
+    later: bool = False
 
     @property
     def epsilon(self) -> float:
@@ -372,7 +375,8 @@ class Ledger:
         before, after = totals.guarantee().epsilon, totals.with_reserved(bag).guarantee().epsilon
         rate = totals.period
         if after <= budget.epsilon and rate is not None and not totals.window.fits(budget, rate, bag, now):
-            return Cost(data_set, before, after, False, totals.window.wait(budget, rate, bag, now) + ".")
+            wait = totals.window.wait(budget, rate, bag, now) + "."
+            return Cost(data_set, before, after, False, wait, Window().fits(budget, rate, bag, now))
         return Cost(data_set, before, after, after <= budget.epsilon)
 
     def account(self, data_set: str) -> Account:

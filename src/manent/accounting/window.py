@@ -68,7 +68,7 @@ class Window:
 
     def wait(self, budget: Budget, period: Period, bag: Bag, now: datetime) -> str:
         """When a study that does not fit now will, as the end of a sentence."""
-        if not _alone(bag, budget) <= period.epsilon:
+        if not Window().fits(budget, period, bag, now):
             return f"It never fits: alone it costs more than the period's epsilon {period.epsilon:g}"
         ends = sorted({end for one in self.recent.values() if (end := one.ended(period)) is not None and end > now})
         for end in ends:
@@ -91,11 +91,6 @@ class Window:
         return Window(
             {name: Recent(one["time"], of_plain(one["ran"]), of_plain(one["cut"]), one["over"]) for name, one in rows.items()}
         )
-
-
-def _alone(bag: Bag, budget: Budget) -> float:
-    """epsilon of one study by itself; infinite where no accountant bounds it."""
-    return _epsilon([Recent("", bag)], budget)
 
 
 def _passed(one: Recent, now: datetime, period: Period) -> bool:

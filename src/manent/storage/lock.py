@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ _ALONE = {
 }
 """File systems that others may write at the same time, and that keep locks for this machine alone."""
 _CANNOT = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+_MOUNT = re.compile(r"^\S+ \S+ \S+ \S+ (\S+) (\S+) .*?- (\S+) \S+ (\S+)$", re.MULTILINE)  # see proc(5)
 
 _held: set[int] = set()  # file descriptors of this process, which a forked child closes
 
@@ -164,16 +167,15 @@ def check_keeps_locks(folder: Path) -> None:
 def _mounted(folder: Path) -> tuple[str, frozenset[str]]:
     """The kind of a folder's file system, and how it is mounted; "" where the system does not tell."""
     try:
-        rows = [line.split() for line in MOUNTS.read_text().splitlines()]
+        rows = _MOUNT.findall(MOUNTS.read_text())
         where = folder.resolve()
     except (OSError, ValueError, RuntimeError):
         return "", frozenset()
-    best, found = -1, ("", frozenset[str]())
-    for row in rows:  # the last of two mounts on one point is the one that is seen
-        point = Path(row[4].encode().decode("unicode_escape"))
-        if len(point.parts) >= best and (point == where or point in where.parents):
-            kind, _, of = row[row.index("-") + 1 :][:3]
-            best, found = len(point.parts), (kind, frozenset([*row[5].split(","), *of.split(",")]))
+    deepest, found = -1, ("", frozenset[str]())
+    for escaped, options, kind, of in rows:  # the last of two mounts on one point is the one that is seen
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
+        if len(point.parts) >= deepest and (point == where or point in where.parents):
+            deepest, found = len(point.parts), (kind, frozenset([*options.split(","), *of.split(",")]))
     return found
 
 

@@ -541,8 +541,7 @@ def _budget(policy: Policy, bundle: Bundle, plan: Plan, facts: Facts) -> list[Re
     if cost.fits:
         return []
     if cost.wait:
-        return [
-            Refusal(name, demands, "no room in its period", f"Wait, add noise, or run fewer rounds. {cost.wait}", passing=True)
-        ]
+        cure = f"{'Wait, add' if cost.later else 'Add'} noise, or run fewer rounds. {cost.wait}"
+        return [Refusal(name, demands, "no room in its period", cure, passing=cost.later)]
     size = f"{cost.before:.4g} spent or reserved, and {cost.after:.4g} with this study"
     return [Refusal(name, demands, size, "Add noise, run fewer rounds, or use other data.")]
