@@ -9,10 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from manent.accounting import FileCounter
 from manent.core.errors import InvalidInput, Refused
+from manent.storage import lock as locks
+from manent.storage import open_store
 from manent.storage.lock import FILE, hold, holder
 
 HOLDS = """
@@ -132,4 +136,72 @@ def test_a_lock_file_left_behind_means_nothing(tmp_path, content):
 def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match="Name a folder that can be written"), hold(tmp_path / "file" / "folder", "run"):
+        pass
+
+
+MOUNTED = """\
+22 27 0:21 / / rw,relatime - ext4 /dev/sda rw
+30 22 0:40 / /home rw,relatime shared:7 - nfs4 server:/home rw,vers=4.2,local_lock=none
+31 22 0:41 / /old rw,relatime - nfs server:/old rw,vers=3,nolock,local_lock=all
+32 22 0:42 / /half rw,relatime - nfs server:/half rw,vers=3,local_lock=flock
+33 22 0:43 / /far\\040away rw,nosuid - fuse.sshfs me@there:/ rw,user_id=0
+34 22 0:44 / /share rw,relatime - cifs //server/share rw,nobrl
+35 31 0:45 / /old/local rw,relatime - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("/work", ""),
+        ("/home/me", ""),
+        ("/old", "nfs mounted with local_lock=all"),
+        ("/old/deep/down", "nfs mounted with local_lock=all"),
+        ("/old/local/run", ""),
+        ("/older", ""),
+        ("/half/run", "nfs mounted with local_lock=flock"),
+        ("/far away/run", "fuse.sshfs keeps them for this machine alone"),
+        ("/share", "cifs mounted with nobrl"),
+    ],
+)
+def test_a_file_system_that_keeps_locks_for_one_machine_alone_is_refused_unless_told(tmp_path, monkeypatch, folder, why):
+    (tmp_path / "mounts").write_text(MOUNTED)
+    monkeypatch.setattr(locks, "MOUNTS", tmp_path / "mounts")
+    if not why:
+        locks.check_keeps_locks(Path(folder))
+        return
+    with pytest.raises(Refused, match=why):
+        locks.check_keeps_locks(Path(folder))
+    monkeypatch.setenv("MANENT_UNLOCKED", "1")
+    locks.check_keeps_locks(Path(folder))
+
+
+def test_stores_counters_runs_and_sites_ask_for_locks(tmp_path, monkeypatch):
+    (tmp_path / "mounts").write_text("22 27 0:21 / / rw - nfs server:/ rw,nolock\n")
+    monkeypatch.setattr(locks, "MOUNTS", tmp_path / "mounts")
+    for use in (
+        lambda: open_store(tmp_path / "ledger.db"),
+        lambda: FileCounter(tmp_path / "count").advance(1),
+        lambda: hold(tmp_path / "run", "run").__enter__(),
+    ):
+        with pytest.raises(Refused, match="MANENT_UNLOCKED=1"):
+            use()
+    assert sorted(os.listdir(tmp_path)) in (["mounts"], ["mounts", "run"])
+
+
+def test_where_the_system_does_not_tell_nothing_is_refused(tmp_path, monkeypatch):
+    for text in (None, "", "nonsense\n", "1 2 3 4 5 6 7 8 9 10\n"):
+        monkeypatch.setattr(locks, "MOUNTS", tmp_path / "none")
+        if text is not None:
+            (tmp_path / "none").write_text(text)
+        locks.check_keeps_locks(tmp_path)
+
+
+def test_a_lock_that_is_given_to_two_is_no_lock(tmp_path, monkeypatch):
+    """Some file systems answer yes to everyone."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with pytest.raises(Refused, match="gives one lock to two"), hold(tmp_path, "run"):
+        pass
+    monkeypatch.setenv("MANENT_UNLOCKED", "1")
+    with hold(tmp_path, "run"):
         pass

@@ -187,7 +187,7 @@ def test_who_refuses_a_study_is_not_waited_for(tmp_path):
         policy = federation.sites[1].folder / "policy.toml"
         federation.kill(1)
         policy.write_text(policy.read_text().replace('allowed = ["SecAgg", "Plain"]', 'allowed = ["SecAgg"]'))
-        federation.start(1)
+        federation.at(1.0, federation.start, 1)
         federation.run(20_000.0)
         assert federation.watch.answers == [3, 3]
         assert federation.stage.now < 60

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from manent.accounting.accountants import Guarantee
 from manent.accounting.bags import Bag, bounded, least, of_plain, plain, plus
-from manent.accounting.budget import Budget
+from manent.accounting.budget import Budget, Period
 from manent.accounting.events import Event, composed, counted, parse, to_plain
 from manent.accounting.window import Window
 from manent.core.canonical import canonical
@@ -29,7 +29,8 @@ class Totals:
         spent: how often each event ran, or may still run, of studies that have released something.
         runs: reservations that were not returned.
         cut: what studies that ended early gave back.
-        window: by reservation, what counts in the budget's period; empty without one.
+        period: the most that may be spent in any so many days; None for no such cap.
+        window: what counts in the period; empty without one.
     """
 
     budget: Budget
@@ -37,6 +38,7 @@ class Totals:
     spent: Bag = field(default_factory=dict)
     runs: int = 0
     cut: Bag = field(default_factory=dict)
+    period: Period | None = None
     window: Window = field(default_factory=Window)
 
     def guarantee(self, reserved: bool = True) -> Guarantee:
@@ -66,7 +68,8 @@ class Totals:
         values = {"budget": self.budget.to_plain(), "runs": self.runs, **bags}
         if version == 1:
             return canonical({**values, "cut": bool(self.cut)})
-        return canonical({**values, "cut": plain(self.cut), **self.window.to_plain()})
+        rate = {} if self.period is None else {"period": self.period.to_plain(), **self.window.to_plain()}
+        return canonical({**values, "cut": plain(self.cut), **rate})
 
     @staticmethod
     def read(document: bytes) -> Totals | None:
@@ -75,8 +78,8 @@ class Totals:
         if values["cut"] is True:
             return None
         bags = {name: of_plain(values[name] or {}) for name in ("reserved", "spent", "cut")}
-        budget, window = Budget.of_plain(values["budget"]), Window.of_plain(values)
-        return Totals(budget, bags["reserved"], bags["spent"], values["runs"], bags["cut"], window)
+        budget, rate = Budget(**values["budget"]), (_period(values), Window.of_plain(values))
+        return Totals(budget, bags["reserved"], bags["spent"], values["runs"], bags["cut"], *rate)
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,19 @@ def step(row: Mapping[str, Any], totals: Totals | None, held: Held | None) -> tu
     if kind == "budget":
         if totals is not None:
             raise InvalidInput(f"Data set {data_set!r} has a budget already; a budget is not changed.")
-        return Totals(Budget.of_plain(row["budget"])), None
+        return Totals(Budget(**row["budget"]), period=_period(row)), None
     if totals is None:
         raise InvalidInput(f"Data set {data_set!r} has no budget; open it with one.")
     if kind != "reserve" and (held is None or held.data_set != data_set):
         raise InvalidInput(f"There is no reservation {row['reservation']!r} on data set {data_set!r}.")
     after, now = _KINDS[kind](row, totals, held)
-    if after.budget.period is not None:
-        after = replace(after, window=after.window.after(row, now.event, after.budget.period))
+    if after.period is not None:
+        after = replace(after, window=after.window.after(row, now.event, after.period))
     return after, now
+
+
+def _period(values: Mapping[str, Any]) -> Period | None:
+    return Period(**values["period"]) if "period" in values else None
 
 
 def check_composes(data_set: str, budget: Budget, unit: str, relation: str) -> None:

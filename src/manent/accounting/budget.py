@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -61,16 +60,14 @@ class Budget:
         against: the observers whom it holds against. None: other clients and the public, and whoever else the noise is to protect
             from (the server, where shares of noise or local noise do). What they learn may cost differently; the dearest counts.
             A named one whom nothing protects from is Refused.
-        period: for a data set's budget in a ledger: the most in any so many days; None for no such cap.
     """
 
     epsilon: float
     delta: float
     privacy_unit: PrivacyUnit
     neighboring_relation: NeighboringRelation
-    # Documents from before there were these fields lack them, and so do those of budgets that leave them out.
+    # Documents from before there was this field lack it, and so do those of budgets that leave it out.
     against: tuple[ObserverName, ...] | None = field(default=None, metadata={"may_lack": True})
-    period: Period | None = field(default=None, metadata={"may_lack": True})
 
     def __post_init__(self) -> None:
         set_positive(self, "epsilon")
@@ -79,7 +76,6 @@ class Budget:
         check_relation(self.neighboring_relation, "Budget")
         if self.against is not None:
             object.__setattr__(self, "against", check_observers("Budget", "against", self.against))
-        _check_period(self.period, self.epsilon)
 
     def check_population(self, units: int) -> None:
         """Raises InvalidInput where delta is so large that one of so many units might be published outright."""
@@ -90,33 +86,26 @@ class Budget:
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """The fields as JSON values, without those that are None; `of_plain` gives the budget back."""
+        """The fields as JSON values; `against` only where it is given."""
         against = {} if self.against is None else {"against": list(self.against)}
-        period = {} if self.period is None else {"period": self.period.to_plain()}
         return {
             "epsilon": self.epsilon,
             "delta": self.delta,
             "privacy_unit": self.privacy_unit,
             "neighboring_relation": self.neighboring_relation,
             **against,
-            **period,
         }
 
-    @classmethod
-    def of_plain(cls, values: Mapping[str, Any]) -> Budget:
-        """The budget of its `to_plain`. Raises InvalidInput or TypeError for what is none."""
-        whole = cls(**{name: value for name, value in values.items() if name != "period"})
-        return replace(whole, period=Period(**values["period"])) if "period" in values else whole
 
-
-def _check_period(period: object, epsilon: float) -> None:
+def check_period(period: object, budget: Budget) -> None:
+    """Raises InvalidInput for anything but a period within a budget, or None."""
     if period is None:
         return
     if not isinstance(period, Period):
-        raise InvalidInput(f"Budget expects period=Period(epsilon=1.0, days=30) or None; found {period!r}.")
-    if period.epsilon > epsilon:
+        raise InvalidInput(f"Expected Period(epsilon=1.0, days=30), or None for no such cap; found {period!r}.")
+    if period.epsilon > budget.epsilon:
         raise InvalidInput(
-            f"Budget expects a period's epsilon within its own, {epsilon:g}; found {period.epsilon:g}, which would never count. "
+            f"A period's epsilon lies within the budget's, {budget.epsilon:g}; found {period.epsilon:g}, which never counts. "
             f"Lower it, or leave the period out."
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import Protocol
 
 from manent.core.errors import InvalidInput
+from manent.storage.durable import sync_folder
+from manent.storage.lock import check_keeps_locks, lock
 
 
 class Counter(Protocol):
@@ -39,11 +40,12 @@ class FileCounter:
         return int(text)
 
     def advance(self, to: int) -> None:
-        """See `Counter`."""
+        """See `Counter`. Raises Refused where the file system keeps no locks, see `storage.lock`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        check_keeps_locks(self.path.parent)
+        handle = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(handle, self.path, wait=True)
             if to > self.read():
                 fresh = self.path.with_name(self.path.name + ".new")
                 with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -51,5 +53,6 @@ class FileCounter:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(fresh, self.path)
+                sync_folder(self.path.parent)
         finally:
-            os.close(lock)
+            os.close(handle)

@@ -33,9 +33,10 @@ from typing import Any
 
 from manent.accounting.bags import Bag
 from manent.accounting.books import VERSION, Held, State, Totals, check_composes, step, unused
-from manent.accounting.budget import Budget, PrivacyUnit, check_unit
+from manent.accounting.budget import Budget, Period, PrivacyUnit, check_period, check_unit
 from manent.accounting.counter import Counter
 from manent.accounting.events import Event, NeighboringRelation, check_relation, counted, to_plain
+from manent.accounting.window import Window
 from manent.core import validate
 from manent.core.errors import BudgetSpent, InvalidInput, ProtocolAbort, Refused
 from manent.core.randomness import PrivateRandom
@@ -97,6 +98,8 @@ class Account:
         left: the rest of the budget's epsilon.
         runs: reservations that were not returned.
         accountant: that computed it, by name.
+        period: the most in any so many days, or None.
+        lately: epsilon of what counts in the period now; 0 without one.
     """
 
     data_set: str
@@ -106,6 +109,8 @@ class Account:
     left: float
     runs: int
     accountant: str
+    period: Period | None = None
+    lately: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Cost:
         before, after: epsilon of all that is spent or reserved, without the event and with it.
         fits: whether the budget allows it.
         wait: where only the budget's period is in the way, when it will fit, as a sentence; else "".
+        later: whether it will fit at some time, if nothing else is reserved.
     """
 
     data_set: str
@@ -123,6 +129,7 @@ class Cost:
     after: float
     fits: bool
     wait: str = ""
+    later: bool = False
 
     @property
     def epsilon(self) -> float:
@@ -146,20 +153,28 @@ class Ledger:
         self._counter = counter
         self._clock = clock or (lambda: datetime.now(UTC))
 
-    def open(self, data_set: str, budget: Budget) -> None:
+    def open(self, data_set: str, budget: Budget, period: Period | None = None) -> None:
         """Give a data set its budget, once. The same budget again changes nothing.
 
+        Args:
+            period: also caps what is spent in any so many days, within the budget.
+
         Raises:
-            InvalidInput: for a name that is not allowed, or a budget that differs from the one the data set has.
+            InvalidInput: for a name that is not allowed, or a budget or period that differs from the one the data set has.
         """
+        check_period(period, budget)
         if not isinstance(data_set, str) or not _DATA_SET.fullmatch(data_set):
             raise InvalidInput(f"A data set's name is 1 to 200 letters, digits or . _ : @ -, not {data_set!r}.")
         with self._writing() as transaction:
             known = _totals(transaction, data_set)
             if known is None:
-                self._record(transaction, {"kind": "budget", "data_set": data_set, "budget": budget.to_plain()})
-            elif known.budget != budget:
-                raise InvalidInput(f"Data set {data_set!r} has {known.budget}; a budget is not changed. Found {budget}.")
+                rate = {} if period is None else {"period": period.to_plain()}
+                self._record(transaction, {"kind": "budget", "data_set": data_set, "budget": budget.to_plain(), **rate})
+            elif (known.budget, known.period) != (budget, period):
+                raise InvalidInput(
+                    f"Data set {data_set!r} has {known.budget} and {known.period or 'no period'}; a budget is not changed. "
+                    f"Found {budget} and {period or 'no period'}."
+                )
 
     def reserve(
         self,
@@ -358,20 +373,23 @@ class Ledger:
         check_composes(data_set, totals.budget, privacy_unit, neighboring_relation)
         budget, bag = totals.budget, counted(event)
         before, after = totals.guarantee().epsilon, totals.with_reserved(bag).guarantee().epsilon
-        if after <= budget.epsilon and budget.period is not None and not totals.window.fits(budget, bag, now):
-            return Cost(data_set, before, after, False, totals.window.wait(budget, bag, now) + ".")
+        rate = totals.period
+        if after <= budget.epsilon and rate is not None and not totals.window.fits(budget, rate, bag, now):
+            wait = totals.window.wait(budget, rate, bag, now) + "."
+            return Cost(data_set, before, after, False, wait, Window().fits(budget, rate, bag, now))
         return Cost(data_set, before, after, after <= budget.epsilon)
 
     def account(self, data_set: str) -> Account:
         """How a data set's budget stands. Raises InvalidInput where it has none."""
         with self._reading() as view:
-            return _account(data_set, _known(_totals(view, data_set), data_set))
+            return _account(data_set, _known(_totals(view, data_set), data_set), self._now(view))
 
     def summary(self) -> tuple[Account, ...]:
         """How the budget of every data set stands, in the order of their names."""
         with self._reading() as view:
             found = {name: _totals(view, name) for name in (key.removeprefix(_TOTALS) for key in view.keys(_TOTALS))}
-        return tuple(_account(name, totals) for name, totals in found.items() if totals is not None)
+            now = self._now(view)
+        return tuple(_account(name, totals, now) for name, totals in found.items() if totals is not None)
 
     def verify(self) -> int:
         """Check the whole ledger, row by row, and say how many rows it has.
@@ -505,13 +523,13 @@ def _check_covers(data_set: str, before: Totals, after: Totals) -> None:
 
 def _check_period(data_set: str, before: Totals, after: Totals, bag: Bag, now: datetime) -> None:
     """Raises BudgetSpent where the budget's period has no room for what is reserved now."""
-    budget, period = after.budget, after.budget.period
-    if period is None or before.window.fits(budget, bag, now):
+    budget, period = after.budget, after.period
+    if period is None or before.window.fits(budget, period, bag, now):
         return
-    taken = before.window.epsilon(budget, now)
+    taken = before.window.epsilon(budget, period, now)
     raise BudgetSpent(
         f"Data set {data_set!r} has epsilon {period.epsilon:g} for any {period.days:g} days, of which {taken:.4g} is spent or "
-        f"reserved in the last ones. {before.window.wait(budget, bag, now)}. Wait, add noise, or run fewer rounds."
+        f"reserved in the last ones. {before.window.wait(budget, period, bag, now)}. Wait, add noise, or run fewer rounds."
     )
 
 
@@ -526,7 +544,9 @@ def _known(totals: Totals | None, data_set: str) -> Totals:
     return totals
 
 
-def _account(data_set: str, totals: Totals) -> Account:
+def _account(data_set: str, totals: Totals, now: datetime) -> Account:
     everything, spent = totals.guarantee(), totals.guarantee(reserved=False).epsilon
     reserved, left = max(0.0, everything.epsilon - spent), max(0.0, totals.budget.epsilon - everything.epsilon)
-    return Account(data_set, totals.budget, spent, reserved, left, totals.runs, everything.accountant)
+    lately = 0.0 if totals.period is None else totals.window.epsilon(totals.budget, totals.period, now)
+    of = (totals.runs, everything.accountant, totals.period, lately)
+    return Account(data_set, totals.budget, spent, reserved, left, *of)

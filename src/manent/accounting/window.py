@@ -11,7 +11,7 @@ from typing import Any
 from manent.accounting.bags import Bag, least, of_plain, plain, plus
 from manent.accounting.budget import Budget, Period
 from manent.accounting.events import Event, counted
-from manent.core.errors import InvalidInput, Refused
+from manent.core.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,22 @@ class Window:
             found[name] = replace(found[name], ran=plus(found[name].ran, rest, -1), cut=rest, over=True)
         return Window(found)
 
-    def epsilon(self, budget: Budget, now: datetime) -> float:
+    def epsilon(self, budget: Budget, period: Period, now: datetime) -> float:
         """epsilon of all that counts now; infinite where no accountant bounds it."""
-        return _epsilon([one for one in self.recent.values() if not _passed(one, now, _period(budget))], budget)
+        return _epsilon([one for one in self.recent.values() if not _passed(one, now, period)], budget)
 
-    def fits(self, budget: Budget, bag: Bag, now: datetime) -> bool:
+    def fits(self, budget: Budget, period: Period, bag: Bag, now: datetime) -> bool:
         """Whether the period has room for a further study."""
         added = Window({**self.recent, "": Recent("", bag)})
-        return added.epsilon(budget, now) <= _period(budget).epsilon
+        return added.epsilon(budget, period, now) <= period.epsilon
 
-    def wait(self, budget: Budget, bag: Bag, now: datetime) -> str:
+    def wait(self, budget: Budget, period: Period, bag: Bag, now: datetime) -> str:
         """When a study that does not fit now will, as the end of a sentence."""
-        period = _period(budget)
-        if not _alone(bag, budget) <= period.epsilon:
+        if not Window().fits(budget, period, bag, now):
             return f"It never fits: alone it costs more than the period's epsilon {period.epsilon:g}"
         ends = sorted({end for one in self.recent.values() if (end := one.ended(period)) is not None and end > now})
         for end in ends:
-            if self.fits(budget, bag, end):
+            if self.fits(budget, period, bag, end):
                 return f"It fits from {end.isoformat(timespec='seconds')} on, if nothing else is reserved meanwhile"
         return f"It fits {period.days:g} days after studies that may still release are over; see which are"
 
@@ -92,17 +91,6 @@ class Window:
         return Window(
             {name: Recent(one["time"], of_plain(one["ran"]), of_plain(one["cut"]), one["over"]) for name, one in rows.items()}
         )
-
-
-def _alone(bag: Bag, budget: Budget) -> float:
-    """epsilon of one study by itself; infinite where no accountant bounds it."""
-    return _epsilon([Recent("", bag)], budget)
-
-
-def _period(budget: Budget) -> Period:
-    if budget.period is None:
-        raise InvalidInput("This budget has no period.")
-    return budget.period
 
 
 def _passed(one: Recent, now: datetime, period: Period) -> bool:

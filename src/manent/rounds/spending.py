@@ -98,7 +98,7 @@ def settle_by_hand(ledger: Ledger, id: str, released: int | None) -> None:
     reservation, most = found.reservation, found.most
     if released is not None and not found.releases <= released <= (most or released):
         raise InvalidInput(f"Of {most} releases, at least {found.releases} were made by the ledger; found {released}.")
-    each = 0 if released is None else reservation.event.per_release(most or released or 1)
+    each = 0 if released is None or most is None else reservation.event.per_release(most)
     if released and not each:
         raise InvalidInput(f"Reservation {id} is spent as a whole once something was released. Leave the number of releases out.")
     words = {"nothing": "settled by hand: nothing was released", "unrecorded": "settled by hand"}

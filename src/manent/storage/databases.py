@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -14,6 +15,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from manent.core.errors import InvalidInput, ManentError, MissingExtra, ProtocolAbort
 from manent.storage.durable import make_folder, sync_folder
+from manent.storage.lock import check_keeps_locks
 from manent.storage.schema import VERSION_TABLE
 
 _APPLICATION = 0x6D616E65  # "mane": marks a file as a store, so that another program's file is refused
@@ -64,11 +66,16 @@ class Sqlite:
         self.path, self.timeout, self.name = path, timeout, str(path)
 
     def engine(self) -> sa.Engine:
-        """See `Database`. Raises InvalidInput for a file that cannot be written."""
+        """See `Database`. Raises InvalidInput for a file that cannot be written, and Refused where locks are not kept."""
         try:
             make_folder(self.path.parent)
+            check_keeps_locks(self.path.parent)
             new = not self.path.exists()
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            if new:
+                # Only a new one: to close a file drops the locks that SQLite has on it elsewhere in this process.
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            elif not os.access(self.path, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             # SQLite gives the journal files beside it the same mode.
             os.chmod(self.path, 0o600)
             if new:

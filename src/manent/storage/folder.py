@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import BinaryIO, cast
 
 from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.storage.durable import make_folder, sync_folder
+from manent.storage.lock import lock
 
 
 class Folder:
@@ -36,10 +36,10 @@ class Folder:
         for left in self._spools.iterdir():
             try:
                 with left.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    left.unlink()
-            except (BlockingIOError, FileNotFoundError):
-                continue  # its writer lives, or another process was faster
+                    if lock(file.fileno(), self.path):  # else its writer lives
+                        left.unlink()
+            except FileNotFoundError:
+                continue  # another process was faster
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -63,12 +63,8 @@ class Folder:
         while True:
             path = self._spools / secrets.token_hex(16)
             file = _opened(path, os.O_CREAT | os.O_EXCL)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(path, file):
-                    return path, file
-            except BlockingIOError:
-                pass
+            if lock(file.fileno(), self.path) and _is(path, file):
+                return path, file
             file.close()  # another process removed it as left behind, in the moment before it was locked
 
     def write(self, spool: BinaryIO, chunk: bytes | memoryview) -> None:
@@ -179,7 +175,7 @@ class Folder:
                 yield None
                 return
             with file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file.fileno(), self.path, wait=True)
                 if _is(path, file):
                     yield file
                     return

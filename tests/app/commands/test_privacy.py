@@ -185,3 +185,56 @@ def test_a_ledger_that_is_not_there_is_a_message(tmp_path):
     assert "no ledger at" in result.stderr
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_what_a_kill_left_is_listed_and_settled(tmp_path):
+    from manent.accounting import Ledger, training
+    from manent.crypto import SystemRandom
+    from manent.storage import open_store
+
+    path = tmp_path / "ledger.db"
+    manent("budget", path, "--open", "patients", "--epsilon", "8", "--delta", "1e-3")
+    ledger, event = Ledger(open_store(path)), training(5.0, 3)
+    of = {"privacy_unit": "client", "neighboring_relation": "add_or_remove", "study": "ab" * 32, "random": SystemRandom()}
+    unseen, some, unknown = (ledger.reserve("patients", event, **of) for _ in range(3))
+    ledger.commit(some, "cd" * 32, sum=(1, 0))
+    rows = json.loads(manent("budget", path, "--json").stdout)["unsettled"]
+    assert {row["reservation"]: (row["released"], row["of"]) for row in rows} == {
+        unseen.id: (0, 3),
+        some.id: (1, 3),
+        unknown.id: (0, 3),
+    }
+    assert f"not settled: {some.id} on patients, study abababababab" in manent("budget", path).stdout.replace("\n", " ")
+    for wrong in (("--settle", "0" * 32), ("--released", "1"), ("--settle", some.id, "--released", "0")):
+        assert manent("budget", path, *wrong).exit_code == 2
+    assert manent("budget", path, "--settle", some.id, "--released", "4").exit_code == 2
+    assert manent("budget", path, "--settle", unseen.id, "--released", "0").exit_code == 0
+    assert manent("budget", path, "--settle", some.id, "--released", "2").exit_code == 0
+    manent("budget", path, "--settle", unknown.id)
+    assert json.loads(manent("budget", path, "--json").stdout)["unsettled"] == []
+    (row,) = json.loads(manent("budget", path, "--json").stdout)["data_sets"]
+    whole = json.loads(manent("epsilon", "--noise-multiplier", "5", "--rounds", "5", "--delta", "1e-3", "--json").stdout)
+    assert row["spent"] == pytest.approx(whole["epsilon"])
+    assert (row["reserved"], row["runs"]) == (0, 2)
+    again = manent("budget", path, "--settle", some.id)
+    assert again.exit_code == 2
+    assert "waits to be settled" in again.stderr
+    ledger.verify()
+
+
+def test_a_budget_with_a_period_says_when_a_study_fits(tmp_path):
+    ledger, study = tmp_path / "ledger.db", write(tmp_path, named("patients"))
+    opened = manent(
+        "budget", ledger, "--open", "patients", "--epsilon", "80", "--delta", "1e-3", "--period", "1.5", "7", "--json"
+    )
+    (row,) = json.loads(opened.stdout)["data_sets"]
+    assert row["period"] == {"epsilon": 1.5, "days": 7, "spent": 0}
+    shown = " ".join(manent("budget", ledger, "--study", study).stdout.split())
+    assert "does NOT fit. It never fits: alone it costs more than the period's epsilon 1.5." in shown
+    assert "0 of 1.5 in the last 7 days" in " ".join(shown.split())
+    refused = manent("run", study, "--workers", 0, "--folder", tmp_path / "run", "--ledger", ledger)
+    assert refused.exit_code == 1
+    assert "for any 7 days" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "run").exists()
+    assert manent("budget", ledger, "--period", "1", "7").exit_code == 2
+    assert manent("budget", ledger, "--open", "more", "--epsilon", "1", "--delta", "1e-3", "--period", "2", "7").exit_code == 2

@@ -150,7 +150,7 @@ class Row:
         ledger = Ledger(MemoryStore())
         rule = policy.data.get("heart")
         if rule is not None and rule.budget is not None:
-            ledger.open("heart", rule.budget)
+            ledger.open("heart", rule.budget, rule.period)
         if self.spent is not None:
             relation = "add_or_remove"
             unit = rule.budget.privacy_unit
@@ -333,6 +333,16 @@ TABLE = {
     # Budgets.
     "a budget that is spent": Row(refused=("data.heart.budget",), spent=0.5),
     "a budget that is half spent": Row(spent=1.0),
+    "a period with room": Row(policy={"data": {"heart": {"period": mn.accounting.Period(9.0, 30)}}}),
+    "a period that is spent": Row(
+        refused=("data.heart.budget",),
+        policy={"data": {"heart": {"period": mn.accounting.Period(4.4, 30)}}},
+        spent=1.0,
+        later=True,
+    ),
+    "a period that is too small": Row(
+        refused=("data.heart.budget",), policy={"data": {"heart": {"period": mn.accounting.Period(0.01, 30)}}}
+    ),
     "a budget of another unit": Row(SHARES, ("data.heart.budget",)),
     "no ledger": Row(refused=("data.heart.budget",), facts={"ledger": None}),
     "a ledger without this data set": Row(refused=("data.heart.budget",), facts={"ledger": Ledger(MemoryStore())}),
@@ -562,6 +572,11 @@ WRONG = {
     "data without a budget": ("[data.heart]", "[data.lungs]\n[data.heart]", "data.lungs has no budget"),
     "data that are text": ("[data.heart]", 'data.lungs = "x"\n[data.heart]', "expects|unknown|not TOML"),
     "a budget without a unit": (', privacy_unit = "example"', "", "data.heart.budget lacks the key 'privacy_unit'"),
+    "a period without a budget": (
+        'budget = { epsilon = 10.0, delta = 1e-5, privacy_unit = "example", neighboring_relation = "add_or_remove" }',
+        "period = { epsilon = 1.0, days = 30 }",
+        "a period and no budget",
+    ),
     "a budget of nothing": ("epsilon = 10.0", "epsilon = 0.0", "Budget expects a finite epsilon > 0"),
     "a budget with a spare key": ("epsilon = 10.0", "epsilon = 10.0, monthly = true", "unknown key 'monthly'"),
     "a budget that no study fits": ('unit = "example"\nagainst', 'unit = "client"\nagainst', "no study fits both"),

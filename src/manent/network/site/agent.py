@@ -26,6 +26,7 @@ from manent.network.wire.bundle import Bundle
 from manent.network.wire.sums import check_network
 from manent.privacy.check import Plan, resolve
 from manent.rounds.declared import Sites, rebuild, schema_of
+from manent.storage.lock import hold
 from manent.summation.parties import wire
 from manent.summation.parties.call import Roster
 from manent.summation.parties.wire import Kind
@@ -67,7 +68,14 @@ class Agent:
         self._stop.set()
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Ask for work and do it, until `stop`, or until `until` holds between two questions."""
+        """Ask for work and do it, until `stop`, or until `until` holds between two questions.
+
+        Raises as `storage.lock.hold` where another process is at work in the site's folder.
+        """
+        with hold(self.state.folder, "site"):
+            self._run(until)
+
+    def _run(self, until: Callable[[], bool]) -> None:
         self._await_roster(until)
         failures = 0
         while not self._stop.is_set() and not until():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from manent.accounting import Event, Ledger, without_sampling
-from manent.core.errors import ProtocolAbort
+from manent.accounting import Event, Ledger, Reservation, without_sampling
+from manent.core.errors import InvalidInput, ProtocolAbort
 from manent.core.store import Transaction
 from manent.crypto import SystemRandom
-from manent.network.site.state import Known, SiteState
+from manent.network.site.state import Known, SiteState, Task
 from manent.network.trust.policy import Policy, charged
 from manent.privacy.check import Plan
 from manent.rounds.spending import reserve, settle, uses
@@ -26,7 +26,7 @@ class Account:
         self.ledger = Ledger(state.store)
         for name, rule in policy.data.items():
             if rule.budget is not None:
-                self.ledger.open(name, rule.budget)
+                self.ledger.open(name, rule.budget, rule.period)
 
     def reserve(self, known: Known, plan: Plan) -> Known:
         """Reserve all that a study may release, once. Nothing is reserved without privacy, or for data without a budget.
@@ -34,34 +34,52 @@ class Account:
         Raises BudgetSpent where the budget does not cover it, Refused as `charged` does, and ProtocolAbort where the study's
         reservation is settled already.
         """
-        if known.reservation and not self.ledger.running(self.ledger.find(known.reservation)[0]):
+        made = self._made(known)
+        if made is not None and not self.ledger.running(made):
             raise ProtocolAbort("The study was over, and what it had set aside is settled; nothing more is sent for it.")
         data = self._state.bundle(known.hash).data
         event = charged(self._policy, plan, data)
         rule = self._policy.data.get(data)
         if event is None or known.reservation or rule is None or rule.budget is None:
             return known
-        reservation = reserve(self.ledger, data, event, plan, known.hash, SystemRandom())
+        reservation = reserve(self.ledger, data, event, plan, known.hash, SystemRandom(), _id(known))
         steps = _steps(event, plan)
         return self._state.change_study(known.hash, lambda found: replace(found, reservation=reservation.id, steps=steps))
 
-    def commit(self, known: Known, sum: str) -> Callable[[Transaction], None]:
-        """What records, in the transaction that ends a released sum for the site, that its reservation is spent."""
-        if not known.reservation:
+    def commit(self, known: Known, task: Task) -> Callable[[Transaction], None]:
+        """What records a vector as released, in the transaction that keeps it, before it is sent.
+
+        The transaction raises Refused for another vector than was sent to the sum before, and BudgetSpent for one more than the
+        study has reserved.
+        """
+        if not known.reservation or not task.upload:
             return lambda transaction: None
         reservation, _ = self.ledger.find(known.reservation)
-        return lambda transaction: self.ledger.commit(reservation, sum, transaction)
+        place = (task.round, task.index)
+        return lambda transaction: self.ledger.commit(reservation, task.upload, transaction, sum=place)
 
     def finish(self, known: Known) -> None:
         """A study is over: give back what no sum has used. While a sum is still under way, this does nothing."""
-        if not known.reservation or any(task.study == known.hash for task in self._state.tasks()):
+        reservation = self._made(known)
+        if reservation is None or any(task.study == known.hash for task in self._state.tasks()):
             return
-        if known.sent and not known.steps:
-            return  # nothing of the event can be given back: it stays as it is
-        reservation, _ = self.ledger.find(known.reservation)
         nothing = "nothing was sent to any sum of the study"
         unrecorded = "sent to sums of which the server says that none was released"
         settle(self.ledger, reservation, known.sent, known.steps, nothing=nothing, unrecorded=unrecorded)
+
+    def _made(self, known: Known) -> Reservation | None:
+        """A study's reservation, also where the site died before it had noted it; None where there is none."""
+        try:
+            return self.ledger.find(known.reservation or _id(known))[0]
+        except InvalidInput:
+            if known.reservation:
+                raise
+            return None
+
+
+def _id(known: Known) -> str:
+    """The id of a study's reservation. It follows from the study, so that nothing has to be noted first."""
+    return known.hash[:32]
 
 
 def _steps(event: Event, plan: Plan) -> int:

@@ -291,17 +291,26 @@ class SiteState:
             rows = [view.get(key) or b"" for key in view.keys(f"party/{id}/")]
         return [row[1:] if row[:1] == b"\x00" else b"".join(self.blobs.read(row[1:].hex())) for row in rows]
 
-    def keep(self, task: Task, records: Sequence[bytes], memory: Vector | None = None) -> None:
+    def keep(
+        self,
+        task: Task,
+        records: Sequence[bytes],
+        memory: Vector | None = None,
+        spend: Callable[[Transaction], None] | None = None,
+    ) -> None:
         """Append to the log of a sum's party.
 
         Args:
             memory: float32[m], what the client keeps if its term is in the sum; staged until then.
+            spend: records what is spent by sending these records, in the same transaction; where it raises, nothing is kept.
         """
         rows = [b"\x00" + r if len(r) <= INLINE else b"\x01" + bytes.fromhex(self.blobs.put([r])) for r in records]
         # Equal content is one blob. The head keeps this blob apart from an equal memory of another study.
         head = sha256(task.id.encode()).digest()
         staged = None if memory is None else self.blobs.put([head, np.ascontiguousarray(memory, np.float32).tobytes()])
         with self.store.transaction() as transaction:
+            if spend is not None:
+                spend(transaction)
             count = len(transaction.keys(f"party/{task.id}/"))
             for number, row in enumerate(rows, start=count):
                 transaction.put(f"party/{task.id}/{number:06d}", row)
@@ -324,22 +333,13 @@ class SiteState:
             digest = view.get(f"memory/{study}")
         return None if digest is None else np.frombuffer(b"".join(self.blobs.read(digest.decode())), np.float32, offset=HEAD)
 
-    def finish(
-        self,
-        task: Task,
-        included: bool,
-        receipt: Receipt | None = None,
-        spend: Callable[[Transaction], None] | None = None,
-    ) -> None:
+    def finish(self, task: Task, included: bool, receipt: Receipt | None = None) -> None:
         """End a sum: keep or drop the staged memory, forget the party's secrets, and leave a receipt.
 
         Args:
             included: whether the site's term is in the released sum; only then does the memory count.
-            spend: records what the sum has spent, in the same transaction.
         """
         with self.store.transaction() as transaction:
-            if spend is not None:
-                spend(transaction)
             if receipt is not None:
                 self.receipts.add(transaction, receipt)
             gone = self._forget(transaction, task.id)

@@ -43,7 +43,14 @@ def status(state: SiteState, account: Account) -> dict[str, Any]:
         "studies": studies,
         "sums": tasks,
         "budgets": [
-            {"data": one.data_set, "epsilon": one.budget.epsilon, "spent": one.spent, "reserved": one.reserved, "left": one.left}
+            {
+                "data": one.data_set,
+                "epsilon": one.budget.epsilon,
+                "spent": one.spent,
+                "reserved": one.reserved,
+                "left": one.left,
+                "period": None if one.period is None else {**one.period.to_plain(), "spent": one.lately},
+            }
             for one in account.ledger.summary()
         ],
     }

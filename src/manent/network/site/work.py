@@ -57,7 +57,7 @@ class SumWork:
     """Takes part in one sum of a study, from its call to its end. After a crash it resumes from the site's log.
 
     Args:
-        account: the study's cost is set aside here before data are touched, and spent with the release.
+        account: the study's cost is set aside here before data are touched, and spent before the vector is sent.
         roster: the verified roster of a number; raises NotAuthorized for one that is not taken any more.
         random: source of the client's noise and masks; never seeded outside tests.
         computing: held while a sum is computed, so that the site computes one at a time.
@@ -199,9 +199,8 @@ class SumWork:
 
     def _finish(self, task: Task, about: dict[str, Any], party: ClientParty | None) -> None:
         included = about["state"] == "released" and about["included"] is True
-        known = self.state.study(task.study) or self.known
         receipt = self._receipt(task, about, included, party) if task.upload else None
-        self.state.finish(task, included, receipt, self.account.commit(known, task.id) if included else None)
+        self.state.finish(task, included, receipt)
         self._assignment(task).unlink(missing_ok=True)
         late = bool(task.upload) and about["state"] == "released" and not included
         why = {"reason": "The sum was closed before this site's vector came."} if late else {}
@@ -234,7 +233,8 @@ class SumWork:
         del vector  # a copy is in the message now; the vector may be as large as everything else
         sent = sha256(step.send[-1].body).hexdigest() if step.send else ""
         task = replace(task, upload=sent, attempt=party.uploaded_in or 0)
-        self.state.keep(task, step.keep, memory)
+        # Kept and paid for in one transaction, then sent: a message that was lost is sent again, never made again.
+        self.state.keep(task, step.keep, memory, self.account.commit(self.known, task))
         return task, self._send(task, step)
 
     def _compute(self, task: Task) -> tuple[Array, Vector | None]:

@@ -539,17 +539,21 @@ def _budget(policy: Policy, bundle: Bundle, plan: Plan, facts: Facts) -> list[Re
         return [Refusal(name, demands, "no ledger", "The site opens its ledger, and decides again.")]
     unit, relation = plan.privacy.unit, plan.privacy.relation
     try:
-        held = facts.ledger.account(bundle.data).budget
+        held = facts.ledger.account(bundle.data)
         cost = facts.ledger.cost(bundle.data, event, privacy_unit=unit, neighboring_relation=relation)
     except Refused as error:
         cure = f"Use privacy_unit={budget.privacy_unit!r} and neighboring_relation={budget.neighboring_relation!r}."
         return [Refusal(name, demands, f"another one: {_inside(error)}", cure)]
     except ManentError as error:
         return [Refusal(name, demands, _inside(error), "The site looks after its ledger, and decides again.")]
-    if held != budget:
+    if (held.budget, held.period) != (budget, rule.period):
         cure = "The site puts back the budget that its ledger began with; a budget is not changed."
-        return [Refusal(name, demands, f"a ledger with epsilon {held.epsilon:g} at delta {held.delta:g}", cure)]
+        found = f"a ledger with epsilon {held.budget.epsilon:g} at delta {held.budget.delta:g}, and {held.period or 'no period'}"
+        return [Refusal(name, demands, found, cure)]
     if cost.fits:
         return []
+    if cost.wait:
+        cure = f"{'Wait, add' if cost.later else 'Add'} noise, or run fewer rounds. {cost.wait}"
+        return [Refusal(name, demands, "no room in its period", cure, passing=cost.later)]
     size = f"{cost.before:.4g} spent or reserved, and {cost.after:.4g} with this study"
     return [Refusal(name, demands, size, "Add noise, run fewer rounds, or use other data.")]

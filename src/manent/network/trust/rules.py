@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import time
 from typing import Literal
 
-from manent.accounting import Budget
+from manent.accounting import Budget, Period
+from manent.accounting.budget import check_period
 from manent.core.errors import InvalidInput
 from manent.core.observers import ObserverName
 from manent.core.validate import count, fraction, positive
@@ -123,9 +124,17 @@ class DataRule:
 
     Attributes:
         budget: what all studies on it together may spend. None if no privacy is required: then there is no account.
+        period: the most of it that they may spend in any so many days; None for no such cap.
     """
 
     budget: Budget | None = None
+    period: Period | None = None
+
+    def __post_init__(self) -> None:
+        if self.period is not None and self.budget is None:
+            raise InvalidInput("A policy's data set has a period and no budget. Add its budget, or remove the period.")
+        if self.budget is not None:
+            check_period(self.period, self.budget)
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,8 @@ against = ["server", "clients", "public"]
 # The data sets that a study may name, each with what all studies together may spend on it, once and for all.
 # [data.heart_disease]
 # budget = { epsilon = 10.0, delta = 1e-5, privacy_unit = "example", neighboring_relation = "add_or_remove" }
+# Also the most of it in any so many days, if you like. When they have passed, what was spent stays spent.
+# period = { epsilon = 1.0, days = 30.0 }
 
 [limits]
 model_mb = 100       # of the model, at 4 bytes a parameter

@@ -10,11 +10,13 @@ import typer
 
 from manent.app.commands.options import AsJson
 from manent.app.commands.privacy.options import Relation
+from manent.app.commands.privacy.unsettled import Released, Settle, tell, unsettled
+from manent.app.commands.privacy.unsettled import settle as by_hand
 from manent.core.canonical import to_plain
 from manent.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from manent.accounting import Budget, Ledger
+    from manent.accounting import Account, Ledger
 
 
 def budget(
@@ -28,14 +30,22 @@ def budget(
     delta: Annotated[float | None, typer.Option(help="With --open.")] = None,
     unit: Annotated[str, typer.Option(help="With --open: client or example.")] = "client",
     relation: Relation = "add_or_remove",
+    period: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
+    ] = None,
+    settle: Settle = None,
+    released: Released = None,
     as_json: AsJson = False,
 ) -> None:
     """What each data set has spent of its budget, what is reserved, and what is left.
 
     [dim]manent budget ledger.db --open hospitals --epsilon 8 --delta 1e-6
-    manent budget ledger.db --study my_study.py[/]
+    manent budget ledger.db --open clinic --epsilon 8 --delta 1e-6 --period 1 30
+    manent budget ledger.db --study my_study.py
+    manent budget ledger.db --settle 0123456789abcdef0123456789abcdef --released 3[/]
     """
-    from manent.accounting import Budget, Ledger
+    from manent.accounting import Budget, Ledger, Period
     from manent.storage import is_url, open_store
 
     if give is None and not is_url(ledger) and not Path(ledger).is_file():
@@ -45,25 +55,30 @@ def budget(
         if epsilon is None or delta is None:
             raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
         options: Any = {"privacy_unit": unit, "neighboring_relation": relation}
-        book.open(give, Budget(epsilon, delta, **options))
+        book.open(give, Budget(epsilon, delta, **options), None if period is None else Period(*period))
+    elif period is not None:
+        raise InvalidInput("--period goes with --open: a budget is not changed.")
+    by_hand(book, settle, released)
     planned = None if study is None else _planned(book, study)
     rows = [
-        {"data_set": a.data_set, "spent": a.spent, "reserved": a.reserved, "left": a.left, "runs": a.runs, **_limits(a.budget)}
+        {"data_set": a.data_set, "spent": a.spent, "reserved": a.reserved, "left": a.left, "runs": a.runs, **_limits(a)}
         for a in book.summary()
     ]
     if as_json:
-        typer.echo(json.dumps(to_plain({"data_sets": rows, "planned": planned})))
+        typer.echo(json.dumps(to_plain({"data_sets": rows, "planned": planned, "unsettled": unsettled(book)})))
         return
     _print(rows)
+    tell(unsettled(book))
     if planned is not None:
-        verdict = "it fits" if planned["fits"] else "it does NOT fit"
+        verdict = "it fits" if planned["fits"] else f"it does NOT fit. {planned['wait']}".strip(" .")
         typer.echo(f"{study} would take {planned['data_set']} from {planned['before']:.4g} to {planned['after']:.4g}: {verdict}.")
 
 
-def _limits(budget: Budget) -> dict[str, Any]:
-    """A budget's values, its epsilon under the name "budget"."""
-    values = budget.to_plain()
-    return {"budget": values.pop("epsilon"), **values}
+def _limits(account: Account) -> dict[str, Any]:
+    """A budget's values, its epsilon under the name "budget", and its period where it has one."""
+    values = account.budget.to_plain()
+    rate = {} if account.period is None else {"period": {**account.period.to_plain(), "spent": account.lately}}
+    return {"budget": values.pop("epsilon"), **values, **rate}
 
 
 def _planned(ledger: Ledger, path: Path) -> dict[str, Any]:
@@ -83,7 +98,7 @@ def _planned(ledger: Ledger, path: Path) -> dict[str, Any]:
         privacy_unit=plan.privacy.unit,
         neighboring_relation=plan.privacy.relation,
     )
-    return {"data_set": cost.data_set, "before": cost.before, "after": cost.after, "fits": cost.fits}
+    return {"data_set": cost.data_set, "before": cost.before, "after": cost.after, "fits": cost.fits, "wait": cost.wait}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -100,5 +115,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         numbers = (f"{row[name]:.4g}" for name in ("budget", "spent", "reserved", "left"))
         protected = f"each {row['privacy_unit']}, {row['neighboring_relation']}, delta {row['delta']:g}"
+        if "period" in row:
+            rate = row["period"]
+            protected += f"; {rate['spent']:.4g} of {rate['epsilon']:g} in the last {rate['days']:g} days"
         table.add_row(row["data_set"], *numbers, str(row["runs"]), protected)
     Console(highlight=False).print(table)

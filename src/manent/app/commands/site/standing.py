@@ -31,8 +31,12 @@ def tell_budgets(found: Sequence[dict[str, Any]]) -> None:
     for one in found:
         typer.echo(
             f"  budget of {one['data']}: epsilon {one['epsilon']:g}, spent {one['spent']:.4g}, set aside {one['reserved']:.4g}, "
-            f"left {one['left']:.4g}"
+            f"left {one['left']:.4g}" + _rate(one["period"])
         )
+
+
+def _rate(period: dict[str, float] | None) -> str:
+    return "" if period is None else f"; in the last {period['days']:g} days {period['spent']:.4g} of {period['epsilon']:g}"
 
 
 def stands(state: SiteState, on: bool) -> str:
