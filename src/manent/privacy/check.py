@@ -87,6 +87,10 @@ class Plan:
         sampled = sampling(self.study.cohort, self.public.clients, self.memory is not None) is not None
         return sampled and network is not None and not network.tells_cohort
 
+    def noised_inside(self, sum: str) -> bool:
+        """Whether the clients' own training noises their vectors to a sum, so that one without examples sends noise alone."""
+        return sum == "train" and declared(self.study) is not None
+
     @property
     def abandoned_is_spent(self) -> bool:
         """Whether a sum that is abandoned after vectors were sent counts as spent.
