@@ -88,7 +88,7 @@ class Drawn:
     def __init__(self, size: int, seed: int) -> None:
         self._size, self._seed = size, seed
 
-    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
+    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext, empty: bool = False) -> Contribution:
         vector: Array = np.random.default_rng([self._seed, context.round]).random(self._size, np.float32)
         return Contribution(vector, memory)
 

@@ -142,6 +142,16 @@ def test_empty_batches_take_noisy_steps(private: Row) -> None:
         assert np.sqrt((moved**2).mean()) == pytest.approx(0.1 * 0.1 * 2**0.5, rel=5 / len(moved) ** 0.5)
 
 
+def test_a_client_without_examples_sends_the_same_noise_as_empty_batches(private: Row) -> None:
+    """A client whose training fails sends what it would without an example."""
+    model, data = private.make(), private.data(4, 20)
+    with_rows, without = (
+        model.train([work_of(model, [[], [], []], ExactDraws(InsecureTestRNG(1)))], [of])[0].update for of in (data, data[:0])
+    )
+    assert with_rows.tobytes() == without.tobytes()
+    assert np.all(without[parameters(model)] != 0)
+
+
 def test_noise_is_fresh_in_every_step_and_training(private: Row) -> None:
     model, data, draws = private.make(), private.data(4, 20), ExactDraws(InsecureTestRNG(1))
     first, second = (model.train([work_of(model, [[]], draws)], [data])[0].vector for _ in range(2))

@@ -282,7 +282,7 @@ def heard_by_client(data: bytes) -> object:
 
 
 def heard_in_the_clear(data: bytes) -> object:
-    return PlainServer(PLAIN, ROSTER).receive(Envelope(PLAIN.cohort(ROSTER)[0].hex(), SERVER, data))
+    return PlainServer(PLAIN, PLAIN.cohort(ROSTER)).receive(Envelope(PLAIN.cohort(ROSTER)[0].hex(), SERVER, data))
 
 
 def heard_in_the_clear_by_a_client(data: bytes) -> object:

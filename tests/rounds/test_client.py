@@ -22,7 +22,7 @@ def answer(value: float = 1.0, memory: np.ndarray | None = None) -> Contribution
 
 
 def asked(plan, group, ask):
-    return list(outcomes(plan, "train", group, ask))
+    return list(outcomes(plan, "train", group, ask, ask))
 
 
 def test_an_answer_that_fits_is_passed_on():

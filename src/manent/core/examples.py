@@ -106,6 +106,10 @@ class Client:
     train: Examples
     test: Examples | None = None
 
+    def emptied(self) -> Client:
+        """The same client without any example. Private training gives noise alone for it."""
+        return Client(self.name, self.train[:0], None if self.test is None else self.test[:0])
+
 
 @dataclass(frozen=True)
 class Public:

@@ -135,7 +135,7 @@ class AnyTerms(Protocol):
 
     @property
     def clients(self) -> int:
-        """How many are asked."""
+        """How many are asked; 0 where that is secret."""
         ...
 
 
@@ -158,8 +158,13 @@ class AnyCall(Protocol):
         ...
 
     @property
+    def secret(self) -> bool:
+        """Whether the call says neither who is asked nor how many, so that only the server knows."""
+        ...
+
+    @property
     def beacon(self) -> bytes:
-        """The randomness that the cohort is drawn from."""
+        """The randomness that the cohort is drawn from; empty where the cohort is secret."""
         ...
 
     @property
@@ -188,7 +193,9 @@ class AnyCall(Protocol):
         ...
 
     def cohort(self, roster: KeyRoster) -> tuple[bytes, ...]:
-        """The identities of the cohort by position. Raises ProtocolAbort for another roster than the call names."""
+        """The identities of the cohort by position. Raises ProtocolAbort for another roster than the call names, and
+        where the cohort is secret.
+        """
         ...
 
     def examine(self, message: StoredMessage) -> bytes:
@@ -319,6 +326,11 @@ class NetworkSum(Protocol[Terms, Call]):
         ...
 
     @property
+    def tells_cohort(self) -> bool:
+        """Whether its members learn who else is in a cohort. Then nothing is amplified against them by the draw."""
+        ...
+
+    @property
     def messages(self) -> int:
         """How many messages a client sends to a sum where none is lost."""
         ...
@@ -331,25 +343,28 @@ class NetworkSum(Protocol[Terms, Call]):
         """The terms of a sum of vectors of this form. Raises Refused where there are none.
 
         Args:
-            count: how many clients are asked.
+            count: how many clients are asked; 0 for a secret cohort, of which everyone is waited for.
             minimum: the fewest answers with which the sum is formed.
             enough: with so many answers it is formed at once, where the first answers do.
         """
         ...
 
     def call(self, terms: Terms, ref: SumRef, attempt: int, roster: KeyRoster, beacon: bytes) -> Call:
-        """The call to one attempt. The beacon is the server's own."""
+        """The call to one attempt. The beacon is the server's own; empty for a secret cohort."""
         ...
 
     def read_call(self, body: bytes) -> Call:
         """Raises ProtocolAbort for bytes that are no call of this summation."""
         ...
 
-    def server(self, call: Call, roster: KeyRoster, records: Sequence[bytes], read: Read) -> ServerParty:
+    def server(
+        self, call: Call, roster: KeyRoster, records: Sequence[bytes], read: Read, members: Sequence[bytes] = ()
+    ) -> ServerParty:
         """The server's party, rebuilt from its log.
 
         Args:
             read: reads uploads that are stored.
+            members: the identities of a secret cohort, by position; of any other the call tells them.
         """
         ...
 

@@ -66,7 +66,7 @@ class UnitAnswer:
         answered, lost: positions that answered, and that dropped out.
         sent_to: to how many clients the assignment went.
         losses: the clients' own training losses, in order; for the probe.
-        failures: of clients that sent zeros because their code raised. No server could know them.
+        failures: of clients that sent zeros, or noise alone, because their code raised. No server could know them.
     """
 
     partial: Partial
@@ -129,10 +129,10 @@ class ClientSide:
             total.skip(position)
         losses: list[float] = []
         hidden: list[ClientFailed] = []
-        ask = partial(self._ask, assignment)
+        ask, ask_empty = partial(self._ask, assignment), partial(self._ask, assignment, empty=True)
         for start in range(0, len(asked), self.together):
             group = asked[start : start + self.together]
-            for one, outcome in zip(group, outcomes(self.plan, assignment.sum, group, ask), strict=True):
+            for one, outcome in zip(group, outcomes(self.plan, assignment.sum, group, ask, ask_empty), strict=True):
                 contribution = self._settled(assignment, one, outcome, hidden)
                 try:
                     self._add(total, one, contribution, assignment)
@@ -158,10 +158,10 @@ class ClientSide:
             asked.append(_Asked(position, index, slot, client, context))
         return asked, lost, sent_to
 
-    def _ask(self, assignment: Assignment, group: Sequence[_Asked]) -> Sequence[Contribution]:
-        return self.plan.study.algorithm.answer(
-            assignment, [one.client for one in group], [self._kept(one) for one in group], [one.context for one in group]
-        )
+    def _ask(self, assignment: Assignment, group: Sequence[_Asked], empty: bool = False) -> Sequence[Contribution]:
+        clients = [one.client.emptied() if empty else one.client for one in group]
+        kept, contexts = [self._kept(one) for one in group], [one.context for one in group]
+        return self.plan.study.algorithm.answer(assignment, clients, kept, contexts)
 
     def _kept(self, one: _Asked) -> Vector | None:
         """What a client has kept for the algorithm. It is read only when the client is asked, as a unit may be long."""
@@ -192,8 +192,9 @@ class ClientSide:
                 raise failed from error
             hidden.append(failed)
             kept = f" Its inputs are kept in {failed.folder} (see manent.replay)." if failed.folder else ""
+            verb = "are" if outcome.instead == "zeros" else "is"
             first = reason.splitlines()[0] if reason else "no reason given"
-            warnings.warn(f"{one.client.name}: {first}; zeros are sent instead.{kept}", stacklevel=2)
+            warnings.warn(f"{one.client.name}: {first}; {outcome.instead} {verb} sent instead.{kept}", stacklevel=2)
         if outcome.not_finite:
             text = f"{one.client.name}: {outcome.not_finite!r} holds NaN or infinity; zeros are sent instead."
             warnings.warn(text, stacklevel=2)

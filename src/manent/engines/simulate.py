@@ -63,8 +63,9 @@ def simulate(
         InvalidInput: an argument is of a wrong kind; the study does not fit itself or the data; the folder does not fit the
             study, or another process is at work in it.
         ClientFailed: a client's code raised, or its training diverged; its inputs are kept in the folder. In a sum with noise
-            such a client sends zeros instead, with a warning, because its failure would tell something of its data. There it is
-            an error only where the code of every client of the sum raised. (A deployment cannot know that, and continues.)
+            such a client sends zeros instead, and where its training is noised (`DPSGD`) noise alone, with a warning, because its
+            failure would tell something of its data. There it is an error only where the code of every client of the sum raised,
+            or where training fails without any example too. (A deployment cannot know that, and continues.)
     """
     began = time.monotonic()
     validate.count("simulate", "evaluate_every", evaluate_every)

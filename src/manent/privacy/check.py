@@ -10,10 +10,11 @@ from manent.core import validate
 from manent.core.errors import InvalidInput, Refused
 from manent.core.examples import Population, Public
 from manent.core.layers import Gathering
-from manent.core.protocols import PopulationTraits, Summation, SumSpec, traits
+from manent.core.protocols import PopulationTraits, Summation, SummationTraits, SumSpec, traits
 from manent.core.randomness import repeatable
 from manent.core.study import Study
 from manent.core.vectors import Layout
+from manent.privacy.cohorts import sampling
 from manent.privacy.describe import describe
 from manent.privacy.examples import account_examples, declared
 from manent.privacy.guarantee import Accounted, Privacy, account
@@ -73,6 +74,22 @@ class Plan:
     def divisor(self) -> float | None:
         """The public number that divides private totals, told in place of the number of answers; None where that is told."""
         return None if self.privacy is None or self.privacy.unit != "client" else self.gathering.expected
+
+    @property
+    def secret_cohort(self) -> bool:
+        """Whether the guarantee counts on a sample of clients that clients do not know.
+
+        Then nothing that the server tells them may say who was asked, or how many.
+        """
+        if self.privacy is None or self.privacy.unit != "client":
+            return False
+        network = traits(self.summation, SummationTraits).network
+        sampled = sampling(self.study.cohort, self.public.clients, self.memory is not None) is not None
+        return sampled and network is not None and not network.tells_cohort
+
+    def noised_inside(self, sum: str) -> bool:
+        """Whether the clients' own training noises their vectors to a sum, so that one without examples sends noise alone."""
+        return sum == "train" and declared(self.study) is not None
 
     @property
     def abandoned_is_spent(self) -> bool:

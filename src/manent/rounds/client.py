@@ -26,29 +26,36 @@ class Outcome:
     """One client's answer, or why there is none.
 
     Attributes:
-        contribution: the checked answer, or zeros in its place.
+        contribution: the checked answer, or what is sent in its place.
         error: what the client's code raised, or what is wrong with its answer; None where nothing is.
         not_finite: the tensor that held NaN or infinity, so that zeros are sent; "" where none did.
         lost: whether the client cannot take part in the sum. Its contribution must not be used then.
+        instead: after an error, what is sent in place of the answer: "zeros", or "noise alone".
     """
 
     contribution: Contribution
     error: Exception | None = None
     not_finite: str = ""
     lost: bool = False
+    instead: str = "zeros"
 
 
-def outcomes(
-    plan: Plan, sum: str, group: Sequence[Asked], ask: Callable[[Sequence[Asked]], Sequence[Contribution]]
-) -> Iterator[Outcome]:
+Ask = Callable[[Sequence[Asked]], Sequence[Contribution]]
+
+
+def outcomes(plan: Plan, sum: str, group: Sequence[Asked], ask: Ask[Asked], ask_empty: Ask[Asked]) -> Iterator[Outcome]:
     """Ask a group of clients for their terms of a sum: one outcome each, in order.
 
     Where asking several at once fails, each is asked by itself, so that the failure gets the right name. In a sum with noise a
     client that fails sends zeros: that it failed would tell something of its data, so only its own operator may know. It keeps
-    the memory that it had.
+    the memory that it had. Where training noises each step (DP-SGD) it sends noise alone: what it would send without an example.
+
+    A client whose training fails without an example too is lost: that fault is in the study's code, or in what clients were sent,
+    and not in its data.
 
     Args:
         ask: runs the algorithm for some of the clients. It may raise anything.
+        ask_empty: the same, as if they had no examples.
     """
     failed: Exception | None = None
     found: list[Outcome] = []
@@ -56,17 +63,38 @@ def outcomes(
         answers = ask(group)
         if len(answers) != len(group):
             raise InvalidInput(f"answer() gave {len(answers)} contributions for {len(group)} clients.")
-        found = [checked(plan, sum, answer) for answer in answers]
+        found = [_taken(plan, sum, answer) for answer in answers]
     except Exception as error:  # noqa: BLE001 - a study's own code may raise anything
         failed = error
     if failed is None:
         yield from found
     elif len(group) > 1:
         for one in group:
-            yield from outcomes(plan, sum, [one], ask)
+            yield from outcomes(plan, sum, [one], ask, ask_empty)
     else:
-        zeros = Contribution(np.zeros(plan.sums[sum].layout.size, np.float32))
-        yield Outcome(zeros, failed, lost=plan.stacks[sum].noise is None)
+        yield _in_place(plan, sum, failed, lambda: ask_empty(group))
+
+
+def _taken(plan: Plan, sum: str, answer: Contribution) -> Outcome:
+    """The outcome of an answer that came. Raises as `checked`, and where zeros would show that noised training failed."""
+    found = checked(plan, sum, answer)
+    if found.not_finite and plan.noised_inside(sum) and plan.stacks[sum].noise is None:
+        raise InvalidInput(
+            f"its vector holds NaN or infinity in {found.not_finite!r}: training diverged. Lower the learning rate."
+        )
+    return found
+
+
+def _in_place(plan: Plan, sum: str, failed: Exception, empty: Callable[[], Sequence[Contribution]]) -> Outcome:
+    """The outcome of a client that failed."""
+    zeros, noised = Contribution(np.zeros(plan.sums[sum].layout.size, np.float32)), plan.stacks[sum].noise is not None
+    if noised or not plan.noised_inside(sum):
+        return Outcome(zeros, failed, lost=not noised)
+    try:
+        (answer,) = empty()
+        return replace(checked(plan, sum, replace(answer, probe={})), error=failed, instead="noise alone")
+    except Exception:  # noqa: BLE001 - as above; what failed first is what is told
+        return Outcome(zeros, failed, lost=True)
 
 
 def checked(plan: Plan, sum: str, contribution: Contribution) -> Outcome:

@@ -14,6 +14,7 @@ nothing here depends on it.
 | a batch above LARGEST_BATCH     | InvalidInput: the bound on rounding is proven up to there only                              |
 | the loss of a batch             | has no noise, so it stays with the client                                                   |
 | a penalty on the weights (l2)   | is added after the noise; it does not depend on data                                        |
+| training that fails             | the client sends noise alone, as one without examples would; only its operator is told      |
 """
 
 from __future__ import annotations

@@ -287,9 +287,10 @@ class Child:
         if told is not None:
             raise InvalidInput(f"The study's own code could not be loaded: {_clean(told)}")
 
-    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
-        """The client's contribution, of the plan's size and type.
+    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext, empty: bool = False) -> Contribution:
+        """The client's contribution, of the plan's size and type; or, `empty`, what it would be without any example.
 
+        The latter is asked after a failure, of a process that is started anew: the code in it may keep something of what failed.
         NaN and infinity in the vector are left to the caller: behind a clip they become zeros.
 
         Raises:
@@ -298,13 +299,17 @@ class Child:
         """
         with self._one:
             try:
-                return self._answer(self._running or self._start(), assignment, memory, context)
+                if empty:
+                    self._end()
+                return self._answer(self._running or self._start(), assignment, memory, context, empty)
             except (_Ended, InvalidInput) as error:
                 raise ClientFailed(context.client, context.round, assignment.sum, str(error)) from None
 
-    def _answer(self, running: _Running, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
+    def _answer(
+        self, running: _Running, assignment: Assignment, memory: Vector | None, context: ClientContext, empty: bool
+    ) -> Contribution:
         about = {"client": context.client, "round": context.round, "seed": context.seed, "work": context.work}
-        head = {**about, "sum": assignment.sum, "draws": context.draws is not None}
+        head = {**about, "sum": assignment.sum, "draws": context.draws is not None, "empty": empty}
         arrays: dict[str, Array] = {f"array.{name}": array for name, array in assignment.arrays.items()}
         if memory is not None:
             arrays["memory"] = memory

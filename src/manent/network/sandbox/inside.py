@@ -89,7 +89,8 @@ def _answer(algorithm: Algorithm, client: Client, frame: frames.Frame) -> tuple[
     sent = {name.removeprefix("array."): array for name, array in arrays.items()}
     draws = ExactDraws(SystemRandom()) if head["draws"] else None
     context = ClientContext(head["client"], head["round"], head["seed"], head["work"], draws)
-    (found,) = algorithm.answer(Assignment(head["sum"], sent), [client], [memory], [context])
+    asked = client.emptied() if head["empty"] else client
+    (found,) = algorithm.answer(Assignment(head["sum"], sent), [asked], [memory], [context])
     answer = {"vector": found.vector} | ({} if found.memory is None else {"memory": found.memory})
     loss = float(found.probe.get("loss", math.nan))
     return {"loss": loss if math.isfinite(loss) else None}, answer

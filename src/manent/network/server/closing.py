@@ -83,7 +83,8 @@ def nobody(plan: Plan, study: StudyRecord, state: State, name: str, count: int, 
 
     Where noise hides how many were drawn, it is released all the same, as noise alone; see `ended`.
     """
-    row = {"round": study.round, "sum": name, **crossed(plan, name, asked=count, answers=0, sent=0, sent_to=count)}
+    sent = assignment_bytes(_assignment(plan, study, state))
+    row = {"round": study.round, "sum": name, **crossed(plan, name, asked=count, answers=0, sent=sent, sent_to=0)}
     progress, effects = follow(study.progress, rules_of(plan), Opened(count), Deadline())
     if _releases(effects):
         stack = plan.stacks[name]

@@ -94,6 +94,7 @@ class SumRecord:
         opened: when the present attempt began, in seconds since the epoch.
         closed: what the cohort is told at the end, in hexadecimal.
         reason: why it was abandoned.
+        cohort: where the call does not tell it, the public keys of those that are asked, by position; every attempt asks these.
         included: once it is over, the public keys of those whose vectors are in it.
     """
 
@@ -113,6 +114,7 @@ class SumRecord:
     state: SumState = "open"
     closed: str = ""
     reason: str = ""
+    cohort: Sequence[str] = ()
     included: Sequence[str] = ()
 
     @property

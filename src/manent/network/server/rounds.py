@@ -25,7 +25,7 @@ from manent.network.server.plans import Plans
 from manent.network.server.rosters import Rosters
 from manent.network.server.sweeping import named
 from manent.network.trust.journal import note
-from manent.network.wire.sums import StudySum, asked, check_roster, draw_asked, make_call, read_call, server_party
+from manent.network.wire.sums import StudySum, asked, check_roster, draw_asked, draw_members, make_call, read_call, server_party
 from manent.privacy.check import Plan
 from manent.rounds.server import assignment_of, first_state, result_of
 from manent.rounds.spending import all_released
@@ -214,14 +214,16 @@ class Rounds:
             return
         with self.store.snapshot() as view:
             number = self._roster(view, study, plan)
-            count = draw_asked(plan, len(self.rosters.roster(view, number).identities), self.random)
+            roster = self.rosters.roster(view, number)
+            count = draw_asked(plan, len(roster.identities), self.random)
         if count < max(1, plan.gathering.minimum):
             self._end(study, None, nobody(plan, study, state, assignment.sum, count, self.random))
             return
         digest = self.blobs.put(array_pieces(assignment.arrays))
         id, now = f"{study.hash}-{study.round}-{study.index}", self.clock()
         of = (id, study.hash, assignment.sum, study.round, study.index)
-        record = SumRecord(*of, 1, "", count, number, digest, "", 0.0, now)
+        members = tuple(key.hex() for key in draw_members(plan, roster, count, self.random))
+        record = SumRecord(*of, 1, "", count, number, digest, "", 0.0, now, cohort=members)
         with self.store.transaction() as transaction:
             if study_of(transaction, study.hash) == study:  # else another process was quicker
                 self.check_there(digest)
@@ -320,7 +322,8 @@ class Rounds:
     def _make_party(self, view: Snapshot, record: SumRecord, read: Read) -> ServerParty:
         """The party of a sum's present attempt, before anything of its log."""
         call, roster = self.call(view, record), self.rosters.roster(view, record.roster)
-        return server_party(self._plan(view, record), call, roster, (), read)
+        members = tuple(bytes.fromhex(key) for key in record.cohort)
+        return server_party(self._plan(view, record), call, roster, (), read, members)
 
     def cohort(self, view: Snapshot, record: SumRecord) -> frozenset[str]:
         """The public keys of the sites that a sum asks."""
@@ -328,8 +331,9 @@ class Rounds:
         if key not in self._cohorts:
             if len(self._cohorts) > 100:
                 self._cohorts.clear()
-            found = self.call(view, record).cohort(self.rosters.roster(view, record.roster))
-            self._cohorts[key] = frozenset(public.hex() for public in found)
+            call = self.call(view, record)
+            found = () if call.secret else call.cohort(self.rosters.roster(view, record.roster))
+            self._cohorts[key] = frozenset(record.cohort if call.secret else (public.hex() for public in found))
         return self._cohorts[key]
 
     def message(self, id: str, name: str) -> bytes | None:
@@ -358,15 +362,16 @@ class Rounds:
         self._end(study, record, ended(plan, study, state, party, self.random))
 
     def _again(self, study: StudyRecord, record: SumRecord, party: ServerParty) -> None:
-        """Begin another attempt with the same beacon. Nothing was uploaded in the last one, so nothing is spent."""
+        """Begin another attempt with the same beacon, or the same secret cohort. As nothing was uploaded, nothing is spent."""
         wait = min(self.settings.retry * 2.0 ** min(record.attempt - 1, 20), self.settings.work)
         if self.clock() < record.opened + wait:
             return
         plan, state = self.plan_and_state(study)
         with self.store.snapshot() as view:
             number = self._roster(view, study, plan)
-            left = len(self.rosters.roster(view, number).identities)
-        count = asked(plan, left) or min(record.count, left)  # the roster may have changed since
+            roster = self.rosters.roster(view, number)
+        left = len(roster.identities)
+        count = record.count if record.cohort else asked(plan, left) or min(record.count, left)  # the roster may have changed
         if count < max(1, plan.gathering.minimum):
             self._end(study, record, nobody(plan, study, state, record.name, count, self.random))
             return
@@ -374,7 +379,10 @@ class Rounds:
             now = self.record(transaction, record.id)
             if now.state == "open" and now.attempt == record.attempt:
                 beacon = self.call(transaction, now).beacon
-                self._call(transaction, plan, replace(now, attempt=now.attempt + 1, roster=number, count=count), beacon)
+                # A sum that an earlier version opened has no secret cohort yet.
+                members = now.cohort or tuple(key.hex() for key in draw_members(plan, roster, count, self.random))
+                again = replace(now, attempt=now.attempt + 1, roster=number, count=count, cohort=members)
+                self._call(transaction, plan, again, beacon)
         log.info("another attempt", extra={"sum": record.id, "reason": party.reason})
 
     def _end(self, study: StudyRecord, record: SumRecord | None, ending: Ending) -> None:

@@ -93,7 +93,7 @@ class Task:
     Attributes:
         id: "STUDY-ROUND-INDEX".
         name: its kind.
-        count: how many sites are asked.
+        count: how many sites are asked; 0 where that is secret.
         model: digest of what clients were sent for it.
         after: digest of the last message of the server that was taken in.
         upload: digest of the message with the site's term; "" before it is made.

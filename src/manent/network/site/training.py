@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,8 +46,11 @@ def taking_part(client: Client, schema: Schema) -> Client:
 class Trainer(Protocol):
     """Computes a client's contribution, wherever that is done."""
 
-    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
-        """The client's contribution to a sum. Raises ClientFailed, or whatever the code raises."""
+    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext, empty: bool = False) -> Contribution:
+        """The client's contribution to a sum; or, `empty`, what it would be without any example.
+
+        Raises ClientFailed, or whatever the code raises.
+        """
         ...
 
 
@@ -60,9 +64,10 @@ class OwnProcess:
         plan.study.algorithm.check(client)
         self._plan, self._client = plan, client
 
-    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext) -> Contribution:
-        """The client's contribution to a sum. Raises whatever the algorithm raises."""
-        (found,) = self._plan.study.algorithm.answer(assignment, [self._client], [memory], [context])
+    def answer(self, assignment: Assignment, memory: Vector | None, context: ClientContext, empty: bool = False) -> Contribution:
+        """See `Trainer`. Raises whatever the algorithm raises."""
+        client = self._client.emptied() if empty else self._client
+        (found,) = self._plan.study.algorithm.answer(assignment, [client], [memory], [context])
         return found
 
 
@@ -133,8 +138,8 @@ def contribution(
 ) -> tuple[Array, Vector | None]:
     """The vector [d] as it is summed, and the row [m] to keep if it is in the released sum.
 
-    Layers, rounding and noise are manent's own. In a sum with noise a client that fails sends zeros, because its failure would
-    tell something of its data; only the site's log says so.
+    Layers, rounding and noise are manent's own. In a sum with noise a client that fails sends zeros, or noise alone where its
+    training noises each step, because its failure would tell something of its data; only the site's log says so.
 
     Args:
         row: float32[m], what the client has kept, the algorithm's part first; None for a study that keeps nothing.
@@ -142,14 +147,18 @@ def contribution(
     Raises ClientFailed where the client cannot answer.
     """
     own = None if row is None or not plan.own else row[: plan.own]
-    (outcome,) = outcomes(plan, assignment.sum, [context], lambda asked: [trainer.answer(assignment, own, context)])
+
+    def ask(asked: Sequence[ClientContext], empty: bool = False) -> list[Contribution]:
+        return [trainer.answer(assignment, own, one, empty) for one in asked]
+
+    (outcome,) = outcomes(plan, assignment.sum, [context], ask, partial(ask, empty=True))
     error = outcome.error
     reason = str(error) if isinstance(error, ManentError) else f"{type(error).__name__}: {error}"
     if outcome.lost:
         failed = ClientFailed(context.client, context.round, assignment.sum, reason)
         raise (error if isinstance(error, ClientFailed) else failed) from error
     if error is not None:
-        log.warning("zeros are sent: the client failed", extra={"reason": reason, "round": context.round})
+        log.warning("the client failed", extra={"reason": reason, "sent": outcome.instead, "round": context.round})
     if outcome.not_finite:
         log.warning("zeros are sent: not finite", extra={"tensor": outcome.not_finite, "round": context.round})
     kept = None if row is None else partial(np.array, row, np.float32)

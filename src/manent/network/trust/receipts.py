@@ -73,7 +73,7 @@ class Receipt:
         attempt: in which the vector was sent.
         upload: SHA-256 of the message with the site's term, as it was sent.
         outcome: "released" with the site's term in it; "left out", released without it; or "abandoned". It was sent in any case.
-        cohort: how many sites were asked.
+        cohort: how many sites were asked; 0 where that is secret.
         survivors: how many are in the sum: as the site checked itself if the summation allows that, else as the server says; None
             if it does not say.
         summation: its name.

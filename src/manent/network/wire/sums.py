@@ -13,6 +13,7 @@ from manent.core.protocols import SummationTraits, traits
 from manent.core.randomness import PrivateRandom
 from manent.crypto.samplers.chance import bernoulli
 from manent.privacy.check import Plan
+from manent.summation.parties.cohort import SEED_BYTES, draw_cohort
 
 OVER_SELECTION = 1.3
 """More clients are asked than a cohort of fixed size needs, by this factor, where the first answers are enough."""
@@ -87,14 +88,22 @@ def draw_asked(plan: Plan, roster: int, random: PrivateRandom) -> int:
 
 
 def terms(plan: Plan, name: str, count: int) -> AnyTerms:
-    """The terms of a sum of this kind that asks `count` clients. Raises Refused where there are none."""
+    """The terms of a sum of this kind that asks `count` clients; those of a secret cohort do not tell `count`.
+
+    Raises Refused where there are none.
+    """
+    count = 0 if plan.secret_cohort else count
     of = (plan.stacks[name].form, count, plan.gathering.minimum, enough(plan, count))
     found: AnyTerms = network_of(plan).terms(*of)
     return found
 
 
 def make_call(plan: Plan, sum: StudySum, attempt: int, count: int, roster: KeyRoster, beacon: bytes) -> AnyCall:
-    """The call to one attempt that asks `count` clients, with a beacon of the server's own. Raises Refused as `terms` does."""
+    """The call to one attempt that asks `count` clients, with a beacon of the server's own; of a secret cohort it tells neither.
+
+    Raises Refused as `terms` does.
+    """
+    beacon = b"" if plan.secret_cohort else beacon
     called: AnyCall = network_of(plan).call(terms(plan, sum.name, count), sum.ref(plan), attempt, roster, beacon)
     return called
 
@@ -105,9 +114,27 @@ def read_call(plan: Plan, body: bytes) -> AnyCall:
     return call
 
 
-def server_party(plan: Plan, call: AnyCall, roster: KeyRoster, records: Sequence[bytes], read: Read) -> ServerParty:
-    """The server's party, rebuilt from its log."""
-    return network_of(plan).server(call, roster, records, read)
+def draw_members(plan: Plan, roster: KeyRoster, count: int, random: PrivateRandom) -> tuple[bytes, ...]:
+    """The identities of a secret cohort of this size, by position; none where the call tells the cohort.
+
+    Only the server draws and knows them. With a count of `draw_asked`, each of the roster is in the cohort independently; of a
+    size that is fixed or cut, it is a uniformly random choice.
+    """
+    if not plan.secret_cohort:
+        return ()
+    drawn = draw_cohort(len(roster.identities), random.bytes(SEED_BYTES), count)
+    return tuple(roster.identities[index] for index in drawn)
+
+
+def server_party(
+    plan: Plan, call: AnyCall, roster: KeyRoster, records: Sequence[bytes], read: Read, members: Sequence[bytes] = ()
+) -> ServerParty:
+    """The server's party, rebuilt from its log.
+
+    Args:
+        members: of a secret cohort, see `draw_members`.
+    """
+    return network_of(plan).server(call, roster, records, read, members)
 
 
 def check_roster(plan: Plan, roster: int) -> None:
@@ -148,11 +175,15 @@ def client_party(
 ) -> ClientParty:
     """A client's party. What it expects comes from its own plan, and from the digest of what it was really sent.
 
-    Raises ProtocolAbort where the number of clients that are asked does not follow from the study, Refused where too few are, or
-    the plan does not hold for the roster.
+    Raises ProtocolAbort where the number of clients that are asked does not follow from the study, and for a call that names a
+    cohort that is to be secret, or the reverse; Refused where too few are asked, or the plan does not hold for the roster.
     """
     check_roster(plan, len(roster.identities))
     count = call.terms.clients
-    check_count(plan, len(roster.identities), count)
+    if call.secret != plan.secret_cohort:
+        kind = "names its cohort, which this study's guarantee takes to be secret" if plan.secret_cohort else "hides its cohort"
+        raise ProtocolAbort(f"The server's call {kind}; this client does not answer it.")
+    if not call.secret:
+        check_count(plan, len(roster.identities), count)
     own = terms(plan, sum.name, count)
     return network_of(plan).client(own, sum.ref(plan), identity, roster, random, records)

@@ -15,6 +15,8 @@ from manent.summation.parties.fields import Reader, short, u8, u32, u64
 
 Beacon = Literal["server", "public"]
 BEACONS: tuple[Beacon, ...] = ("server", "public")
+Kind = Literal["server", "public", "private"]
+KINDS: tuple[Kind, ...] = (*BEACONS, "private")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class EncodedTerms(Protocol):
 
     @property
     def clients(self) -> int:
-        """How many are asked."""
+        """How many are asked; 0 where that is secret."""
         ...
 
     def encode(self) -> bytes:
@@ -75,7 +77,8 @@ class SumCall(Generic[T]):
         round, attempt: counted from 1.
         roster_number, roster_root: of the roster from which the cohort is drawn.
         model: digest of what the clients are sent to work on, 32 bytes.
-        beacon: public randomness that appeared after the roster was signed; or, of kind "server", the server's own.
+        beacon: public randomness that appeared after the roster was signed; or, of kind "server", the server's own. Of kind
+            "private" it is empty: the server has drawn the cohort by itself, and the call says neither who is in it nor how many.
     """
 
     label: ClassVar[str]
@@ -91,19 +94,24 @@ class SumCall(Generic[T]):
     roster_root: bytes
     model: bytes
     beacon: bytes
-    beacon_kind: Beacon = "public"
+    beacon_kind: Kind = "public"
 
     @classmethod
-    def of(cls, terms: T, ref: SumRef, attempt: int, roster: KeyRoster, beacon: bytes, kind: Beacon) -> Self:
+    def of(cls, terms: T, ref: SumRef, attempt: int, roster: KeyRoster, beacon: bytes, kind: Kind) -> Self:
         """The call to an attempt at a sum."""
         about = (ref.study, ref.sum, ref.round, attempt, roster.number, roster.root, ref.model)
         return cls(terms, *about, beacon, kind)
+
+    @property
+    def secret(self) -> bool:
+        """See `AnyCall`."""
+        return self.beacon_kind == "private"
 
     @cached_property
     def body(self) -> bytes:
         """The bytes that are hashed and sent."""
         of = (self.terms.encode(), self.study, short(self.sum.encode()), u32(self.round), u32(self.attempt))
-        drawn = u8(BEACONS.index(self.beacon_kind)) + short(self.beacon)
+        drawn = u8(KINDS.index(self.beacon_kind)) + short(self.beacon)
         return b"".join((*of, u64(self.roster_number), self.roster_root, self.model, drawn))
 
     @cached_property
@@ -123,28 +131,45 @@ class SumCall(Generic[T]):
         round, attempt, number, root, model = reader.u32(), reader.u32(), reader.u64(), reader.take(32), reader.take(32)
         kind, beacon = reader.u8(), reader.short()
         reader.end()
-        if kind >= len(BEACONS):
-            raise ProtocolAbort(f"Expected a kind of beacon below {len(BEACONS)}; found {kind}.")
-        return cls(terms, study, name, round, attempt, number, root, model, beacon, BEACONS[kind])  # type: ignore[arg-type]
+        if kind >= len(KINDS):
+            raise ProtocolAbort(f"Expected a kind of beacon below {len(KINDS)}; found {kind}.")
+        private = KINDS[kind] == "private"
+        if private != (terms.clients == 0) or (private and beacon):
+            raise ProtocolAbort("A call names its cohort by a beacon and a number of clients; or, of kind private, by neither.")
+        return cls(terms, study, name, round, attempt, number, root, model, beacon, KINDS[kind])  # type: ignore[arg-type]
 
     @cached_property
     def seed(self) -> bytes:
         """The cohort and its order follow from these 32 bytes. Every attempt has the same seed, so failing an attempt gives
         nobody another draw."""
-        drawn = u8(BEACONS.index(self.beacon_kind)) + self.beacon
+        drawn = u8(KINDS.index(self.beacon_kind)) + self.beacon
         return digest("manent cohort", drawn, self.study, self.sum.encode(), u32(self.round), self.roster_root)
 
     def cohort(self, roster: KeyRoster) -> tuple[bytes, ...]:
         """The identities of the cohort by position, as every client recomputes them.
 
-        Raises ProtocolAbort for another roster than the call names, and for one that is too small.
+        Raises ProtocolAbort for another roster than the call names, for one that is too small, and where the cohort is secret.
         """
-        if roster.root != self.roster_root or roster.number != self.roster_number:
-            raise ProtocolAbort("The call names another roster than the one at hand.")
+        self._check_roster(roster)
+        if self.secret:
+            raise ProtocolAbort("The cohort of this call is secret: only the server knows it.")
         if not 1 <= self.terms.clients <= len(roster.identities):
             raise ProtocolAbort(f"A cohort of {self.terms.clients} cannot be drawn from {len(roster.identities)} identities.")
         drawn = draw_cohort(len(roster.identities), self.seed, self.terms.clients)
         return tuple(roster.identities[index] for index in drawn)
+
+    def check_asks(self, identity: bytes, roster: KeyRoster) -> None:
+        """Raises ProtocolAbort for another roster than the call names, and for a client that the call does not ask.
+
+        A secret cohort asks whoever is called, of those on the roster.
+        """
+        self._check_roster(roster)
+        if identity not in (roster.identities if self.secret else self.cohort(roster)):
+            raise ProtocolAbort("This client is not in the cohort that the beacon draws.")
+
+    def _check_roster(self, roster: KeyRoster) -> None:
+        if roster.root != self.roster_root or roster.number != self.roster_number:
+            raise ProtocolAbort("The call names another roster than the one at hand.")
 
 
 @dataclass(frozen=True)

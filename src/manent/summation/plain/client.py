@@ -88,8 +88,7 @@ class PlainClient(Giving):
         if self.uploaded_in is not None:
             raise ProtocolAbort(f"This client has uploaded in attempt {self.uploaded_in}; its vector is not summed again.")
         self.expected.check(call)
-        if self.identity.public not in call.cohort(self.roster):
-            raise ProtocolAbort("This client is not in the cohort that the beacon draws.")
+        call.check_asks(self.identity.public, self.roster)
         step = self._keep(wire.frame(Kind.CALL, context, body))
         return step if self._vector is None else Step(step.keep + (last := self._upload()).keep, last.send)
 

@@ -13,7 +13,7 @@ from typing import Literal, cast, final
 import numpy as np
 
 from manent.core.errors import InvalidInput, ProtocolAbort
-from manent.core.parties import SERVER, Envelope, KeyRoster, Read, Step, StoredMessage
+from manent.core.parties import SERVER, Envelope, Read, Step, StoredMessage
 from manent.core.sums import TreeSum
 from manent.core.vectors import Array
 from manent.summation.parties import wire
@@ -72,7 +72,7 @@ class PlainServer:
 
     Args:
         call: what the clients are called to.
-        roster: the identities that the call names.
+        cohort: the identities that are asked, by position.
         records: its log, where it is rebuilt.
         read: reads uploads that are stored; see `receive_stored`.
 
@@ -82,9 +82,13 @@ class PlainServer:
     name = SERVER
 
     def __init__(
-        self, call: PlainCall, roster: KeyRoster, records: Sequence[bytes] = (), read: Read = lambda digest, start, stop: b""
+        self,
+        call: PlainCall,
+        cohort: tuple[bytes, ...],
+        records: Sequence[bytes] = (),
+        read: Read = lambda digest, start, stop: b"",
     ) -> None:
-        self.call, self.cohort = call, call.cohort(roster)
+        self.call, self.cohort = call, cohort
         self.phase: Literal["upload", "done", "aborted"] = "upload"
         self.reason = ""
         self.notes: list[str] = []
@@ -220,7 +224,8 @@ class PlainServer:
             else:
                 self._uploads[position] = _Upload(TYPES[body[0]], body[1:], stored=False)
         settled = len(self._uploads) + len(self._lost - set(self._uploads))
-        if len(self._uploads) >= self.call.terms.enough or settled == len(self.cohort):
+        enough = self.call.terms.enough or len(self.cohort)
+        if len(self._uploads) >= enough or settled == len(self.cohort):
             self._close()
 
     def _close(self) -> None:

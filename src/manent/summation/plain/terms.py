@@ -30,11 +30,11 @@ class PlainTerms:
     """What a sum in the clear is of.
 
     Attributes:
-        clients: n, how many are asked.
+        clients: n, how many are asked; 0 in the call of a secret cohort, whose members are all waited for.
         size: d, the length of the vectors.
         whole: whether they hold whole numbers, of size at most `largest` (0: no bound is declared); else real numbers.
         minimum: the fewest answers with which the sum is formed; 0 where noise hides that there are none.
-        enough: with so many answers it is formed at once.
+        enough: with so many answers it is formed at once; 0 in the call of a secret cohort.
     """
 
     clients: int
@@ -54,8 +54,11 @@ class PlainTerms:
         """Raises ProtocolAbort for bytes that are no terms."""
         clients, size, whole, largest = reader.u32(), reader.u64(), reader.u8(), reader.u64()
         minimum, enough = reader.u32(), reader.u32()
-        if whole > 1 or not 0 <= minimum <= enough <= clients:
-            raise ProtocolAbort(f"Expected terms with 0 <= minimum <= enough <= clients; found {minimum}, {enough}, {clients}.")
+        if whole > 1 or not (minimum <= enough <= clients or enough == clients == 0):
+            raise ProtocolAbort(
+                f"Expected terms with minimum <= enough <= clients, or of a secret cohort with enough and clients 0; "
+                f"found {minimum}, {enough}, {clients}."
+            )
         return cls(clients, size, bool(whole), largest, minimum, enough)
 
 

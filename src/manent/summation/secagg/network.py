@@ -38,6 +38,11 @@ class SecAggNetwork:
         return False
 
     @property
+    def tells_cohort(self) -> bool:
+        """Each member shares secrets with others, and checks that the beacon drew them."""
+        return True
+
+    @property
     def messages(self) -> int:
         """Advert, shares, upload, consent (under the active adversary) and reveal."""
         return 5 if self.adversary == "active" else 4
@@ -61,7 +66,9 @@ class SecAggNetwork:
         """Raises ProtocolAbort for bytes that are no call."""
         return Call.read(body)
 
-    def server(self, call: Call, roster: KeyRoster, records: Sequence[bytes], read: Read) -> SecAggServer:
+    def server(
+        self, call: Call, roster: KeyRoster, records: Sequence[bytes], read: Read, members: Sequence[bytes] = ()
+    ) -> SecAggServer:
         """See `NetworkSum`. It reads no uploads that are stored: each is added as it comes."""
         return SecAggServer(call, roster, records)
 

@@ -46,10 +46,15 @@ def ask(world):
     return Asking(world)
 
 
-def test_health_and_metrics_are_for_everyone(ask):
+def test_health_is_for_everyone_and_metrics_for_the_operator(world, ask):
+    """Requests to sums are counted, and would tell how many sites a secret cohort has."""
     assert ask(None, "GET", "/health").json() == {"status": "ok"}
     assert ask(None, "GET", "/ready").json()["ready"] is True
-    text = ask(None, "GET", "/metrics").text
+    tokens = {role: world.service.people.create(role, role) for role in ("viewer", "researcher", "administrator")}
+    for role in ("viewer", "researcher"):
+        assert ask(None, "GET", "/metrics", Authorization=f"Bearer {tokens[role]}").status_code == 403
+    assert [ask(site, "GET", "/metrics").status_code for site in (None, 0)] == [403, 403]
+    text = ask(None, "GET", "/metrics", Authorization=f"Bearer {tokens['administrator']}").text
     assert 'manent_requests_total{route="GET /health",status="200"} 1.0' in text
     assert "manent_sites 8.0" in text
 

@@ -15,7 +15,7 @@ from manent.core.errors import InvalidInput, ManentError, NotAuthorized
 from manent.network.server import documents
 from manent.network.server.http import persons, sites
 from manent.network.server.http.admission import THREADS, Admitted, Busy, come_again
-from manent.network.server.http.description import TEXT, WHOLE, YES, describe, described, table
+from manent.network.server.http.description import PERSON, TEXT, WHOLE, YES, describe, described, table
 from manent.network.server.http.metrics import CONTENT_TYPE, Measured, Metrics
 from manent.network.server.http.requests import answer, failure
 from manent.network.server.http.waiting import Pulse
@@ -91,8 +91,10 @@ def application(service: Service) -> FastAPI:
         fit = not service.failed and not pulse.draining
         return answer({"ready": fit, "pulse": found, "reason": service.failed}, 200 if fit else 503)
 
-    @app.get("/metrics", **described("For Prometheus", kind=CONTENT_TYPE))
-    async def prometheus() -> Response:
+    @app.get("/metrics", **described("For Prometheus, with an administrator's token", PERSON, kind=CONTENT_TYPE))
+    async def prometheus(request: Request) -> Response:
+        # How many requests come to sums tells how many sites were asked, which may be secret.
+        await persons.administrator(request, service)
         return Response(await run_in_threadpool(metrics.text), media_type=CONTENT_TYPE)
 
     return app

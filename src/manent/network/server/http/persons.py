@@ -57,6 +57,13 @@ async def person(request: Request, service: Service) -> Person:
     return found
 
 
+async def administrator(request: Request, service: Service) -> None:
+    """Raises NotAuthorized for a request that has no administrator's token."""
+    who = await person(request, service)
+    if who.role != "administrator":
+        raise NotAuthorized(f"{who.name} may not read this as a {who.role}; an administrator may.")
+
+
 async def study_for(request: Request, service: Service, hash: str, action: Action) -> StudyRecord:
     """A study that the person may use in this way.
 
@@ -114,7 +121,7 @@ def study_routes(service: Service) -> APIRouter:
             decided = documents.decisions(view, hash)
             under_way = documents.sum_of(view, found.open) if found.open else None
         by_name = {members.get(key, key): {"accepted": yes, "reason": why} for key, (yes, why) in decided.items()}
-        sum = {} if under_way is None else {"sum": told_sum(under_way)}
+        sum = {} if under_way is None else {"sum": told_sum(under_way, service.rounds.plans.plan(found).divisor)}
         return answer({**told(found), "decisions": by_name, **sum})
 
     @router.post("/studies/{hash}/stop", **described("End a study", PERSON, said.table()))
@@ -163,14 +170,18 @@ def told(study: StudyRecord) -> dict[str, Any]:
     }
 
 
-def told_sum(record: SumRecord) -> dict[str, Any]:
-    """What people are told of a sum under way; it closes at a whole second since the epoch, rounded up."""
+def told_sum(record: SumRecord, expected: float | None) -> dict[str, Any]:
+    """What people are told of a sum under way; it closes at a whole second since the epoch, rounded up.
+
+    Args:
+        expected: how many are expected to be asked, where noise hides how many are; else None.
+    """
     return {
         "name": record.name,
         "round": record.round,
         "index": record.index,
         "attempt": record.attempt,
         "phase": record.phase,
-        "count": record.count,
+        "count": record.count if expected is None else round(expected),
         "closes": math.ceil(record.closes),
     }
