@@ -147,7 +147,13 @@ CASES = (
     ),
     Case("central Gaussian, Poisson cohort", [CLIP, mn.CentralNoise(1.0)], cohort=HALF, kind="any", share=0.15),
     Case(
-        "central Laplace, Poisson cohort", [FIRST, mn.CentralNoise(0.5, "laplace")], cohort=HALF, order=1, kind="any", share=0.5
+        "central Laplace, Poisson cohort",
+        [FIRST, mn.Discretize(grid=0.001), mn.CentralNoise(0.5, "laplace")],
+        cohort=HALF,
+        order=1,
+        kind="any",
+        relations=("add_or_remove", "zero_out"),
+        share=0.1,
     ),
     Case(
         "central Gaussian, cohort of 2 in 3",
@@ -194,7 +200,7 @@ CASES = (
         cohort=HALF,
         size=400,
         kind="any",
-        share=0.03,
+        share=0.08,
     ),
     Case(
         "local Gaussian, by the size of its noise",
@@ -203,7 +209,7 @@ CASES = (
         ("add_or_remove",),
         size=400,
         kind="any",
-        share=0.01,
+        share=0.03,
     ),
     Case(
         "distributed discrete Gaussian, simulated with SecAgg",
@@ -218,6 +224,7 @@ CASES = (
         "central Gaussian, Poisson cohort, simulated",
         [CLIP, mn.CentralNoise(0.5)],
         "simulated",
+        ("add_or_remove",),
         cohort=HALF,
         kind="any",
         share=0.004,

@@ -15,6 +15,7 @@ from scipy import stats
 
 from manent.crypto.samplers import gradients
 from manent.layers import clip, correlated, noise
+from manent.layers.discretize import DiscretizeStage
 
 sys.path.append(str(Path(__file__).parent.parent.parent / "benchmarks"))
 import epsilon_audits
@@ -67,8 +68,13 @@ def clip_by_block(monkeypatch):
         half = len(row) // 2
         return np.concatenate([whole(row[:half], bound, order), whole(row[half:], bound, order)])
 
+    def loose(self, row, scale, whole_numbers, random):
+        np.copyto(whole_numbers, np.rint(row * scale), casting="unsafe")
+        return 0.5
+
     whole = clip.clip
     monkeypatch.setattr(clip, "clip", by_block)
+    monkeypatch.setattr(DiscretizeStage, "_round", loose)  # which would bring the vector within the bound all the same
 
 
 def one_noise_for_all_rows(monkeypatch):
@@ -103,9 +109,9 @@ PLANTED = {
     "local noise halved": (halved, "local Gaussian", "zero_out", "server", 40_000),
     "shares halved": (halved, DISTRIBUTED, "replace_one", "clients", 30_000),
     "shares of Skellam halved": (halved, "distributed Skellam", "replace_one", "clients", 30_000),
-    "a block without noise": (block_missing, "central Gaussian, over two blocks", "zero_out", "clients", 20_000),
+    "a block without noise": (block_missing, "central Gaussian, over two blocks", "replace_one", "clients", 80_000),
     "half of the coordinates without noise": (block_missing, "central Gaussian, wide", "replace_one", "clients", 40_000),
-    "clipped by block": (clip_by_block, "central Gaussian, over two blocks", "replace_one", "public", 100_000),
+    "clipped by block": (clip_by_block, "central Gaussian, over two blocks", "replace_one", "public", 60_000),
     "one noise for all rows, local": (one_noise_for_all_rows, "local Gaussian", "zero_out", "server", 20_000),
     "one noise for all rows, shares": (one_noise_for_all_rows, DISTRIBUTED, "zero_out", "clients", 20_000),
     "a share counted twice": (own_share_counted_twice, DISTRIBUTED, "replace_one", "clients", 60_000),
@@ -147,15 +153,15 @@ def test_bounds_are_below_the_truth_and_not_far(mu):
     for seed in range(20):
         worlds, truth = normal(mu, 40_000, seed), bounds.epsilon_of(mu, 1e-5)
         close = lower_bound(worlds, 1e-5, 1e-6)
-        assert 0.6 * truth < close <= truth
-        assert 0 < lower_bound(Worlds(worlds.one, worlds.other), 1e-5, 1e-6) <= truth
+        assert 0.4 * truth < close <= truth
+        assert (0 if mu < 1 else 0.3 * truth) <= lower_bound(Worlds(worlds.one, worlds.other), 1e-5, 1e-6) <= truth
 
 
 def test_counts_are_bounded_as_clopper_and_pearson_have_it():
     for hits, of in ((0, 10), (3, 10), (10, 10)):
         low, high = bounds.below(hits, of, 0.01), bounds.above(hits, of, 0.01)
-        assert stats.binom.sf(hits - 1, of, low) <= 0.01 * (1 + 1e-9)
-        assert stats.binom.cdf(hits, of, high) <= 0.01 * (1 + 1e-9)
+        assert low == 0 == hits or stats.binom.sf(hits - 1, of, low) == pytest.approx(0.01)
+        assert high == 1 == hits / of or stats.binom.cdf(hits, of, high) == pytest.approx(0.01)
         assert low <= hits / of <= high
 
 

@@ -26,12 +26,10 @@ def test_epsilon_counts_the_shares_of_those_who_are_certain_to_answer(mechanism,
 def test_a_budget_is_held_against_the_server_too_where_noise_protects_from_it():
     """The server knows who was asked: sampling amplifies against the public alone, and a budget between the two is refused."""
     cohort, layers = mn.Cohort(sampling_probability=0.3), [mn.Clip(0.5), mn.LocalNoise(1.0)]
-    alone = epsilon(Gaussian(1.0), 1e-3, "zero_out").epsilon
+    kept = budget(0.95 * epsilon(Gaussian(1.0), 1e-3, "zero_out").epsilon, neighboring_relation="zero_out")
     with pytest.raises(mn.Refused, match="server"):
-        kept = budget(0.95 * alone, neighboring_relation="zero_out")
         mn.check(study(layers, rounds=1, cohort=cohort, budget=kept), DATA)
-    found = mn.check(
-        study([mn.Clip(0.5), mn.LocalNoise()], 1, cohort=cohort, budget=budget(4.0, neighboring_relation="zero_out")), DATA
-    )
+    layers = [mn.Clip(0.5), mn.LocalNoise()]
+    found = mn.check(study(layers, 1, cohort=cohort, budget=budget(4.0, neighboring_relation="zero_out")), DATA)
     server = next(observer for observer in found.observers if observer.name == "server")
     assert server.epsilon == pytest.approx(4.0, rel=1e-3)
