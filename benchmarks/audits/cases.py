@@ -13,6 +13,7 @@ from audits import training
 from audits.bounds import Kind, Worlds, lower_bound
 from audits.give import Give, released
 from audits.pipeline import known_clients, plan_of, releases, seen, spread_canary, two_worlds, wide
+from manent.core.observers import ObserverName
 from manent.privacy import Plan, Statement
 
 DELTA = 1e-5
@@ -326,7 +327,7 @@ def _ways(case: Case, plan: Plan, relation: str, count: int) -> Any:
     made = [releases(plan, world, count, [place for place in wanted if place >= -len(world)]) for world in pair]
     direction = canary.astype(np.float64) / float(np.linalg.norm(canary, case.order))
 
-    def worlds_of(name: str) -> Worlds | None:
+    def worlds_of(name: ObserverName) -> Worlds | None:
         whose = known[name]
         if whose is None or (visible and -case.clients in whose):
             return None
