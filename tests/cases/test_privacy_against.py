@@ -41,8 +41,8 @@ def test_where_clients_learn_the_cohort_they_are_the_dearest() -> None:
     assert held["server"] is held["server and colluders"] is None
     assert held["public"] < held["clients"] == held["colluders"] == pytest.approx(2.0, rel=1e-3)
     with pytest.raises(mn.Refused, match="against the clients; the budget is 2"):
-        mn.check(study([mn.Clip(1.0), mn.CentralNoise(2.0)], summation=HIDDEN), units(400))
-    assert mn.check(study([mn.Clip(1.0), mn.CentralNoise(2.0)], ("public",), summation=HIDDEN), units(400))
+        mn.check(study([mn.Clip(1.0), mn.CentralNoise(4.0)], summation=HIDDEN), units(400))
+    assert mn.check(study([mn.Clip(1.0), mn.CentralNoise(4.0)], ("public",), summation=HIDDEN), units(400))
 
 
 REFUSED = {

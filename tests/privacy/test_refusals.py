@@ -334,6 +334,7 @@ def test_the_statement_reads_well_and_is_plain():
         "within_clip 1",
         "Taken for granted",
         "divisor of totals is 20",
+        "times the clip norm of the round",
     ):
         assert words in text
     assert declared.to_plain()["protection"]["noise_multiplier"] == 0.3
