@@ -153,9 +153,6 @@ def _curves(runs: Runs, metric: str, source: Source) -> list[Curve]:
 def _curve(
     name: str, colour: str, style: Any, history: Sequence[Row], probe: Sequence[Row], metric: str, source: Source
 ) -> Curve:
-    bytes_after: dict[int, int] = {}
-    for row, total in zip(history, accumulate(row["bytes_up"] + row["bytes_down"] for row in history), strict=True):
-        bytes_after[row["round"]] = total
     if source == "history":
         rows = [row for row in history if metric in row]
         values = [row[metric] for row in rows]
@@ -163,21 +160,26 @@ def _curve(
         rows = [row for row in probe if row.get(source, {}).get(metric) not in ({}, None)]
         values = [row[source][metric] for row in rows]
     spread = source == "clients"
-    seconds_after = {row["round"]: row["seconds"] for row in probe}
-    x = {
-        "round": np.array([row["round"] for row in rows], np.float64),
-        "bytes": np.array([bytes_after.get(row["round"], 0) for row in rows], np.float64),
-    }
-    if all(row["round"] in seconds_after for row in rows):
-        x["seconds"] = np.array([seconds_after[row["round"]] for row in rows], np.float64)
     return Curve(
         name,
         colour,
         style,
-        x,
+        _places([row["round"] for row in rows], history, probe),
         np.array([value["mean"] if spread else value for value in values], np.float64),
         np.array([value["sd"] for value in values], np.float64) if spread else None,
     )
+
+
+def _places(rounds: Sequence[int], history: Sequence[Row], probe: Sequence[Row]) -> dict[str, Numbers]:
+    """Where the points of these rounds stand, by each x of a `Curve`."""
+    bytes_after: dict[int, int] = {}
+    for row, total in zip(history, accumulate(row["bytes_up"] + row["bytes_down"] for row in history), strict=True):
+        bytes_after[row["round"]] = total
+    seconds_after = {row["round"]: row["seconds"] for row in probe}
+    x = {"round": np.array(rounds, np.float64), "bytes": np.array([bytes_after.get(r, 0) for r in rounds], np.float64)}
+    if all(r in seconds_after for r in rounds):
+        x["seconds"] = np.array([seconds_after[r] for r in rounds], np.float64)
+    return x
 
 
 def _panel(axes: Any, curves: Sequence[Curve], by: str) -> None:
