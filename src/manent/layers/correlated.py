@@ -43,9 +43,9 @@ class CorrelatedNoise:
     c_2, ... are >= 0 and never grow. They come from a few buffers (BLT: McMahan, Xu, Zhang 2024, "A Hassle-free Algorithm for
     Strong Differential Privacy in Federated Learning Systems"), or are the square root's first ones, banded (Kalinin, Lampert
     2024, "Banded Square Root Matrix Factorization for Differentially Private Model Training"). Nothing rests on a secret sample,
-    and all rounds are accounted at once, as one Gaussian release. The layer needs Cohort(min_separation=s): a client's participations are at
-    least s rounds apart, so there are at most k = ceil(rounds / s) of them. How far one client can move C x is known for these
-    (see `accounting.factorisation`).
+    and all rounds are accounted at once, as one Gaussian release. The layer needs Cohort(min_separation=s): a client's
+    participations are at least s rounds apart, so there are at most k = ceil(rounds / s) of them. How far one client can move
+    C x is known for these (see `accounting.factorisation`).
 
     **On whole numbers.** With fresh rounded Gaussian noise R_t of deviation sigma the server releases y_t = x_t + w_t. Here
     w_t = R_t - q_t, and q_t is a whole number made of w_{t-1}, w_{t-2}, ... that differs from sum_j c_j w_{t-j} by at most
@@ -56,8 +56,8 @@ class CorrelatedNoise:
     alpha |v_t|^2 / 2 sigma^2. For every run sum_t |v_t|^2 is at most Delta^2, where
     Delta = ||C delta|| + (1 + 2 E) sqrt((rounds - 1) d). Under such a bound adaptive releases compose as if they were fixed
     (Feldman, Zrnic 2021, "Individual Privacy Accounting via a Rényi Filter", Theorem 3.1): all is Delta^2 / 2 sigma^2-zCDP. So
-    do Gaussian ones as Gaussians (Smith, Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy", Theorem
-    2.1): all costs what one Gaussian release of multiplier sigma / Delta does.
+    do Gaussian ones as Gaussians (Smith, Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy"): all
+    costs what one Gaussian release of multiplier sigma / Delta does.
     The layer takes sigma = noise_multiplier * Delta. On the default grid the second term is below a hundredth of the first up
     to 10^9 coordinates of all rounds together. See `Bands` and `Buffers` for E.
 
