@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+import manent as mn
 from manent import accounting as ac
 from manent.accounting.curves import from_renyi, renyi
 from manent.accounting.events import counted
@@ -129,6 +130,30 @@ def test_fl_emnist_and_stack_overflow():
 def test_noise_shares_that_dropped_out_are_missed(lost, value):
     event = ac.training(math.sqrt(1 - lost), 10_000, 0.01)
     assert by(event, 1e-5) == pytest.approx(value, abs=6e-3)
+
+
+@pytest.mark.parametrize(("target", "pld", "rdp"), [(1.0, 3.856, 4.126), (8.0, 0.883, 0.918)])
+def test_noise_for_the_reference_setting(target, pld, rdp):
+    make = lambda z: ac.training(z, 10_000, 0.01)  # noqa: E731
+    assert ac.calibrate(target, 1e-5, make, A, "pld", interval=1e-3) == pytest.approx(pld, abs=1e-3)
+    assert ac.calibrate(target, 1e-5, make, A, interval=1e-3) == pytest.approx(pld, abs=1e-3)
+    # That of dp-accounting's orders, of which all orders need a little less.
+    assert rdp * (1 - 2e-3) <= ac.calibrate(target, 1e-5, make, A, "rdp") <= rdp + 5e-4
+    assert by_rdp(make(rdp), 1e-5) == pytest.approx(target, rel=4e-3)
+
+
+def test_the_central_limit_is_below_the_truth_and_refused():
+    """Gaussian DP by the central limit: mu = q sqrt(T (e^(1 / z^2) - 1)). It gives 6.0071, and no bound does."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    mu = 0.01 * math.sqrt(10_000 * math.expm1(1.0))
+    at = lambda e: norm.cdf(mu / 2 - e / mu) - math.exp(e) * norm.cdf(-mu / 2 - e / mu) - 1e-5  # noqa: E731
+    limit = brentq(at, 0, 20)
+    assert limit == pytest.approx(6.0071, abs=5e-5)
+    assert by(ac.training(1.0, 10_000, 0.01), 1e-5) > limit
+    with pytest.raises(mn.Refused, match="below the truth"):
+        by(ac.training(1.0, 10_000, 0.01), 1e-5, "gdp")
 
 
 def test_half_the_noise_under_a_neglected_relation():

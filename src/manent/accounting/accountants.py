@@ -34,6 +34,7 @@ INTERVAL = 1e-4
 _FINEST, _COARSEST = 1e-10, 1.0
 _REVISION = 3  # counted up when an accountant's answers change
 _POINTS = 300_000
+_FOLLOWED = 100_000  # intervals in the losses of one release, at most, where the interval follows epsilon
 _RESOLUTION = 50.0  # intervals in the epsilon of one of the rounds, whose losses add up as random ones do
 _PLD_DELTA = 1e-12
 _PLD_EPSILON = 1e4
@@ -183,8 +184,6 @@ def smallest(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _Found
             "The central limit approximation of Gaussian DP is below the truth, so it is not a bound; use 'pld' or 'rdp'."
         )
     validate.one_of("epsilon", "accountant", wanted, get_args(Accountant))
-    if not bag:
-        return _Found(0.0, "analytic" if wanted == "auto" else wanted)
     if wanted == "auto" and unsampled_multiplier(bag, asked.relation) is not None:
         wanted = "analytic"  # exact, so that nothing is smaller
     found = _by(bag, asked, wanted)
@@ -235,6 +234,8 @@ def _beside_pure(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _F
 
 def _by(bag: dict[Event, int], asked: _Asked, wanted: Accountant) -> _Found:
     """The bag as a whole, by one accountant, or by the best one for "auto". Raises Refused where none has a bound."""
+    if not bag:
+        return _Found(0.0, wanted if wanted != "auto" else "analytic")
     if wanted != "auto":
         _check(bag, asked, wanted)
         return _computed(tuple(bag.items()), asked, wanted)
@@ -341,18 +342,17 @@ def _pld(bag: Bag, asked: _Asked) -> tuple[Conversion, tuple[str, ...]]:
     ):
         if beyond:
             return (lambda delta: math.inf), (f"no PLD {why}",)
-    spread = math.sqrt(releases)
+    spread, finest = math.sqrt(releases), min(INTERVAL, width / _FOLLOWED)
+
+    def following(about: float) -> float:
+        return max(finest, min(INTERVAL, about / _RESOLUTION / spread)) * asked.coarse
+
     for _ in range(3):
-        own = min(INTERVAL, about / _RESOLUTION / spread) * asked.coarse
-        wanted = own if asked.interval is None else asked.interval
+        wanted = following(about) if asked.interval is None else asked.interval
         step = max(wanted, width / _POINTS, about / _POINTS, _FINEST)
         total = _distribution(bag, asked.relation, step)
         found = float(total.get_epsilon_for_delta(asked.delta))
-        if (
-            asked.interval is not None
-            or not found < about
-            or min(INTERVAL, found / _RESOLUTION / spread) * asked.coarse > step / 2
-        ):
+        if asked.interval is not None or not found < about or following(found) > step / 2:
             break
         about = found  # so much less than Rényi divergences say that a finer interval shows
     note = f"PLD: pessimistic (an upper bound), discretisation interval {step:g}"

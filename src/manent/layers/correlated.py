@@ -44,8 +44,8 @@ class CorrelatedNoise:
     Strong Differential Privacy in Federated Learning Systems"), or are the square root's first ones, banded (Kalinin, Lampert
     2024, "Banded Square Root Matrix Factorization for Differentially Private Model Training"). Nothing rests on a secret sample,
     and all rounds are accounted at once, as one Gaussian release. The layer needs Cohort(min_separation=s): a client's
-    participations are at least s rounds apart, so there are at most k = ceil(rounds / s) of them. How far one client can move C x
-    is known for these (see `accounting.factorisation`).
+    participations are at least s rounds apart, so there are at most k = ceil(rounds / s) of them. How far one client can move
+    C x is known for these (see `accounting.factorisation`).
 
     **On whole numbers.** With fresh rounded Gaussian noise R_t of deviation sigma the server releases y_t = x_t + w_t. Here
     w_t = R_t - q_t, and q_t is a whole number made of w_{t-1}, w_{t-2}, ... that differs from sum_j c_j w_{t-j} by at most
@@ -56,8 +56,8 @@ class CorrelatedNoise:
     alpha |v_t|^2 / 2 sigma^2. For every run sum_t |v_t|^2 is at most Delta^2, where
     Delta = ||C delta|| + (1 + 2 E) sqrt((rounds - 1) d). Under such a bound adaptive releases compose as if they were fixed
     (Feldman, Zrnic 2021, "Individual Privacy Accounting via a Rényi Filter", Theorem 3.1): all is Delta^2 / 2 sigma^2-zCDP. So
-    do Gaussian ones as Gaussians (Smith, Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy", Theorem
-    2.1): all costs what one Gaussian release of multiplier sigma / Delta does.
+    do Gaussian ones as Gaussians (Smith, Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy"): all
+    costs what one Gaussian release of multiplier sigma / Delta does.
     The layer takes sigma = noise_multiplier * Delta. On the default grid the second term is below a hundredth of the first up
     to 10^9 coordinates of all rounds together. See `Bands` and `Buffers` for E.
 
@@ -130,7 +130,7 @@ class CorrelatedNoise:
         event = MatrixFactorisation(z, rounds, most, apart, min(rounds * size * STATISTICAL_DISTANCE, 0.5))
         fault = form.fault or _fault(sigma, correlation, rounds, gathering.most * (form.largest or 0.0))
         given = replace(form, noise="CorrelatedNoise", fault=fault)
-        cost = Cost(event, None, event, "server", sigma * (form.grid or 1.0))
+        cost = Cost(event, None, "server", sigma * (form.grid or 1.0))
         return CorrelatedStage(given, sigma, correlation, rounds, cost=cost)
 
     def _apart(self, form: Form, gathering: Gathering) -> int:

@@ -58,7 +58,7 @@ class MatrixFactorisation(Event):
     def unsampled_multiplier(self) -> float:
         """The noise multiplier: one Gaussian release hides the same, also of rounds that are chosen after earlier results.
 
-        Denisov et al. 2022, Theorem 2.1; Smith and Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy".
+        Denisov et al. 2022; Smith and Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy".
         """
         return self.noise_multiplier
 
