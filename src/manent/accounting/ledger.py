@@ -209,12 +209,9 @@ class Ledger:
         """
         check_unit(privacy_unit)
         check_relation(neighboring_relation)
+        _check_asked(random, id)
         most = event.releases if releases is None else releases
         validate.count("reserve", "releases", most)
-        if id is not None and not (isinstance(id, str) and _ID.fullmatch(id)):
-            raise InvalidInput(f"The id of a reservation is 32 hexadecimal digits in lower case, not {id!r}.")
-        if not random.secure:
-            raise Refused(f"No epsilon holds for noise from {type(random).__name__}, so it is not accounted; use SystemRandom.")
         reservation = Reservation(id or Reservation.new_id(), data_set, event)
         row = {
             "kind": "reserve",
@@ -506,6 +503,14 @@ def _place(row: Mapping[str, Any]) -> str | None:
 
 def _text(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds")
+
+
+def _check_asked(random: PrivateRandom, id: object) -> None:
+    """Raises Refused for a source that is not secure, and InvalidInput for anything but the id of a reservation, or None."""
+    if not random.secure:
+        raise Refused(f"No epsilon holds for noise from {type(random).__name__}, so it is not accounted; use SystemRandom.")
+    if id is not None and not (isinstance(id, str) and _ID.fullmatch(id)):
+        raise InvalidInput(f"The id of a reservation is 32 hexadecimal digits in lower case, not {id!r}.")
 
 
 def _check_covers(data_set: str, before: Totals, after: Totals) -> None:
