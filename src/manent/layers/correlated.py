@@ -130,7 +130,7 @@ class CorrelatedNoise:
         event = MatrixFactorisation(z, rounds, most, apart, min(rounds * size * STATISTICAL_DISTANCE, 0.5))
         fault = form.fault or _fault(sigma, correlation, rounds, gathering.most * (form.largest or 0.0))
         given = replace(form, noise="CorrelatedNoise", fault=fault)
-        cost = Cost(event, None, "server", sigma * (form.grid or 1.0))
+        cost = Cost(event, None, event, "server", sigma * (form.grid or 1.0))
         return CorrelatedStage(given, sigma, correlation, rounds, cost=cost)
 
     def _apart(self, form: Form, gathering: Gathering) -> int:
