@@ -342,10 +342,10 @@ def test_an_interrupted_run_goes_on_with_its_noise(bands, tmp_path, scripted):
     with pytest.raises(Stop):
         mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", watcher=StopAfter(6))
     saved = RunFolder.open(tmp_path / "run").checkpoint().arrays
-    assert saved["layers.train/layer.2.round"][0] == 5
+    assert saved["layers.train/layer.2.round"][0] == 6
     assert saved["layers.train/layer.2.past"].shape[0] == 3
     assert saved["layers.train/layer.2.past"].any()
-    scripted.at = 5
+    scripted.at = 6
     again = mn.simulate(declared, DATA, workers=0, folder=tmp_path / "run", resume=True)
     np.testing.assert_array_equal(again.state["model"], whole.state["model"])
 
