@@ -74,7 +74,7 @@ class Case:
     @property
     def hidden(self) -> bool:
         """Whether the summation hides vectors from the server."""
-        return bool(self.summation is not None and self.summation.view == "the sum alone")
+        return bool(self.summation is not None and self.summation.seen_by("server").view == "the sum alone")
 
 
 CLIP = mn.Clip(1.0)

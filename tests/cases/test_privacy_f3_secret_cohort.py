@@ -11,7 +11,7 @@ from scipy import stats
 
 import manent as mn
 from manent.crypto import SigningKey, SystemRandom
-from manent.network.server import documents
+from manent.network.server import documents, rounds
 from manent.network.server.http.persons import told_sum
 from manent.network.server.http.sites import sum_of_site, tasks_of
 from manent.network.wire.sums import (
@@ -238,7 +238,7 @@ def test_a_server_that_takes_over_a_sum_of_an_earlier_version_draws_in_secret(tm
 def test_an_empty_cohort_releases_noise_alone_and_its_row_is_as_any_other(tmp_path, monkeypatch):
     """The first two cohorts are empty, the next two are not."""
     world, drawn = World(tmp_path, 12), [0, 0, 3, 5]
-    monkeypatch.setattr("manent.network.server.rounds.draw_asked", lambda *of: drawn.pop(0))
+    monkeypatch.setattr(rounds, "draw_asked", lambda *of: drawn.pop(0))
     hash = world.begin(private(mn.Cohort(sampling_probability=0.3), rounds=4))
     assert world.run(hash).phase == "finished"
     assert drawn == []

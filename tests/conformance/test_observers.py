@@ -80,8 +80,8 @@ def unsampled(noise: str, relation: str, certain: float) -> float:
         return float(PLDAccountant(value_discretization_interval=1e-4).compose(event).get_epsilon(DELTA))
     if noise == "shares":
         return shares(z * math.sqrt(certain / ROUNDS), DELTA)
-    if noise == "correlated":  # one participation in two rounds, accounted by zCDP
-        return shares(z, DELTA)
+    if noise == "correlated":  # one participation in two rounds: one Gaussian release
+        return gaussian(z, DELTA)
     return gaussian(z / math.sqrt(ROUNDS), DELTA)
 
 

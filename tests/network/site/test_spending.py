@@ -214,14 +214,16 @@ def test_another_vector_for_a_sum_that_was_paid_for_is_refused(site):
 
 
 def test_a_reservation_that_the_site_died_before_noting_is_its_own(site):
-    before = site.known
+    def forget():  # as if it had died in between
+        site.state.change_study(site.hash, lambda known: replace(known, reservation="", steps=0))
+
     site.account.reserve(site.known, site.plan)
     assert site.known.reservation
-    site.state.put_study(before)  # as if it had died in between
+    forget()
     assert not site.known.reservation
     assert site.account.reserve(site.known, site.plan).reservation
     assert site.books.runs == 1
-    site.state.put_study(before)
+    forget()
     end(site)
     assert (site.books.spent, site.books.reserved, site.books.runs) == (0, 0, 0)
 

@@ -193,7 +193,8 @@ def test_a_reason_is_text_of_at_most_500_bytes(reason, anything):
 
 ANY_TERMS = st.builds(
     Terms,
-    *(U32 for _ in range(4)),
+    st.integers(1, 2**32 - 1),  # a call with a beacon asks somebody
+    *(U32 for _ in range(3)),
     size=U64,
     bits=st.integers(0, 255),
     corrupt=U32,

@@ -20,7 +20,7 @@ from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from manent.accounting import Event, Ledger
+from manent.accounting import Account, Budget, Cost, Event, Ledger, Period
 from manent.core.errors import InvalidInput, ManentError, NotAuthorized, Refused
 from manent.core.protocols import AlgorithmTraits, SummationTraits, traits
 from manent.core.study import Cohort, Study
@@ -546,7 +546,12 @@ def _budget(policy: Policy, bundle: Bundle, plan: Plan, facts: Facts) -> list[Re
         return [Refusal(name, demands, f"another one: {_inside(error)}", cure)]
     except ManentError as error:
         return [Refusal(name, demands, _inside(error), "The site looks after its ledger, and decides again.")]
-    if (held.budget, held.period) != (budget, rule.period):
+    return _fits(name, demands, (budget, rule.period), held, cost)
+
+
+def _fits(name: str, demands: str, wanted: tuple[Budget, Period | None], held: Account, cost: Cost) -> list[Refusal]:
+    """Whether a study fits into what its ledger holds, which must be what the site's policy says."""
+    if (held.budget, held.period) != wanted:
         cure = "The site puts back the budget that its ledger began with; a budget is not changed."
         found = f"a ledger with epsilon {held.budget.epsilon:g} at delta {held.budget.delta:g}, and {held.period or 'no period'}"
         return [Refusal(name, demands, found, cure)]
