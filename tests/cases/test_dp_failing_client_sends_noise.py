@@ -178,3 +178,44 @@ def test_a_studys_own_code_in_its_own_process_too(caplog):
     # Two steps of noise of deviation 1/4, times a learning rate of .1: 8 deviations are exceeded with a chance below 1e-13.
     assert all(0 < np.abs(vector).max() < 8 * 0.1 * 2**0.5 / 4 * 1.01 for vector in sent)
     assert [getattr(record, "sent", "") for record in caplog.records] == ["noise alone"] * 2
+
+
+def test_in_torch_an_example_that_the_network_fails_for_is_dropped_by_itself():
+    torch = pytest.importorskip("torch")
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            if (x == BAD).any():
+                raise RuntimeError("there is something odd about this row")
+            return self.layer(x)
+
+    from manent.models.torch import TorchModel
+
+    model = TorchModel(Odd(), loss="cross_entropy", classes=2)
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(9, 3)).astype(np.float32), np.arange(9) % 2
+    start, odd = model.init(rng), x.copy()
+    odd[[0, 4], 1] = BAD
+    kept = np.delete(np.arange(9), [0, 4])
+    with pytest.warns(UserWarning, match="failed for an example, which adds nothing: .*odd about this row"):
+        found, _ = model.clipped_gradient_sum(start, mn.Examples(odd, y), 0.5)
+    np.testing.assert_array_equal(found, model.clipped_gradient_sum(start, mn.Examples(x[kept], y[kept]), 0.5)[0])
+
+
+def test_a_torch_network_that_fails_for_every_example_raises():
+    torch = pytest.importorskip("torch")
+
+    class Hopeless(torch.nn.Linear):
+        def forward(self, x):
+            raise RuntimeError("no driver was found")
+
+    from manent.models.torch import TorchModel
+
+    model = TorchModel(Hopeless(3, 2), loss="cross_entropy", classes=2)
+    rows = mn.Examples(np.ones((4, 3), np.float32), np.zeros(4, np.int64))
+    with pytest.raises(Exception, match="no driver was found"):
+        model.clipped_gradient_sum(np.zeros(8, np.float32), rows, 0.5)

@@ -15,6 +15,8 @@ thread, so that the library does the same operations in the same order for it, w
 | draws from another global source of random numbers  | Refused, naming the source                                          |
 | computes otherwise when an example comes again      | Refused: the first example is computed again at the end of a pass   |
 | gives a gradient that is not finite                 | it adds nothing                                                     |
+| fails for an example                                | it adds nothing, and its operator is warned; an example of zeros is |
+|                                                     | tried: where that fails too, the error is raised                    |
 
 So with random layers, too, an example's gradient is a function of that example, the weights and the key alone. The bound on what
 one example changes holds for every key, so it would hold if the key were public. Two equal rows in a batch get equal masks. The
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -92,7 +95,7 @@ class Clipped:
         first: object = self  # no example yet
         sources = _sources()
         for row in [*range(len(x)), *([0] if len(x) else [])]:
-            gradient, loss = self._gradient(vector, x[row : row + 1], y[row : row + 1], key)
+            gradient, loss = self._gradient_or_zeros(vector, x[row : row + 1], y[row : row + 1], key)
             if row == 0:
                 found = gradient.numpy().tobytes() if bool(torch.isfinite(gradient).all()) else None
                 if first is not self:
@@ -108,6 +111,25 @@ class Clipped:
             if factor:
                 total.add_(wide, alpha=factor)
         return total.numpy(), losses
+
+    def _gradient_or_zeros(self, vector: Array, x: Array, y: Array, key: int) -> tuple[Tensor, float]:
+        """As `_gradient`; zeros for an example that the network or the loss fails for, so that no other example's is lost by it.
+
+        What was raised is raised for a network that fails for an example of zeros, too: that tells nothing of the data.
+        """
+        try:
+            return self._gradient(vector, x, y, key)
+        except Refused:
+            raise
+        except Exception as error:  # noqa: BLE001 - a study's own network may raise anything
+            self._refuse_change(thorough=False)
+            self.network.put(vector)
+            try:
+                self._gradient(vector, np.zeros_like(x), np.zeros_like(y), key)
+            except Exception:  # noqa: BLE001 - as above
+                raise error from None
+            warnings.warn(f"The network failed for an example, which adds nothing: {type(error).__name__}: {error}", stacklevel=2)
+            return torch.zeros(self.size), 0.0
 
     def _gradient(self, vector: Array, x: Array, y: Array, key: int) -> tuple[Tensor, float]:
         """float32[p], the gradient of one example, x [1, ...] and y [1, ...], and its loss. Leaves the network as it was."""
