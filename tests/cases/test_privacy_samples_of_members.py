@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import manent as mn
 from manent import accounting as ac
 from manent.accounting.events import FixedSize, Sampled, TruncatedPoisson
+from manent.core.protocols import Contribution
+from manent.privacy import resolve
+from manent.rounds.client import checked
 from tests.cases.observed import Give, units
 
 DELTA = 1e-5
@@ -71,3 +75,55 @@ def test_no_loss_distribution_beside_adaptive_choices_where_sampling_gains_nothi
     assert free.accountant == "privacy loss distribution"
     assert chosen.accountant != "privacy loss distribution"
     assert chosen.epsilon > free.epsilon
+
+
+def test_what_a_cut_may_tell_a_member_is_paid_for_in_every_sum():
+    """The sampler's own error, and the chance of a cut with one unit more, add up."""
+    assert ac.RoundedGaussian(2.0, 2.0**-30).loosened(2.0**-29) == ac.RoundedGaussian(2.0, 3 * 2.0**-30)
+    assert ac.RoundedGaussian(2.0, 0.5).loosened(0.5) is None
+    budget = mn.Budget(50.0, DELTA, "client", "zero_out")
+    cohort = mn.Cohort(sampling_probability=0.1, maximum=32)
+    plan = resolve(mn.Study(Give(4), 5, cohort, [mn.Clip(1.0), mn.CentralNoise(2.0)], budget=budget), units(100))
+    assert plan.privacy is not None
+    error = math.fsum(math.comb(101, k) * 0.1**k * 0.9 ** (101 - k) for k in range(33, 102))
+    ran = ac.Repeated(Sampled(ac.RoundedGaussian(2.0, error), ac.Poisson(0.1)), 5)
+    for name in ("clients", "public"):
+        found, _ = plan.privacy.observers[name]
+        assert found is not None
+        assert found.epsilon == pytest.approx(ac.epsilon(ran, DELTA, "zero_out").epsilon, rel=1e-6)
+        assert found.epsilon > ac.epsilon(ac.training(2.0, 5, 0.1), DELTA, "zero_out").epsilon * (1 + 1e-6)
+
+
+def test_a_budget_is_charged_for_the_dearest_whom_it_names():
+    """Another client knows its own share of the noise, and so learns more than the public."""
+    hidden = mn.SecAgg(modelled=True, corrupt=0.0, dropped=0.0)
+    study = mn.Study(Give(4), 3, mn.Cohort(), [mn.Clip(1.0), mn.DistributedNoise(noise_multiplier=2.0)], hidden)
+    privacy = resolve(study, units(12)).privacy
+    assert privacy is not None
+    clients, public = privacy.events["clients"], privacy.events["public"]
+    assert clients != public
+    assert privacy.event == privacy.charged(("public", "clients")) == privacy.charged(("clients", "server")) == clients
+    assert privacy.charged(("public",)) == public
+
+
+@pytest.mark.parametrize(("beacon", "amplified"), [("public", False), ("server", True)])
+def test_a_public_beacon_tells_everybody_who_takes_part(beacon, amplified):
+    """Then a sample hides nobody from the public. Those who take part learn it with either beacon."""
+    hidden = mn.SecAgg(modelled=True, corrupt=0.0, dropped=0.0, beacon=beacon)
+    budget = mn.Budget(50.0, DELTA, "client", "zero_out")
+    study = mn.Study(Give(4), 3, mn.Cohort(size=20), [mn.Clip(1.0), mn.CentralNoise(2.0)], hidden, budget=budget)
+    found = {one.name: one.epsilon for one in mn.check(study, units(200)).observers}
+    everybody = ac.epsilon(ac.training(2.0, 3), DELTA, "zero_out").epsilon
+    assert found["clients"] == pytest.approx(everybody, rel=1e-6)
+    assert (found["public"] < 0.9 * everybody) if amplified else found["public"] == pytest.approx(everybody, rel=1e-6)
+
+
+def test_a_vector_that_is_not_finite_changes_nothing_that_its_client_keeps():
+    """Zeros are sent in its place, so that what it would keep does not belong to what was sent."""
+    budget = mn.Budget(50.0, DELTA, "client", "zero_out")
+    plan = resolve(mn.Study(Give(4, True), 3, layers=[mn.Clip(1.0), mn.CentralNoise(1.0)], budget=budget), units(10))
+    broken = Contribution(np.array([1.0, np.nan, 0.0, 0.0], np.float32), np.ones(1, np.float32))
+    found = checked(plan, "train", broken)
+    assert found.contribution.memory is None
+    assert not found.contribution.vector.any()
+    assert checked(plan, "train", Contribution(np.ones(4, np.float32), np.ones(1, np.float32))).contribution.memory is not None
