@@ -10,8 +10,10 @@ import pytest
 import manent as mn
 from manent import accounting as ac
 from manent.accounting.events import FixedSize, Sampled, TruncatedPoisson
+from manent.core.layers import Cost
 from manent.core.protocols import Contribution
 from manent.privacy import resolve
+from manent.privacy.observers import Secrecy, views
 from manent.rounds.client import checked
 from tests.cases.observed import Give, units
 
@@ -127,3 +129,13 @@ def test_a_vector_that_is_not_finite_changes_nothing_that_its_client_keeps():
     assert found.contribution.memory is None
     assert not found.contribution.vector.any()
     assert checked(plan, "train", Contribution(np.ones(4, np.float32), np.ones(1, np.float32))).contribution.memory is not None
+
+
+def test_those_who_collude_know_too_much_of_a_sample_together():
+    """Several who compare whether they were drawn get no amplification, also where nobody tells them the cohort."""
+    gaussian, drawn = ac.RoundedGaussian(2.0), ac.Poisson(0.1)
+    cost = Cost(gaussian, None, gaussian, "server", 1.0, colluders=0.2)
+    seen = views([(cost, 3)], Secrecy(drawn, drawn), mn.Plain(), colluding=2, random=True)
+    assert seen["colluders"].event == ac.Repeated(gaussian, 3)
+    assert seen["clients"].event == seen["public"].event == ac.Repeated(Sampled(gaussian, drawn), 3)
+    assert seen["server"].event is seen["server and colluders"].event is None
