@@ -125,6 +125,17 @@ def test_what_goes_back_frees_the_rate_too():
         ran(ledger, whole)
 
 
+def test_what_does_not_go_back_to_the_budget_does_not_free_the_rate_either():
+    """A study that fits by a loss distribution alone is spent whole, however early it ends."""
+    event = ac.training(1.0, 1000, 0.01)
+    fixed, chosen = (ac.epsilon(event, 1e-5, "add_or_remove", adaptive=adaptive).epsilon for adaptive in (False, True))
+    most = (fixed + chosen) / 2
+    ledger, _ = opened(ac.Period(most, 30), ac.Budget(most, 1e-5, **UNIT))
+    ran(ledger, event, rounds=10)
+    assert ledger.account("heart").lately == pytest.approx(fixed)
+    assert ledger.verify() == 4
+
+
 def test_a_clock_that_goes_back_frees_nothing():
     """And none that goes back and forth: the ledger's time never goes back."""
     ledger, clock = opened()
@@ -137,6 +148,20 @@ def test_a_clock_that_goes_back_frees_nothing():
             ran(ledger, whole)
     clock.days = 80
     ran(ledger, whole)
+
+
+def test_what_runs_while_the_clock_is_set_back_counts_from_the_time_of_the_last_row():
+    ledger, clock = opened()
+    clock.days = 50
+    small, large = ac.Repeated(ac.Gaussian(20.0), 1), ac.Repeated(ac.Gaussian(20.0), 20)
+    ran(ledger, small)
+    clock.days = -1000
+    ran(ledger, large)
+    clock.days = 79.9
+    with pytest.raises(BudgetSpent, match="any 30 days"):
+        ran(ledger, large)
+    clock.days = 80
+    ran(ledger, large)
 
 
 def test_a_period_is_given_once_and_lies_within_the_budget():
