@@ -6,8 +6,8 @@ computations"). The weighted sum is one product of the same inputs and slopes, w
 Karypis 2023, "Differentially private optimization on large model at small cost"). So for dense layers no example's gradient is
 ever stored.
 
-Every gradient is held as whole numbers times a power of two, and its squared norm is a sum of whole numbers: both are functions
-of the example and the weights alone, to the last bit. See `core.training.dpsgd.SUM_SLACK`.
+Every gradient is held as multiples of a power of two, and its squared norm is an exact sum of such: both are functions of the
+example and the weights alone, to the last bit. See `core.training.dpsgd.SUM_SLACK`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from manent.core.metrics import Task
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array
-from manent.models.exact import EXACT, Factor, Reals, bits_for, sigmoid, softmax, squares, tanh, whole
+from manent.models.exact import EXACT, Factor, Multiply, Reals, bits_for, powers, rounded, sigmoid, sizes, softmax, squares, tanh
 
 STORED = 1 << 21
 """The most numbers that a pass stores for one layer; a pass of fewer rows gives the same bits."""
@@ -76,12 +76,13 @@ class Relu(_Plain):
     """max(x, 0)."""
 
     def forward(self, x: Array) -> Array:
-        self.open = x > 0
+        self.open = np.negative(x > 0, dtype=np.int32)  # all bits, or none
         found: Array = np.maximum(x, np.zeros((), x.dtype))  # NaN stays
         return found
 
     def backward(self, slope: Array) -> Array:
-        return np.where(self.open, slope, np.zeros((), slope.dtype))
+        found: Array = (slope.view(np.int32) & self.open).view(np.float32)  # several times as fast as a choice
+        return found
 
 
 @final
@@ -120,19 +121,16 @@ class Flat(_Plain):
         return slope.reshape(self.shape)
 
 
-def _strided(x: Array, down: int, right: int, size: tuple[int, int], stride: tuple[int, int]) -> Array:
-    high, wide = ((x.shape[2 + i] - size[i]) // stride[i] * stride[i] + 1 for i in (0, 1))
-    return x[:, :, down : down + high : stride[0], right : right + wide : stride[1]]
-
-
 @final
 class Dense:
     """x W + b for rows [n, entering]."""
 
-    def __init__(self, weight: Array, bias: Array | None, total: Array, total_bias: Array | None) -> None:
+    def __init__(
+        self, weight: Array, bias: Array | None, total: Array, total_bias: Array | None, multiply: Multiply = np.matmul
+    ) -> None:
         """`weight` is [entering, leaving]; the totals are views of the sum, in the same shapes, None where nothing is trained."""
-        self.matrix, self.bias = weight, None if bias is None else bias.astype(np.float64)
-        self.forth, self.back = Factor(weight), None
+        self.matrix, self.bias, self.multiply = weight, None if bias is None else bias.astype(np.float64), multiply
+        self.forth, self.back = Factor(weight, multiply), None
         self.total, self.total_bias = total, total_bias
 
     back: Factor | None
@@ -145,13 +143,13 @@ class Dense:
         return found
 
     def backward(self, slope: Array) -> Array:
-        self.back = self.back or Factor(self.matrix.T)
+        self.back = self.back or Factor(self.matrix.T, self.multiply)
         return self.back.product(slope)
 
     def term(self, slope: Array) -> Term:
-        inputs, inputs_scale, fine = whole(self.x, bits_for(self.x.shape[1]))
-        slopes, slopes_scale, also = whole(slope, bits_for(slope.shape[1]))
-        return _Outer(self, inputs, inputs_scale, slopes, slopes_scale, fine & also)
+        inputs, fine = rounded(self.x, bits_for(self.x.shape[1]))
+        slopes, also = rounded(slope, bits_for(slope.shape[1]))
+        return _Outer(self, inputs, slopes, fine & also)
 
     def stored(self) -> int:
         return 0
@@ -159,34 +157,35 @@ class Dense:
 
 @dataclass(frozen=True)
 class _Outer:
-    """Gradients that are outer products of an input and a slope, both whole numbers times a power of two a row."""
+    """Gradients that are outer products of an input and a slope, both rounded."""
 
     layer: Dense
     inputs: Reals
-    inputs_scale: Reals
     slopes: Reals
-    slopes_scale: Reals
     finite: NDArray[np.bool_]
 
     def squares(self) -> Reals:
-        entering = squares(self.inputs) * (self.inputs_scale * self.inputs_scale)
+        entering = squares(self.inputs)
         if self.layer.total_bias is not None:
             entering += 1
-        found = squares(self.slopes) * (self.slopes_scale * self.slopes_scale) * entering
+        found = squares(self.slopes) * entering
         found[~self.finite] = np.nan
         return found
 
     def add(self, factors: Reals) -> None:
-        weighted = self.slopes * (self.slopes_scale * factors)[:, None]
-        entered = self.inputs * self.inputs_scale[:, None]
-        self.layer.total += entered.T @ weighted
-        if self.layer.total_bias is not None:
-            self.layer.total_bias += weighted.sum(axis=0)
+        weighted = self.slopes * factors[:, None]
+        layer = self.layer
+        layer.total += layer.multiply(self.inputs.T, weighted)
+        if layer.total_bias is not None:
+            layer.total_bias += weighted.sum(axis=0)
 
 
 @final
 class Convolution:
-    """A convolution of images [n, channels, height, width], with zeros around them."""
+    """A convolution of images [n, channels, height, width], with zeros around them.
+
+    Inside, channels are the last axis, and a window is one row of a matrix. So what leaves has the strides of such images.
+    """
 
     def __init__(
         self,
@@ -195,96 +194,106 @@ class Convolution:
         stride: tuple[int, int],
         padding: tuple[int, int],
         totals: tuple[Array, Array | None],
+        multiply: Multiply = np.matmul,
     ) -> None:
         """`weight` is [out, in, height, width]; `totals` are views of the sum, in the shapes of weight and bias."""
-        self.weight, self.bias, self.stride, self.padding = weight, bias, stride, padding
-        self.size = weight.shape[2], weight.shape[3]
-        matrix = weight.reshape(len(weight), -1).astype(np.float64)  # [out, in * height * width]
-        self.matrix, self.total, self.total_bias = matrix, *totals
+        self.bias, self.stride, self.padding = None if bias is None else bias.astype(np.float64), stride, padding
+        self.size, self.multiply = weight.shape[2:], multiply
+        (self.total, self.total_bias), self.leaving = totals, len(weight)
+        matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)  # [out, height * width * in]
         self.bits = bits_for(matrix.shape[1])
-        self.numbers, self.scale, self.finite = whole(matrix, self.bits)
+        self.numbers, finite = rounded(matrix, self.bits)
+        self.finite = bool(finite.all())
+        self.units = powers(np.where(finite, sizes(matrix), 0.0))
+        self.whole = self.numbers / self.units[:, None]  # in a unit that is the same for all
         self.each = 0
 
     def forward(self, x: Array) -> Array:
-        numbers, self.image_scale, self.fine = whole(x, self.bits)
-        (tall, broad), (high, wide) = self.padding, self.size
-        if tall or broad:
-            numbers = np.pad(numbers, ((0, 0), (0, 0), (tall, tall), (broad, broad)))
-        self.shape = numbers.shape
-        windows = np.lib.stride_tricks.sliding_window_view(numbers, self.size, (2, 3))[:, :, :: self.stride[0], :: self.stride[1]]
-        self.places = windows.shape[2], windows.shape[3]
-        n, where, inside = len(x), self.places[0] * self.places[1], x.shape[1] * high * wide
-        # [n, in * height * width, places]: the innermost copies are long
-        self.windows = windows.transpose(0, 1, 4, 5, 2, 3).reshape(n, inside, where)
-        self.each = inside * where
-        found: Reals = np.matmul(self.numbers, self.windows)
-        found *= self.image_scale[:, None, None]
-        found *= self.scale[:, None]
+        images = _last(x)
+        n, height, width, entering = images.shape
+        (tall, broad), (high, wide), (down, right) = self.padding, self.size, self.stride
+        padded = np.zeros((n, height + 2 * tall, width + 2 * broad, entering))
+        _, self.fine = rounded(images, self.bits, out=padded[:, tall : tall + height, broad : broad + width])
+        self.shape = padded.shape
+        self.places = (self.shape[1] - high) // down + 1, (self.shape[2] - wide) // right + 1
+        where, inside = self.places[0] * self.places[1], high * wide * entering
+        row, line, pixel, number = padded.strides
+        windows = np.lib.stride_tricks.as_strided(  # the copies are as long as a line of a window
+            padded, (n, *self.places, high, wide * entering), (row, line * down, pixel * right, line, number), writeable=False
+        )
+        self.windows = windows.reshape(n, where, inside)
+        self.each = where * inside
+        found = self.multiply(self.windows.reshape(-1, inside), self.numbers.T).reshape(n, *self.places, -1)
         if self.bias is not None:
-            found += self.bias.astype(np.float64)[:, None]
-        if not self.finite.all():
-            found[:] = np.nan
-        found[~self.fine] = np.nan
-        return found.reshape(n, len(self.matrix), *self.places)
+            found += self.bias
+        return self._checked(found, self.fine)
 
     def backward(self, slope: Array) -> Array:
-        n, out = slope.shape[:2]
-        flat = slope.reshape(n, out, -1) * self.scale[:, None]
-        numbers, scale, fine = whole(flat, self._spare(out))
-        found = np.matmul(self.numbers.T, numbers).reshape(n, -1, *self.size, *self.places)
+        numbers, fine = rounded(_last(slope) * self.units, self._spare(self.leaving))
+        found = self.multiply(numbers.reshape(-1, self.leaving), self.whole)
+        found = found.reshape(len(slope), *self.places, *self.size, self.shape[3])
         inner = np.zeros(self.shape)
-        for down in range(self.size[0]):  # one sum of whole numbers a number, in this order
+        (rows, columns), (below, beside) = self.places, self.stride
+        for down in range(self.size[0]):  # one sum a number, in this order
             for right in range(self.size[1]):
-                _strided(inner, down, right, self.size, self.stride)[...] += found[:, :, down, right]
-        inner *= scale[:, None, None, None]
-        if not self.finite.all():
-            inner[:] = np.nan
-        inner[~fine] = np.nan
+                inner[:, down : down + rows * below : below, right : right + columns * beside : beside] += found[
+                    :, :, :, down, right
+                ]
         tall, broad = self.padding
-        return inner[:, :, tall : self.shape[2] - tall, broad : self.shape[3] - broad]
+        return self._checked(inner[:, tall : self.shape[1] - tall, broad : self.shape[2] - broad], fine)
+
+    def _checked(self, images: Reals, fine: NDArray[np.bool_]) -> Array:
+        """With channels as the second axis; NaN for rows that are not finite."""
+        if not self.finite:
+            images[:] = np.nan
+        if not fine.all():
+            images[~fine] = np.nan
+        return images.transpose(0, 3, 1, 2)
 
     def _spare(self, terms: int) -> int:
         """The bits that are left for the other factor, where `terms` products with numbers of self.bits are summed."""
         return max(min(EXACT - self.bits - max(terms - 1, 0).bit_length(), 24), 1)
 
     def term(self, slope: Array) -> Term:
-        n, out = slope.shape[:2]
-        where = self.places[0] * self.places[1]
-        flat = slope.reshape(n, out, where)
-        numbers, scale, fine = whole(flat, self._spare(where))
-        gradients = np.matmul(numbers, self.windows.transpose(0, 2, 1)).reshape(n, -1)
-        scale_of = scale * self.image_scale
+        n, where = self.windows.shape[:2]
+        numbers, fine = rounded(_last(slope).reshape(n, where, self.leaving), self._spare(where))
+        parts = [self.multiply(numbers.transpose(0, 2, 1), self.windows).reshape(n, -1)]
         if self.total_bias is not None:
-            # The bias has an input of 1, which is whole in the unit of the image.
-            sums = numbers.sum(axis=2)
-            gradients = np.concatenate([gradients, sums * (1 / self.image_scale)[:, None]], axis=1)
-        whole_gradients, more, also = whole(gradients, bits_for(gradients.shape[1]))
-        return _Each(self, whole_gradients, more * scale_of, fine & also & self.fine)
+            parts.append(numbers.sum(axis=1))
+        largest = np.max([sizes(part) for part in parts], axis=0)
+        bits = bits_for(sum(part.shape[1] for part in parts))
+        return _Each(self, [rounded(part, bits, largest, part)[0] for part in parts], fine & self.fine & np.isfinite(largest))
 
     def stored(self) -> int:
         return self.each + self.total.size
 
 
+def _last(images: Array) -> Array:
+    """[n, height, width, channels] of [n, channels, height, width], in one piece of memory."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
 @dataclass(frozen=True)
 class _Each:
-    """Gradients that are stored, as whole numbers [n, weights and biases] times a power of two a row."""
+    """Gradients that are stored, rounded: of the weights [n, out * height * width * in], and of the biases [n, out] if any."""
 
     layer: Convolution
-    numbers: Reals
-    scale: Reals
+    parts: list[Reals]
     finite: NDArray[np.bool_]
 
     def squares(self) -> Reals:
-        found = squares(self.numbers) * (self.scale * self.scale)
+        # Two exact sums in one unit, whose sum is exact.
+        found: Reals = np.sum([squares(part) for part in self.parts], axis=0)
         found[~self.finite] = np.nan
         return found
 
     def add(self, factors: Reals) -> None:
-        added = (factors * self.scale) @ self.numbers
         layer = self.layer
-        layer.total += added[: layer.total.size].reshape(layer.total.shape)
+        added, *others = (layer.multiply(factors[None], part)[0] for part in self.parts)
+        out, entering, high, wide = layer.total.shape
+        layer.total += added.reshape(out, high, wide, entering).transpose(0, 3, 1, 2)
         if layer.total_bias is not None:
-            layer.total_bias += added[layer.total.size :]
+            layer.total_bias += others[0]
 
 
 def slopes(kind: Task, scores: Reals, y: Array) -> tuple[Reals, Array]:
