@@ -6,8 +6,8 @@ computations"). The weighted sum is one product of the same inputs and slopes, w
 Karypis 2023, "Differentially private optimization on large model at small cost"). So for dense layers no example's gradient is
 ever stored.
 
-Every gradient is held as multiples of a power of two, and its squared norm is an exact sum of such: both are functions of the
-example and the weights alone, to the last bit. See `core.training.dpsgd.SUM_SLACK`.
+Every gradient and its squared norm are functions of the example and the weights alone, to the last bit. See
+`core.training.dpsgd.SUM_SLACK`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,28 @@ from numpy.typing import NDArray
 from manent.core.metrics import Task
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array
-from manent.models.exact import EXACT, Factor, Multiply, Reals, bits_for, powers, rounded, sigmoid, sizes, softmax, squares, tanh
+from manent.models.exact import (
+    EXACT,
+    Factor,
+    Multiply,
+    Reals,
+    bits_for,
+    multiply,
+    powers,
+    round_in_place,
+    rounded,
+    sigmoid,
+    sizes,
+    softmax,
+    squares,
+    tanh,
+)
 
-STORED = 1 << 21
+STORED = 1 << 22
 """The most numbers that a pass stores for one layer; a pass of fewer rows gives the same bits."""
+
+CACHED = 1 << 18
+"""The most numbers in the windows of a convolution at a time: 2 MiB, which a processor's cache holds."""
 
 ROWS = 4096
 """The most rows in one pass."""
@@ -126,7 +144,7 @@ class Dense:
     """x W + b for rows [n, entering]."""
 
     def __init__(
-        self, weight: Array, bias: Array | None, total: Array, total_bias: Array | None, multiply: Multiply = np.matmul
+        self, weight: Array, bias: Array | None, total: Array, total_bias: Array | None, multiply: Multiply = multiply
     ) -> None:
         """`weight` is [entering, leaving]; the totals are views of the sum, in the same shapes, None where nothing is trained."""
         self.matrix, self.bias, self.multiply = weight, None if bias is None else bias.astype(np.float64), multiply
@@ -147,9 +165,7 @@ class Dense:
         return self.back.product(slope)
 
     def term(self, slope: Array) -> Term:
-        inputs, fine = rounded(self.x, bits_for(self.x.shape[1]))
-        slopes, also = rounded(slope, bits_for(slope.shape[1]))
-        return _Outer(self, inputs, slopes, fine & also)
+        return _Outer(self, self.x.astype(np.float64), slope.astype(np.float64))
 
     def stored(self) -> int:
         return 0
@@ -157,27 +173,28 @@ class Dense:
 
 @dataclass(frozen=True)
 class _Outer:
-    """Gradients that are outer products of an input and a slope, both rounded."""
+    """Gradients that are outer products of an input and a slope."""
 
     layer: Dense
     inputs: Reals
     slopes: Reals
-    finite: NDArray[np.bool_]
 
     def squares(self) -> Reals:
         entering = squares(self.inputs)
         if self.layer.total_bias is not None:
             entering += 1
         found = squares(self.slopes) * entering
-        found[~self.finite] = np.nan
+        lost = ~np.isfinite(found)
+        if lost.any():
+            self.inputs[lost] = self.slopes[lost] = 0
         return found
 
     def add(self, factors: Reals) -> None:
         weighted = self.slopes * factors[:, None]
-        layer = self.layer
-        layer.total += layer.multiply(self.inputs.T, weighted)
-        if layer.total_bias is not None:
-            layer.total_bias += weighted.sum(axis=0)
+        total = self.layer.total.T
+        total += self.layer.multiply(weighted.T, self.inputs)
+        if self.layer.total_bias is not None:
+            self.layer.total_bias += weighted.sum(axis=0)
 
 
 @final
@@ -194,55 +211,73 @@ class Convolution:
         stride: tuple[int, int],
         padding: tuple[int, int],
         totals: tuple[Array, Array | None],
-        multiply: Multiply = np.matmul,
+        multiply: Multiply = multiply,
     ) -> None:
         """`weight` is [out, in, height, width]; `totals` are views of the sum, in the shapes of weight and bias."""
         self.bias, self.stride, self.padding = None if bias is None else bias.astype(np.float64), stride, padding
-        self.size, self.multiply = weight.shape[2:], multiply
+        self.size, self.multiply = (weight.shape[2], weight.shape[3]), multiply
         (self.total, self.total_bias), self.leaving = totals, len(weight)
         matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)  # [out, height * width * in]
         self.bits = bits_for(matrix.shape[1])
         self.numbers, finite = rounded(matrix, self.bits)
         self.finite = bool(finite.all())
         self.units = powers(np.where(finite, sizes(matrix), 0.0))
-        self.whole = self.numbers / self.units[:, None]  # in a unit that is the same for all
-        self.each = 0
+        self.taps = -(-self.size[0] // stride[0]), -(-self.size[1] // stride[1])
+        self.turned: Reals | None = None
 
     def forward(self, x: Array) -> Array:
-        images = _last(x)
-        n, height, width, entering = images.shape
-        (tall, broad), (high, wide), (down, right) = self.padding, self.size, self.stride
-        padded = np.zeros((n, height + 2 * tall, width + 2 * broad, entering))
-        _, self.fine = rounded(images, self.bits, out=padded[:, tall : tall + height, broad : broad + width])
-        self.shape = padded.shape
-        self.places = (self.shape[1] - high) // down + 1, (self.shape[2] - wide) // right + 1
-        where, inside = self.places[0] * self.places[1], high * wide * entering
-        row, line, pixel, number = padded.strides
-        windows = np.lib.stride_tricks.as_strided(  # the copies are as long as a line of a window
-            padded, (n, *self.places, high, wide * entering), (row, line * down, pixel * right, line, number), writeable=False
-        )
-        self.windows = windows.reshape(n, where, inside)
-        self.each = where * inside
-        found = self.multiply(self.windows.reshape(-1, inside), self.numbers.T).reshape(n, *self.places, -1)
-        if self.bias is not None:
-            found += self.bias
-        return self._checked(found, self.fine)
+        images, self.fine = rounded(_last(x), self.bits)
+        self.padded = _padded(images, self.padding)
+        self.places = _places(self.padded, self.size, self.stride)
+        where = self.places[0] * self.places[1]
+        found = np.empty((len(x), where * self.leaving), np.float32)
+        bias = None if self.bias is None else np.tile(self.bias, where)  # a loop over a whole row is faster
+        for block in self._blocks():
+            windows = self._windows(block)
+            scores = self.multiply(windows.reshape(-1, windows.shape[2]), self.numbers.T).reshape(found[block].shape)
+            if bias is not None:
+                scores += bias
+            found[block] = scores
+        return self._checked(found.reshape(len(x), *self.places, self.leaving), self.fine)
+
+    def _blocks(self) -> list[slice]:
+        return _blocks(self.padded, self.size, self.stride)
+
+    def _windows(self, block: slice) -> Reals:
+        """float64[n, places, height * width * in]."""
+        windows = _windows(self.padded[block], self.size, self.stride)
+        return windows.reshape(len(windows), -1, windows.shape[3])
 
     def backward(self, slope: Array) -> Array:
-        numbers, fine = rounded(_last(slope) * self.units, self._spare(self.leaving))
-        found = self.multiply(numbers.reshape(-1, self.leaving), self.whole)
-        found = found.reshape(len(slope), *self.places, *self.size, self.shape[3])
-        inner = np.zeros(self.shape)
-        (rows, columns), (below, beside) = self.places, self.stride
-        for down in range(self.size[0]):  # one sum a number, in this order
-            for right in range(self.size[1]):
-                inner[:, down : down + rows * below : below, right : right + columns * beside : beside] += found[
-                    :, :, :, down, right
-                ]
-        tall, broad = self.padding
-        return self._checked(inner[:, tall : self.shape[1] - tall, broad : self.shape[2] - broad], fine)
+        self.turned = self._turned() if self.turned is None else self.turned
+        taps, (below, beside), (tall, broad) = self.taps, self.stride, self.padding
+        scaled = _last(slope).reshape(len(slope), -1) * np.tile(self.units, self.places[0] * self.places[1])
+        fine = round_in_place(scaled, sizes(scaled), self._spare(taps[0] * taps[1] * self.leaving))
+        padded = _padded(scaled.reshape(len(slope), *self.places, -1), (taps[0] - 1, taps[1] - 1))
+        n, height, width, entering = self.padded.shape
+        found = np.zeros((n, height - 2 * tall, width - 2 * broad, entering), np.float32)
+        for block in _blocks(padded, taps, (1, 1)):
+            windows = _windows(padded[block], taps, (1, 1))
+            m, rows, columns, _ = windows.shape
+            inner = self.multiply(windows.reshape(m * rows * columns, -1), self.turned).astype(np.float32)
+            inner = inner.reshape(m, rows, columns, below, beside, entering).transpose(0, 1, 3, 2, 4, 5)
+            images = inner.reshape(m, rows * below, columns * beside, entering)[:, tall : height - tall, broad : width - broad]
+            found[block, : images.shape[1], : images.shape[2]] = images
+        return self._checked(found, fine)
 
-    def _checked(self, images: Reals, fine: NDArray[np.bool_]) -> Array:
+    def _turned(self) -> Reals:
+        """The weights, so that `backward` is a convolution too: [taps * out, stride * in], whole in a unit that all share.
+
+        A pixel of the image is one of stride[0] * stride[1] in a square, and taps[0] * taps[1] outputs next to each other see
+        that square.
+        """
+        (high, wide), (below, beside), (down, right) = self.size, self.stride, self.taps
+        weights = (self.numbers / self.units[:, None]).reshape(self.leaving, high, wide, -1)
+        weights = np.pad(weights, ((0, 0), (0, down * below - high), (0, right * beside - wide), (0, 0)))
+        weights = weights.reshape(self.leaving, down, below, right, beside, -1)[:, ::-1, :, ::-1]
+        return weights.transpose(1, 3, 0, 2, 4, 5).reshape(down * right * self.leaving, -1)
+
+    def _checked(self, images: Array, fine: NDArray[np.bool_]) -> Array:
         """With channels as the second axis; NaN for rows that are not finite."""
         if not self.finite:
             images[:] = np.nan
@@ -255,17 +290,22 @@ class Convolution:
         return max(min(EXACT - self.bits - max(terms - 1, 0).bit_length(), 24), 1)
 
     def term(self, slope: Array) -> Term:
-        n, where = self.windows.shape[:2]
-        numbers, fine = rounded(_last(slope).reshape(n, where, self.leaving), self._spare(where))
-        parts = [self.multiply(numbers.transpose(0, 2, 1), self.windows).reshape(n, -1)]
-        if self.total_bias is not None:
-            parts.append(numbers.sum(axis=1))
-        largest = np.max([sizes(part) for part in parts], axis=0)
-        bits = bits_for(sum(part.shape[1] for part in parts))
-        return _Each(self, [rounded(part, bits, largest, part)[0] for part in parts], fine & self.fine & np.isfinite(largest))
+        n, where = len(slope), self.places[0] * self.places[1]
+        slopes = _last(slope).reshape(n, where, self.leaving)
+        weights, biases = np.empty((n, *self.numbers.shape)), np.empty((n, 0 if self.total_bias is None else self.leaving))
+        each, ones = np.empty(n), np.ones((1, where))
+        for block in self._blocks():
+            numbers, fine = rounded(slopes[block], self._spare(where))
+            self.multiply(numbers.transpose(0, 2, 1), self._windows(block), weights[block])
+            each[block] = squares(weights[block])
+            if self.total_bias is not None:
+                self.multiply(ones, numbers, biases[block, None])
+                each[block] += squares(biases[block])
+            each[block][~(fine & self.fine[block])] = np.nan
+        return _Each(self, weights.reshape(n, -1), biases, each)
 
     def stored(self) -> int:
-        return self.each + self.total.size
+        return int(self.padded[0].size) + self.total.size
 
 
 def _last(images: Array) -> Array:
@@ -273,27 +313,60 @@ def _last(images: Array) -> Array:
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
 
+def _padded(images: Reals, padding: tuple[int, int]) -> Reals:
+    """Images [n, height, width, channels] with zeros around them."""
+    (tall, broad), (n, height, width, channels) = padding, images.shape
+    if not tall and not broad:
+        return images
+    found = np.zeros((n, height + 2 * tall, width + 2 * broad, channels))
+    found[:, tall : tall + height, broad : broad + width] = images
+    return found
+
+
+def _places(images: Reals, size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """How many windows lie below and beside each other in images [n, height, width, channels]."""
+    return (images.shape[1] - size[0]) // stride[0] + 1, (images.shape[2] - size[1]) // stride[1] + 1
+
+
+def _windows(images: Reals, size: tuple[int, int], stride: tuple[int, int]) -> Reals:
+    """float64[n, *places, height * width * channels], what each window of [n, height, width, channels] holds."""
+    places, (n, line), (row, down, right, number) = (
+        _places(images, size, stride),
+        (len(images), size[1] * images.shape[3]),
+        images.strides,
+    )
+    seen = np.lib.stride_tricks.as_strided(  # what is copied at a time is one line of a window
+        images, (n, *places, size[0], line), (row, down * stride[0], right * stride[1], down, number), writeable=False
+    )
+    return seen.reshape(n, *places, size[0] * line)
+
+
+def _blocks(images: Reals, size: tuple[int, int], stride: tuple[int, int]) -> list[slice]:
+    """Slices of the images whose windows stay in the processor's cache."""
+    down, right = _places(images, size, stride)
+    rows = max(1, CACHED // (down * right * size[0] * size[1] * images.shape[3]))
+    return [slice(start, start + rows) for start in range(0, len(images), rows)]
+
+
 @dataclass(frozen=True)
 class _Each:
-    """Gradients that are stored, rounded: of the weights [n, out * height * width * in], and of the biases [n, out] if any."""
+    """Gradients that are stored: of the weights [n, out * height * width * in], and of the biases [n, out or 0]."""
 
     layer: Convolution
-    parts: list[Reals]
-    finite: NDArray[np.bool_]
+    weights: Reals
+    biases: Reals
+    each: Reals
 
     def squares(self) -> Reals:
-        # Two exact sums in one unit, whose sum is exact.
-        found: Reals = np.sum([squares(part) for part in self.parts], axis=0)
-        found[~self.finite] = np.nan
-        return found
+        return self.each
 
     def add(self, factors: Reals) -> None:
         layer = self.layer
-        added, *others = (layer.multiply(factors[None], part)[0] for part in self.parts)
         out, entering, high, wide = layer.total.shape
-        layer.total += added.reshape(out, high, wide, entering).transpose(0, 3, 1, 2)
+        added = layer.multiply(factors[None], self.weights).reshape(out, high, wide, entering)
+        layer.total += added.transpose(0, 3, 1, 2)
         if layer.total_bias is not None:
-            layer.total_bias += others[0]
+            layer.total_bias += layer.multiply(factors[None], self.biases)[0]
 
 
 def slopes(kind: Task, scores: Reals, y: Array) -> tuple[Reals, Array]:

@@ -19,8 +19,7 @@ so numbers stay as they are, as multiples of their units, and a sum of products 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,20 @@ from manent.core.vectors import Array
 
 Reals = NDArray[np.float64]
 
-Multiply = Callable[[Reals, Reals], Reals]
-"""The product of two matrices, or of two stacks of matrices, in float64: sums of products, in any order."""
+
+class Multiply(Protocol):
+    """Multiplies matrices, or stacks of matrices, in float64: sums of products, in any order. Writes to `out` if it is given."""
+
+    def __call__(self, a: Reals, b: Reals, out: Reals | None = None) -> Reals:
+        """a @ b."""
+        ...
+
+
+def multiply(a: Reals, b: Reals, out: Reals | None = None) -> Reals:
+    """a @ b by numpy."""
+    found: Reals = np.matmul(a, b, out=out)
+    return found
+
 
 EXACT = 53
 """Whole numbers up to 2^EXACT are exact in float64."""
@@ -59,33 +70,42 @@ def sizes(rows: Array) -> Reals:
     return found
 
 
-def rounded(rows: Array, bits: int, largest: Reals | None = None, out: Reals | None = None) -> tuple[Reals, NDArray[np.bool_]]:
+def rounded(rows: Array, bits: int) -> tuple[Reals, NDArray[np.bool_]]:
     """Each row of [n, ...] rounded to multiples of its unit, 2^-bits times the power of two above its size; bits <= 50.
 
-    Returns the numbers float64[n, ...], in `out` where it is given, and bool[n], whether the row is finite. A row that is not
-    counts as zeros. `largest` is at least the rows' `sizes`, where the caller knows it.
+    Returns the numbers float64[n, ...], and bool[n], whether the row is finite. A row that is not counts as zeros.
     """
-    largest = sizes(rows) if largest is None else largest
+    numbers = rows.astype(np.float64)
+    return numbers, round_in_place(numbers, sizes(rows), bits)
+
+
+def round_in_place(numbers: Reals, largest: Reals, bits: int) -> NDArray[np.bool_]:
+    """As `rounded`, for float64[n, ...] whose `sizes` are `largest` [n]."""
     finite = np.isfinite(largest)
     # 1.5 * 2^52 units: next to it float64 has steps of one unit, so adding it rounds to the nearest, once and correctly.
-    far = np.ldexp(0.75, np.frexp(np.where(finite, largest, 0.0))[1] + (EXACT - bits)).reshape(-1, *[1] * (rows.ndim - 1))
+    far = np.ldexp(0.75, np.frexp(np.where(finite, largest, 0.0))[1] + (EXACT - bits)).reshape(-1, *[1] * (numbers.ndim - 1))
+    numbers += far
     with np.errstate(invalid="ignore"):
-        if out is None:
-            out = rows.astype(np.float64)
-            out += far
-        else:
-            np.add(rows, far, out=out)
-        out -= far
+        numbers -= far
     if not finite.all():
-        out[~finite] = 0
-    return out, finite
+        numbers[~finite] = 0
+    return finite
 
 
 def squares(numbers: Reals) -> Reals:
-    """float64[n], the sum of squares of each row [n, ...]. Exact for rows rounded with `bits_for` their size."""
+    """float64[n], the sum of squares of each row [n, ...]: eighths of a row are added up, and then halves, until one is left."""
     flat = numbers.reshape(len(numbers), -1)
-    found: Reals = np.einsum("nk,nk->n", flat, flat)
-    return found
+    width = max(flat.shape[1] // 8, 1)
+    found = np.zeros((len(flat), width))
+    for start in range(0, flat.shape[1], width):
+        part = flat[:, start : start + width]
+        found[:, : part.shape[1]] += part * part
+    while width > 1:
+        if width % 2:
+            found[:, 0] += found[:, width - 1]
+        width //= 2
+        found = found[:, :width] + found[:, width : 2 * width]
+    return found[:, 0]
 
 
 @final
@@ -96,7 +116,7 @@ class Factor:
     of about 2^-bits of the largest |x_i W_ij|. The inputs of one row take the scales of W along.
     """
 
-    def __init__(self, matrix: Array, multiply: Multiply = np.matmul) -> None:
+    def __init__(self, matrix: Array, multiply: Multiply = multiply) -> None:
         """Raises nothing: a matrix that is not finite gives rows that are not."""
         self.multiply = multiply
         largest = sizes(matrix.T)
@@ -105,7 +125,8 @@ class Factor:
             matrix, largest = np.zeros_like(matrix), np.zeros_like(largest)
         self.bits = bits_for(len(matrix))
         columns = powers(largest)
-        wide = np.multiply(matrix, 1 / columns)
+        wide = matrix.astype(np.float64)
+        wide *= 1 / columns
         self.rows = powers(sizes(wide))
         wide *= (2.0**self.bits / self.rows)[:, None]
         self.numbers = np.rint(wide, out=wide)
@@ -113,10 +134,11 @@ class Factor:
 
     def product(self, rows: Array) -> Reals:
         """float64[n, leaving], the rows [n, entering] times the matrix; NaN for a row that is not finite."""
+        scaled = rows.astype(np.float64)  # by itself, as operations on two types are slower
         with np.errstate(invalid="ignore"):
-            scaled = np.multiply(rows, self.rows)
-        numbers, finite = rounded(scaled, self.bits, out=scaled)
-        found = self.multiply(numbers, self.numbers)
+            scaled *= self.rows
+        finite = round_in_place(scaled, sizes(scaled), self.bits)
+        found = self.multiply(scaled, self.numbers)
         found *= self.columns
         if not self.finite:
             found[:] = np.nan

@@ -159,9 +159,10 @@ class Clipped:
         return layers
 
 
-def _multiply(a: Reals, b: Reals) -> Reals:
-    """In as many threads as torch has, which in a worker is one."""
-    found: Reals = torch.matmul(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+def _multiply(a: Reals, b: Reals, out: Reals | None = None) -> Reals:
+    """As `models.exact.multiply`, in as many threads as torch has: in a worker that is one."""
+    into = None if out is None else torch.from_numpy(out)
+    found: Reals = torch.matmul(tensor(a), tensor(b), out=into).numpy()
     return found
 
 
