@@ -154,18 +154,18 @@ class Dense:
     back: Factor | None
 
     def forward(self, x: Array) -> Array:
-        self.x = x
-        found = self.forth.product(x)
+        self.x = x.astype(np.float64)
+        found = self.forth.product(self.x)
         if self.bias is not None:
             found += self.bias
         return found
 
     def backward(self, slope: Array) -> Array:
         self.back = self.back or Factor(self.matrix.T, self.multiply)
-        return self.back.product(slope)
+        return self.back.product(slope.astype(np.float64))
 
     def term(self, slope: Array) -> Term:
-        return _Outer(self, self.x.astype(np.float64), slope.astype(np.float64))
+        return _Outer(self, self.x, slope.astype(np.float64))
 
     def stored(self) -> int:
         return 0

@@ -132,11 +132,10 @@ class Factor:
         self.numbers = np.rint(wide, out=wide)
         self.columns = columns * 2.0**-self.bits
 
-    def product(self, rows: Array) -> Reals:
-        """float64[n, leaving], the rows [n, entering] times the matrix; NaN for a row that is not finite."""
-        scaled = rows.astype(np.float64)  # by itself, as operations on two types are slower
+    def product(self, rows: Reals) -> Reals:
+        """float64[n, leaving], the rows float64[n, entering] times the matrix; NaN for a row that is not finite."""
         with np.errstate(invalid="ignore"):
-            scaled *= self.rows
+            scaled = rows * self.rows
         finite = round_in_place(scaled, sizes(scaled), self.bits)
         found = self.multiply(scaled, self.numbers)
         found *= self.columns
