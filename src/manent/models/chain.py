@@ -6,8 +6,8 @@ computations"). The weighted sum is one product of the same inputs and slopes, w
 Karypis 2023, "Differentially private optimization on large model at small cost"). So for dense layers no example's gradient is
 ever stored.
 
-Every gradient is held as whole numbers times a power of two, and its squared norm is a sum of whole numbers: both are functions
-of the example and the weights alone, to the last bit. See `core.training.dpsgd.SUM_SLACK`.
+Every gradient and its squared norm are functions of the example and the weights alone, to the last bit. See
+`core.training.dpsgd.SUM_SLACK`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,28 @@ from numpy.typing import NDArray
 from manent.core.metrics import Task
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array
-from manent.models.exact import EXACT, Factor, Reals, bits_for, sigmoid, softmax, squares, tanh, whole
+from manent.models.exact import (
+    EXACT,
+    Factor,
+    Multiply,
+    Reals,
+    bits_for,
+    multiply,
+    powers,
+    round_in_place,
+    rounded,
+    sigmoid,
+    sizes,
+    softmax,
+    squares,
+    tanh,
+)
 
-STORED = 1 << 21
+STORED = 1 << 22
 """The most numbers that a pass stores for one layer; a pass of fewer rows gives the same bits."""
+
+CACHED = 1 << 18
+"""The most numbers in the windows of a convolution at a time: 2 MiB, which a processor's cache holds."""
 
 ROWS = 4096
 """The most rows in one pass."""
@@ -76,12 +94,13 @@ class Relu(_Plain):
     """max(x, 0)."""
 
     def forward(self, x: Array) -> Array:
-        self.open = x > 0
+        self.open = np.negative(x > 0, dtype=np.int32)  # all bits, or none
         found: Array = np.maximum(x, np.zeros((), x.dtype))  # NaN stays
         return found
 
     def backward(self, slope: Array) -> Array:
-        return np.where(self.open, slope, np.zeros((), slope.dtype))
+        found: Array = (slope.view(np.int32) & self.open).view(np.float32)  # several times as fast as a choice
+        return found
 
 
 @final
@@ -120,38 +139,33 @@ class Flat(_Plain):
         return slope.reshape(self.shape)
 
 
-def _strided(x: Array, down: int, right: int, size: tuple[int, int], stride: tuple[int, int]) -> Array:
-    high, wide = ((x.shape[2 + i] - size[i]) // stride[i] * stride[i] + 1 for i in (0, 1))
-    return x[:, :, down : down + high : stride[0], right : right + wide : stride[1]]
-
-
 @final
 class Dense:
     """x W + b for rows [n, entering]."""
 
-    def __init__(self, weight: Array, bias: Array | None, total: Array, total_bias: Array | None) -> None:
+    def __init__(
+        self, weight: Array, bias: Array | None, total: Array, total_bias: Array | None, multiply: Multiply = multiply
+    ) -> None:
         """`weight` is [entering, leaving]; the totals are views of the sum, in the same shapes, None where nothing is trained."""
-        self.matrix, self.bias = weight, None if bias is None else bias.astype(np.float64)
-        self.forth, self.back = Factor(weight), None
+        self.matrix, self.bias, self.multiply = weight, None if bias is None else bias.astype(np.float64), multiply
+        self.forth, self.back = Factor(weight, multiply), None
         self.total, self.total_bias = total, total_bias
 
     back: Factor | None
 
     def forward(self, x: Array) -> Array:
-        self.x = x
-        found = self.forth.product(x)
+        self.x = x.astype(np.float64)
+        found = self.forth.product(self.x)
         if self.bias is not None:
             found += self.bias
         return found
 
     def backward(self, slope: Array) -> Array:
-        self.back = self.back or Factor(self.matrix.T)
-        return self.back.product(slope)
+        self.back = self.back or Factor(self.matrix.T, self.multiply)
+        return self.back.product(slope.astype(np.float64))
 
     def term(self, slope: Array) -> Term:
-        inputs, inputs_scale, fine = whole(self.x, bits_for(self.x.shape[1]))
-        slopes, slopes_scale, also = whole(slope, bits_for(slope.shape[1]))
-        return _Outer(self, inputs, inputs_scale, slopes, slopes_scale, fine & also)
+        return _Outer(self, self.x, slope.astype(np.float64))
 
     def stored(self) -> int:
         return 0
@@ -159,34 +173,36 @@ class Dense:
 
 @dataclass(frozen=True)
 class _Outer:
-    """Gradients that are outer products of an input and a slope, both whole numbers times a power of two a row."""
+    """Gradients that are outer products of an input and a slope."""
 
     layer: Dense
     inputs: Reals
-    inputs_scale: Reals
     slopes: Reals
-    slopes_scale: Reals
-    finite: NDArray[np.bool_]
 
     def squares(self) -> Reals:
-        entering = squares(self.inputs) * (self.inputs_scale * self.inputs_scale)
+        entering = squares(self.inputs)
         if self.layer.total_bias is not None:
             entering += 1
-        found = squares(self.slopes) * (self.slopes_scale * self.slopes_scale) * entering
-        found[~self.finite] = np.nan
+        found = squares(self.slopes) * entering
+        lost = ~np.isfinite(found)
+        if lost.any():
+            self.inputs[lost] = self.slopes[lost] = 0
         return found
 
     def add(self, factors: Reals) -> None:
-        weighted = self.slopes * (self.slopes_scale * factors)[:, None]
-        entered = self.inputs * self.inputs_scale[:, None]
-        self.layer.total += entered.T @ weighted
+        weighted = self.slopes * factors[:, None]
+        total = self.layer.total.T
+        total += self.layer.multiply(weighted.T, self.inputs)
         if self.layer.total_bias is not None:
             self.layer.total_bias += weighted.sum(axis=0)
 
 
 @final
 class Convolution:
-    """A convolution of images [n, channels, height, width], with zeros around them."""
+    """A convolution of images [n, channels, height, width], with zeros around them.
+
+    Inside, channels are the last axis, and a window is one row of a matrix. So what leaves has the strides of such images.
+    """
 
     def __init__(
         self,
@@ -195,96 +211,162 @@ class Convolution:
         stride: tuple[int, int],
         padding: tuple[int, int],
         totals: tuple[Array, Array | None],
+        multiply: Multiply = multiply,
     ) -> None:
         """`weight` is [out, in, height, width]; `totals` are views of the sum, in the shapes of weight and bias."""
-        self.weight, self.bias, self.stride, self.padding = weight, bias, stride, padding
-        self.size = weight.shape[2], weight.shape[3]
-        matrix = weight.reshape(len(weight), -1).astype(np.float64)  # [out, in * height * width]
-        self.matrix, self.total, self.total_bias = matrix, *totals
+        self.bias, self.stride, self.padding = None if bias is None else bias.astype(np.float64), stride, padding
+        self.size, self.multiply = (weight.shape[2], weight.shape[3]), multiply
+        (self.total, self.total_bias), self.leaving = totals, len(weight)
+        matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)  # [out, height * width * in]
         self.bits = bits_for(matrix.shape[1])
-        self.numbers, self.scale, self.finite = whole(matrix, self.bits)
-        self.each = 0
+        self.numbers, finite = rounded(matrix, self.bits)
+        self.finite = bool(finite.all())
+        self.units = powers(np.where(finite, sizes(matrix), 0.0))
+        self.taps = -(-self.size[0] // stride[0]), -(-self.size[1] // stride[1])
+        self.turned: Reals | None = None
 
     def forward(self, x: Array) -> Array:
-        numbers, self.image_scale, self.fine = whole(x, self.bits)
-        (tall, broad), (high, wide) = self.padding, self.size
-        if tall or broad:
-            numbers = np.pad(numbers, ((0, 0), (0, 0), (tall, tall), (broad, broad)))
-        self.shape = numbers.shape
-        windows = np.lib.stride_tricks.sliding_window_view(numbers, self.size, (2, 3))[:, :, :: self.stride[0], :: self.stride[1]]
-        self.places = windows.shape[2], windows.shape[3]
-        n, where, inside = len(x), self.places[0] * self.places[1], x.shape[1] * high * wide
-        # [n, in * height * width, places]: the innermost copies are long
-        self.windows = windows.transpose(0, 1, 4, 5, 2, 3).reshape(n, inside, where)
-        self.each = inside * where
-        found: Reals = np.matmul(self.numbers, self.windows)
-        found *= self.image_scale[:, None, None]
-        found *= self.scale[:, None]
-        if self.bias is not None:
-            found += self.bias.astype(np.float64)[:, None]
-        if not self.finite.all():
-            found[:] = np.nan
-        found[~self.fine] = np.nan
-        return found.reshape(n, len(self.matrix), *self.places)
+        images, self.fine = rounded(_last(x), self.bits)
+        self.padded = _padded(images, self.padding)
+        self.places = _places(self.padded, self.size, self.stride)
+        where = self.places[0] * self.places[1]
+        found = np.empty((len(x), where * self.leaving), np.float32)
+        bias = None if self.bias is None else np.tile(self.bias, where)  # a loop over a whole row is faster
+        for block in self._blocks():
+            windows = self._windows(block)
+            scores = self.multiply(windows.reshape(-1, windows.shape[2]), self.numbers.T).reshape(found[block].shape)
+            if bias is not None:
+                scores += bias
+            found[block] = scores
+        return self._checked(found.reshape(len(x), *self.places, self.leaving), self.fine)
+
+    def _blocks(self) -> list[slice]:
+        return _blocks(self.padded, self.size, self.stride)
+
+    def _windows(self, block: slice) -> Reals:
+        """float64[n, places, height * width * in]."""
+        windows = _windows(self.padded[block], self.size, self.stride)
+        return windows.reshape(len(windows), -1, windows.shape[3])
 
     def backward(self, slope: Array) -> Array:
-        n, out = slope.shape[:2]
-        flat = slope.reshape(n, out, -1) * self.scale[:, None]
-        numbers, scale, fine = whole(flat, self._spare(out))
-        found = np.matmul(self.numbers.T, numbers).reshape(n, -1, *self.size, *self.places)
-        inner = np.zeros(self.shape)
-        for down in range(self.size[0]):  # one sum of whole numbers a number, in this order
-            for right in range(self.size[1]):
-                _strided(inner, down, right, self.size, self.stride)[...] += found[:, :, down, right]
-        inner *= scale[:, None, None, None]
-        if not self.finite.all():
-            inner[:] = np.nan
-        inner[~fine] = np.nan
-        tall, broad = self.padding
-        return inner[:, :, tall : self.shape[2] - tall, broad : self.shape[3] - broad]
+        self.turned = self._turned() if self.turned is None else self.turned
+        taps, (below, beside), (tall, broad) = self.taps, self.stride, self.padding
+        scaled = _last(slope).reshape(len(slope), -1) * np.tile(self.units, self.places[0] * self.places[1])
+        fine = round_in_place(scaled, sizes(scaled), self._spare(taps[0] * taps[1] * self.leaving))
+        padded = _padded(scaled.reshape(len(slope), *self.places, -1), (taps[0] - 1, taps[1] - 1))
+        n, height, width, entering = self.padded.shape
+        found = np.zeros((n, height - 2 * tall, width - 2 * broad, entering), np.float32)
+        for block in _blocks(padded, taps, (1, 1)):
+            windows = _windows(padded[block], taps, (1, 1))
+            m, rows, columns, _ = windows.shape
+            inner = self.multiply(windows.reshape(m * rows * columns, -1), self.turned).astype(np.float32)
+            inner = inner.reshape(m, rows, columns, below, beside, entering).transpose(0, 1, 3, 2, 4, 5)
+            images = inner.reshape(m, rows * below, columns * beside, entering)[:, tall : height - tall, broad : width - broad]
+            found[block, : images.shape[1], : images.shape[2]] = images
+        return self._checked(found, fine)
+
+    def _turned(self) -> Reals:
+        """The weights, so that `backward` is a convolution too: [taps * out, stride * in], whole in a unit that all share.
+
+        A pixel of the image is one of stride[0] * stride[1] in a square, and taps[0] * taps[1] outputs next to each other see
+        that square.
+        """
+        (high, wide), (below, beside), (down, right) = self.size, self.stride, self.taps
+        weights = (self.numbers / self.units[:, None]).reshape(self.leaving, high, wide, -1)
+        weights = np.pad(weights, ((0, 0), (0, down * below - high), (0, right * beside - wide), (0, 0)))
+        weights = weights.reshape(self.leaving, down, below, right, beside, -1)[:, ::-1, :, ::-1]
+        return weights.transpose(1, 3, 0, 2, 4, 5).reshape(down * right * self.leaving, -1)
+
+    def _checked(self, images: Array, fine: NDArray[np.bool_]) -> Array:
+        """With channels as the second axis; NaN for rows that are not finite."""
+        if not self.finite:
+            images[:] = np.nan
+        if not fine.all():
+            images[~fine] = np.nan
+        return images.transpose(0, 3, 1, 2)
 
     def _spare(self, terms: int) -> int:
         """The bits that are left for the other factor, where `terms` products with numbers of self.bits are summed."""
         return max(min(EXACT - self.bits - max(terms - 1, 0).bit_length(), 24), 1)
 
     def term(self, slope: Array) -> Term:
-        n, out = slope.shape[:2]
-        where = self.places[0] * self.places[1]
-        flat = slope.reshape(n, out, where)
-        numbers, scale, fine = whole(flat, self._spare(where))
-        gradients = np.matmul(numbers, self.windows.transpose(0, 2, 1)).reshape(n, -1)
-        scale_of = scale * self.image_scale
-        if self.total_bias is not None:
-            # The bias has an input of 1, which is whole in the unit of the image.
-            sums = numbers.sum(axis=2)
-            gradients = np.concatenate([gradients, sums * (1 / self.image_scale)[:, None]], axis=1)
-        whole_gradients, more, also = whole(gradients, bits_for(gradients.shape[1]))
-        return _Each(self, whole_gradients, more * scale_of, fine & also & self.fine)
+        n, where = len(slope), self.places[0] * self.places[1]
+        slopes = _last(slope).reshape(n, where, self.leaving)
+        weights, biases = np.empty((n, *self.numbers.shape)), np.empty((n, 0 if self.total_bias is None else self.leaving))
+        each, ones = np.empty(n), np.ones((1, where))
+        for block in self._blocks():
+            numbers, fine = rounded(slopes[block], self._spare(where))
+            self.multiply(numbers.transpose(0, 2, 1), self._windows(block), weights[block])
+            each[block] = squares(weights[block])
+            if self.total_bias is not None:
+                self.multiply(ones, numbers, biases[block, None])
+                each[block] += squares(biases[block])
+            each[block][~(fine & self.fine[block])] = np.nan
+        return _Each(self, weights.reshape(n, -1), biases, each)
 
     def stored(self) -> int:
-        return self.each + self.total.size
+        return int(self.padded[0].size) + self.total.size
+
+
+def _last(images: Array) -> Array:
+    """[n, height, width, channels] of [n, channels, height, width], in one piece of memory."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def _padded(images: Reals, padding: tuple[int, int]) -> Reals:
+    """Images [n, height, width, channels] with zeros around them."""
+    (tall, broad), (n, height, width, channels) = padding, images.shape
+    if not tall and not broad:
+        return images
+    found = np.zeros((n, height + 2 * tall, width + 2 * broad, channels))
+    found[:, tall : tall + height, broad : broad + width] = images
+    return found
+
+
+def _places(images: Reals, size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """How many windows lie below and beside each other in images [n, height, width, channels]."""
+    return (images.shape[1] - size[0]) // stride[0] + 1, (images.shape[2] - size[1]) // stride[1] + 1
+
+
+def _windows(images: Reals, size: tuple[int, int], stride: tuple[int, int]) -> Reals:
+    """float64[n, *places, height * width * channels], what each window of [n, height, width, channels] holds."""
+    places, (n, line), (row, down, right, number) = (
+        _places(images, size, stride),
+        (len(images), size[1] * images.shape[3]),
+        images.strides,
+    )
+    seen = np.lib.stride_tricks.as_strided(  # what is copied at a time is one line of a window
+        images, (n, *places, size[0], line), (row, down * stride[0], right * stride[1], down, number), writeable=False
+    )
+    return seen.reshape(n, *places, size[0] * line)
+
+
+def _blocks(images: Reals, size: tuple[int, int], stride: tuple[int, int]) -> list[slice]:
+    """Slices of the images whose windows stay in the processor's cache."""
+    down, right = _places(images, size, stride)
+    rows = max(1, CACHED // (down * right * size[0] * size[1] * images.shape[3]))
+    return [slice(start, start + rows) for start in range(0, len(images), rows)]
 
 
 @dataclass(frozen=True)
 class _Each:
-    """Gradients that are stored, as whole numbers [n, weights and biases] times a power of two a row."""
+    """Gradients that are stored: of the weights [n, out * height * width * in], and of the biases [n, out or 0]."""
 
     layer: Convolution
-    numbers: Reals
-    scale: Reals
-    finite: NDArray[np.bool_]
+    weights: Reals
+    biases: Reals
+    each: Reals
 
     def squares(self) -> Reals:
-        found = squares(self.numbers) * (self.scale * self.scale)
-        found[~self.finite] = np.nan
-        return found
+        return self.each
 
     def add(self, factors: Reals) -> None:
-        added = (factors * self.scale) @ self.numbers
         layer = self.layer
-        layer.total += added[: layer.total.size].reshape(layer.total.shape)
+        out, entering, high, wide = layer.total.shape
+        added = layer.multiply(factors[None], self.weights).reshape(out, high, wide, entering)
+        layer.total += added.transpose(0, 3, 1, 2)
         if layer.total_bias is not None:
-            layer.total_bias += added[layer.total.size :]
+            layer.total_bias += layer.multiply(factors[None], self.biases)[0]
 
 
 def slopes(kind: Task, scores: Reals, y: Array) -> tuple[Reals, Array]:

@@ -6,19 +6,20 @@ large as the gradients. Here nothing depends on an order, by two rules:
 
 | rule                                        | why no other row matters                                                   |
 |---------------------------------------------|----------------------------------------------------------------------------|
-| sums are of whole numbers, at most 2^53     | every partial sum is exact, so any order, any kernel and any number of     |
-|                                             | threads gives the same (Ozaki et al. 2012, "Error-free transformations of  |
+| sums are of whole numbers, at most 2^53, in | every partial sum is exact, so any order, any kernel and any number of     |
+| a unit that is a power of two               | threads gives the same (Ozaki et al. 2012, "Error-free transformations of  |
 |                                             | matrix multiplication", with one slice)                                    |
 | all else is one IEEE operation an element   | +, -, *, /, round and maximum are rounded correctly wherever they stand in |
 |                                             | an array; so `exp` is made of these, as libraries' own differ in the last  |
 |                                             | bits between the body and the end of an array                              |
 
-A row is made whole by a power of two of its own, and weights by powers of two that depend on the weights alone.
+A row has a unit of its own, and weights have units that depend on the weights alone. Units lie far inside the range of float64,
+so numbers stay as they are, as multiples of their units, and a sum of products is a multiple of the product of two units.
 """
 
 from __future__ import annotations
 
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,21 @@ from numpy.typing import NDArray
 from manent.core.vectors import Array
 
 Reals = NDArray[np.float64]
+
+
+class Multiply(Protocol):
+    """Multiplies matrices, or stacks of matrices, in float64: sums of products, in any order. Writes to `out` if it is given."""
+
+    def __call__(self, a: Reals, b: Reals, out: Reals | None = None) -> Reals:
+        """a @ b."""
+        ...
+
+
+def multiply(a: Reals, b: Reals, out: Reals | None = None) -> Reals:
+    """a @ b by numpy."""
+    found: Reals = np.matmul(a, b, out=out)
+    return found
+
 
 EXACT = 53
 """Whole numbers up to 2^EXACT are exact in float64."""
@@ -45,32 +61,51 @@ def powers(sizes: Array) -> Reals:
     return found
 
 
-def whole(rows: Array, bits: int) -> tuple[Reals, Reals, NDArray[np.bool_]]:
-    """Each row of [n, ...] as whole numbers of size at most 2^bits, times a power of two of its own.
-
-    Returns the numbers float64[n, ...], the powers float64[n], and bool[n], whether the row is finite. A row that is not counts
-    as zeros.
-    """
+def sizes(rows: Array) -> Reals:
+    """float64[n], the size of the largest number in each row of [n, ...]; NaN where there is one."""
     flat = rows.reshape(len(rows), -1)
     # A maximum is exact, and does not depend on the order. NaN goes through it.
     with np.errstate(invalid="ignore"):
-        largest = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0)).astype(np.float64)
+        found: Reals = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0)).astype(np.float64)
+    return found
+
+
+def rounded(rows: Array, bits: int) -> tuple[Reals, NDArray[np.bool_]]:
+    """Each row of [n, ...] rounded to multiples of its unit, 2^-bits times the power of two above its size; bits <= 50.
+
+    Returns the numbers float64[n, ...], and bool[n], whether the row is finite. A row that is not counts as zeros.
+    """
+    numbers = rows.astype(np.float64)
+    return numbers, round_in_place(numbers, sizes(rows), bits)
+
+
+def round_in_place(numbers: Reals, largest: Reals, bits: int) -> NDArray[np.bool_]:
+    """As `rounded`, for float64[n, ...] whose `sizes` are `largest` [n]."""
     finite = np.isfinite(largest)
-    above = powers(np.where(finite, largest, 0.0))
-    numbers = np.empty(rows.shape)
-    np.copyto(numbers, rows)
+    # 1.5 * 2^52 units: next to it float64 has steps of one unit, so adding it rounds to the nearest, once and correctly.
+    far = np.ldexp(0.75, np.frexp(np.where(finite, largest, 0.0))[1] + (EXACT - bits)).reshape(-1, *[1] * (numbers.ndim - 1))
+    numbers += far
+    with np.errstate(invalid="ignore"):
+        numbers -= far
     if not finite.all():
         numbers[~finite] = 0
-    scale = above * 2.0**-bits
-    numbers *= (1 / scale).reshape(-1, *[1] * (rows.ndim - 1))
-    return np.rint(numbers, out=numbers), scale, finite
+    return finite
 
 
 def squares(numbers: Reals) -> Reals:
-    """float64[n], the sum of the squares of each row of whole numbers [n, ...]. Exact for numbers of `bits_for` a row's size."""
+    """float64[n], the sum of squares of each row [n, ...]: eighths of a row are added up, and then halves, until one is left."""
     flat = numbers.reshape(len(numbers), -1)
-    found: Reals = np.einsum("nk,nk->n", flat, flat)
-    return found
+    width = max(flat.shape[1] // 8, 1)
+    found = np.zeros((len(flat), width))
+    for start in range(0, flat.shape[1], width):
+        part = flat[:, start : start + width]
+        found[:, : part.shape[1]] += part * part
+    while width > 1:
+        if width % 2:
+            found[:, 0] += found[:, width - 1]
+        width //= 2
+        found = found[:, :width] + found[:, width : 2 * width]
+    return found[:, 0]
 
 
 @final
@@ -81,33 +116,33 @@ class Factor:
     of about 2^-bits of the largest |x_i W_ij|. The inputs of one row take the scales of W along.
     """
 
-    def __init__(self, matrix: Array) -> None:
+    def __init__(self, matrix: Array, multiply: Multiply = multiply) -> None:
         """Raises nothing: a matrix that is not finite gives rows that are not."""
-        wide = np.asarray(matrix, np.float64)
-        self.finite = bool(np.isfinite(wide).all())
+        self.multiply = multiply
+        largest = sizes(matrix.T)
+        self.finite = bool(np.isfinite(largest).all())
         if not self.finite:
-            wide = np.zeros_like(wide)
-        self.bits = bits_for(len(wide))
-        columns = powers(np.abs(wide).max(axis=0, initial=0))
-        wide = wide / columns
-        self.rows = powers(np.abs(wide).max(axis=1, initial=0))
-        wide /= self.rows[:, None]
-        wide *= 2.0**self.bits
+            matrix, largest = np.zeros_like(matrix), np.zeros_like(largest)
+        self.bits = bits_for(len(matrix))
+        columns = powers(largest)
+        wide = matrix.astype(np.float64)
+        wide *= 1 / columns
+        self.rows = powers(sizes(wide))
+        wide *= (2.0**self.bits / self.rows)[:, None]
         self.numbers = np.rint(wide, out=wide)
         self.columns = columns * 2.0**-self.bits
 
-    def product(self, rows: Array) -> Reals:
-        """float64[n, leaving], the rows [n, entering] times the matrix; NaN for a row that is not finite."""
-        scaled = rows.astype(np.float64)
+    def product(self, rows: Reals) -> Reals:
+        """float64[n, leaving], the rows float64[n, entering] times the matrix; NaN for a row that is not finite."""
         with np.errstate(invalid="ignore"):
-            scaled *= self.rows
-        numbers, scale, finite = whole(scaled, self.bits)
-        found: Reals = numbers @ self.numbers
-        found *= scale[:, None]
+            scaled = rows * self.rows
+        finite = round_in_place(scaled, sizes(scaled), self.bits)
+        found = self.multiply(scaled, self.numbers)
         found *= self.columns
         if not self.finite:
             found[:] = np.nan
-        found[~finite] = np.nan
+        if not finite.all():
+            found[~finite] = np.nan
         return found
 
 

@@ -47,7 +47,8 @@ Proof. Write u = 2^-53, g(k) = k u / (1 - k u), and C for the clip norm. Every m
 2. It is held as exact numbers: float32 coordinates, whole numbers times a power of two, or the outer product of two such
    vectors. Its squared norm is computed in float64, by rule 1 with the same bits in every batch. With p <= 2^32 coordinates the
    relative error is below g(p + 8) < 2^-20, and that of the norm below 2^-21. Nothing overflows or underflows on the way: squares
-   of float32 lie between 2^-298 and 2^256, products of two sums of such between 2^-596 and 2^576.
+   of float32 lie between 2^-298 and 2^256, products of two sums of such between 2^-596 and 2^576, squares of a convolution's
+   gradients between 2^-692 and 2^592.
 3. `clip_factors` gives f <= min(1, C / norm) (1 + u)^2, so that f times the gradient has a norm of at most C (1 + 2^-20), and
    zero where the norm is not finite; such a gradient is set to zero beforehand. By rules 1 and 2, f has the same bits in every
    batch. No batch's size goes into any of it: nothing is divided by the number of rows.

@@ -49,7 +49,7 @@ def on_grid(total: Array, clip_norm: float) -> NDArray[np.int64]:
     Raises InvalidInput where the sum is not finite, or larger than any sum of clipped gradients.
     """
     scaled = np.asarray(total, np.float64) * (2.0 ** grid_bits(total.size) / clip_norm)
-    if not (np.abs(scaled) < 2.0**62).all():
+    if not (scaled.max(initial=0.0) < 2.0**62 and scaled.min(initial=0.0) > -(2.0**62)):  # not so for NaN either
         raise InvalidInput("A sum of clipped gradients is finite, and far below 2^42 clip norms; this one is not.")
     np.rint(scaled, out=scaled)
     return scaled.astype(np.int64)

@@ -22,7 +22,7 @@ from manent.core.training import LocalTraining, Trained, descend_privately
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array, Block, Entry, Layout, Vector
 from manent.models.checks import check_numbers, check_rows, check_targets
-from manent.models.exact import bits_for, squares, whole
+from manent.models.exact import squares
 
 try:
     import jax
@@ -185,10 +185,10 @@ class JaxModel:
             count = np.asarray(len(x), np.int32)
             arrays = padded(x, most), padded(y, most)
             gradients, losses = self._programs.run("clipped", self._alone, vector, *arrays, count)
-            numbers, scale, finite = whole(np.asarray(gradients)[: len(x)], bits_for(self.layout.size))
-            sizes = squares(numbers) * (scale * scale)
-            sizes[~finite] = np.nan
-            total += (clip_factors(sizes, clip_norm) * scale) @ numbers
+            numbers = np.asarray(gradients)[: len(x)].astype(np.float64)
+            sizes = squares(numbers)
+            numbers[~np.isfinite(sizes)] = 0
+            total += clip_factors(sizes, clip_norm) @ numbers
             loss += float(np.asarray(losses)[: len(x)].sum(dtype=np.float64))
         return total, loss
 

@@ -40,6 +40,7 @@ from manent.core.metrics import Task
 from manent.core.training.dpsgd import clip_factors
 from manent.core.vectors import Array
 from manent.models import chain as exact
+from manent.models.exact import Reals
 from manent.models.torch.network import Network, explained, tensor
 from manent.models.torch.random import seeded
 from manent.models.torch.stack import hooked, pool_before_relu
@@ -167,10 +168,10 @@ class Clipped:
                 weight, added = views[id(layer.weight)]
                 bias, added_bias = (None, None) if layer.bias is None else views[id(layer.bias)]
                 if isinstance(layer, nn.Linear):
-                    layers.append(exact.Dense(weight.T, bias, added.T, added_bias))
+                    layers.append(exact.Dense(weight.T, bias, added.T, added_bias, _multiply))
                 else:
                     padding = _pair(layer.padding)
-                    layers.append(exact.Convolution(weight, bias, _pair(layer.stride), padding, (added, added_bias)))
+                    layers.append(exact.Convolution(weight, bias, _pair(layer.stride), padding, (added, added_bias), _multiply))
             elif isinstance(layer, nn.MaxPool2d):
                 layers.append(_MaxPool(layer))
             elif isinstance(layer, nn.Flatten):
@@ -180,20 +181,30 @@ class Clipped:
         return layers
 
 
+def _multiply(a: Reals, b: Reals, out: Reals | None = None) -> Reals:
+    """As `models.exact.multiply`, in as many threads as torch has: in a worker that is one."""
+    into = None if out is None else torch.from_numpy(out)
+    found: Reals = torch.matmul(tensor(a), tensor(b), out=into).numpy()
+    return found
+
+
 class _MaxPool:
-    """Torch's own pooling: it selects numbers, and its backward pass adds slopes one after another, so both are exact."""
+    """Torch's own pooling: it selects numbers, and its backward pass adds slopes one after another, so both are exact.
+
+    With channels last in memory it is ten times as fast.
+    """
 
     def __init__(self, layer: nn.MaxPool2d) -> None:
         self.setting = [_pair(layer.kernel_size), _pair(layer.stride), (0, 0), (1, 1), False]
 
     def forward(self, x: Array) -> Array:
-        self.x = torch.from_numpy(np.ascontiguousarray(x))
+        self.x = tensor(x).contiguous(memory_format=torch.channels_last)
         y, self.where = torch.ops.aten.max_pool2d_with_indices(self.x, *self.setting)
         found: Array = y.numpy()
         return found
 
     def backward(self, slope: Array) -> Array:
-        given = torch.from_numpy(np.ascontiguousarray(slope))
+        given = torch.from_numpy(slope).contiguous(memory_format=torch.channels_last)
         found: Array = torch.ops.aten.max_pool2d_with_indices_backward(given, self.x, *self.setting, self.where).numpy()
         return found
 

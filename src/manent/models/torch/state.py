@@ -53,7 +53,7 @@ class _Slot:
     @property
     def simple(self) -> bool:
         """Whether the value cannot change in place."""
-        return isinstance(self.value, _SIMPLE)
+        return _fixed(self.value)
 
     @property
     def large(self) -> bool:
@@ -133,6 +133,10 @@ class Kept:
 
     def _copy(self, values: dict[int, Any]) -> dict[int, Any]:
         return copy.deepcopy(values, dict(self._fixed))
+
+
+def _fixed(value: object) -> bool:
+    return isinstance(value, _SIMPLE) or (type(value) is tuple and all(map(_fixed, value)))
 
 
 def _slots(parts: list[tuple[str, nn.Module]], without: tuple[str, ...]) -> list[_Slot]:
