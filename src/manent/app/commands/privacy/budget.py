@@ -34,6 +34,15 @@ def budget(
         tuple[float, float] | None,
         typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OBSERVER",
+            help="With --open: against whom it holds: server, clients, public, colluders or 'server and colluders'; "
+            "may be repeated. "
+            "(default: clients, the public, and whom else a study's noise is to protect from)",
+        ),
+    ] = None,
     settle: Settle = None,
     released: Released = None,
     as_json: AsJson = False,
@@ -42,6 +51,7 @@ def budget(
 
     [dim]manent budget ledger.db --open hospitals --epsilon 8 --delta 1e-6
     manent budget ledger.db --open clinic --epsilon 8 --delta 1e-6 --period 1 30
+    manent budget ledger.db --open clinic --epsilon 8 --delta 1e-6 --against server --against public
     manent budget ledger.db --study my_study.py
     manent budget ledger.db --settle 0123456789abcdef0123456789abcdef --released 3[/]
     """
@@ -54,10 +64,10 @@ def budget(
     if give is not None:
         if epsilon is None or delta is None:
             raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
-        options: Any = {"privacy_unit": unit, "neighboring_relation": relation}
+        options: Any = {"privacy_unit": unit, "neighboring_relation": relation, "against": tuple(against) if against else None}
         book.open(give, Budget(epsilon, delta, **options), None if period is None else Period(*period))
-    elif period is not None:
-        raise InvalidInput("--period goes with --open: a budget is not changed.")
+    elif period is not None or against:
+        raise InvalidInput(f"--{'against' if against else 'period'} goes with --open: a budget is not changed.")
     by_hand(book, settle, released)
     planned = None if study is None else _planned(book, study)
     rows = [
@@ -115,6 +125,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         numbers = (f"{row[name]:.4g}" for name in ("budget", "spent", "reserved", "left"))
         protected = f"each {row['privacy_unit']}, {row['neighboring_relation']}, delta {row['delta']:g}"
+        if "against" in row:
+            protected += f", against {', '.join(row['against'])}"
         if "period" in row:
             rate = row["period"]
             protected += f"; {rate['spent']:.4g} of {rate['epsilon']:g} in the last {rate['days']:g} days"
