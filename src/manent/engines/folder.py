@@ -179,7 +179,7 @@ class RunFolder:
         told = (None if release is None else tuple(release), tuple((log, row) for log, row in facts.get("rows", ())))
         return Checkpoint(arrays, progress, current, facts["elapsed"], losses, facts["lengths"], facts.get("released", 0), *told)
 
-    def _stored(self, path: Path) -> tuple[Row, Arrays]:
+    def _stored(self, path: Path) -> tuple[Row, dict[str, Array]]:
         """What a checkpoint holds, once its digest agrees. One of an older version has no digest."""
         try:
             with safe_open(path, "numpy") as file:

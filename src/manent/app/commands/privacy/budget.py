@@ -18,6 +18,16 @@ from manent.core.errors import InvalidInput
 if TYPE_CHECKING:
     from manent.accounting import Account, Ledger
 
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OBSERVER",
+        help="With --open: against whom it holds: server, clients, public, colluders or 'server and colluders'; "
+        "may be repeated. "
+        "(default: clients, the public, and whom else a study's noise is to protect from)",
+    ),
+]
+
 
 def budget(
     ledger: Annotated[str, typer.Argument(metavar="LEDGER", help="The ledger's SQLite file, or the URL of its database.")],
@@ -34,15 +44,7 @@ def budget(
         tuple[float, float] | None,
         typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
     ] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="OBSERVER",
-            help="With --open: against whom it holds: server, clients, public, colluders or 'server and colluders'; "
-            "may be repeated. "
-            "(default: clients, the public, and whom else a study's noise is to protect from)",
-        ),
-    ] = None,
+    against: Against = None,
     settle: Settle = None,
     released: Released = None,
     as_json: AsJson = False,
