@@ -27,6 +27,10 @@ Against = Annotated[
         "(default: clients, the public, and whom else a study's noise is to protect from)",
     ),
 ]
+Rate = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
+]
 
 
 def budget(
@@ -40,10 +44,7 @@ def budget(
     delta: Annotated[float | None, typer.Option(help="With --open.")] = None,
     unit: Annotated[str, typer.Option(help="With --open: client or example.")] = "client",
     relation: Relation = "add_or_remove",
-    period: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
-    ] = None,
+    period: Rate = None,
     against: Against = None,
     settle: Settle = None,
     released: Released = None,
@@ -53,7 +54,6 @@ def budget(
 
     [dim]manent budget ledger.db --open hospitals --epsilon 8 --delta 1e-6
     manent budget ledger.db --open clinic --epsilon 8 --delta 1e-6 --period 1 30
-    manent budget ledger.db --open clinic --epsilon 8 --delta 1e-6 --against server --against public
     manent budget ledger.db --study my_study.py
     manent budget ledger.db --settle 0123456789abcdef0123456789abcdef --released 3[/]
     """
@@ -66,7 +66,7 @@ def budget(
     if give is not None:
         if epsilon is None or delta is None:
             raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
-        options: Any = {"privacy_unit": unit, "neighboring_relation": relation, "against": tuple(against) if against else None}
+        options: Any = {"privacy_unit": unit, "neighboring_relation": relation, "against": tuple(against or ()) or None}
         book.open(give, Budget(epsilon, delta, **options), None if period is None else Period(*period))
     elif period is not None or against:
         raise InvalidInput(f"--{'against' if against else 'period'} goes with --open: a budget is not changed.")
