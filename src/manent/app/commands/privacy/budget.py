@@ -57,19 +57,14 @@ def budget(
     manent budget ledger.db --study my_study.py
     manent budget ledger.db --settle 0123456789abcdef0123456789abcdef --released 3[/]
     """
-    from manent.accounting import Budget, Ledger, Period
+    from manent.accounting import Ledger
     from manent.storage import is_url, open_store
 
     if give is None and not is_url(ledger) and not Path(ledger).is_file():
         raise InvalidInput(f"There is no ledger at {ledger}; create one with --open DATA_SET --epsilon E --delta D.")
     book = Ledger(open_store(ledger))
-    if give is not None:
-        if epsilon is None or delta is None:
-            raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
-        options: Any = {"privacy_unit": unit, "neighboring_relation": relation, "against": tuple(against or ()) or None}
-        book.open(give, Budget(epsilon, delta, **options), None if period is None else Period(*period))
-    elif period is not None or against:
-        raise InvalidInput(f"--{'against' if against else 'period'} goes with --open: a budget is not changed.")
+    options: Any = {"privacy_unit": unit, "neighboring_relation": relation, "against": tuple(against or ()) or None}
+    _open(book, give, (epsilon, delta), options, period)
     by_hand(book, settle, released)
     planned = None if study is None else _planned(book, study)
     rows = [
@@ -84,6 +79,23 @@ def budget(
     if planned is not None:
         verdict = "it fits" if planned["fits"] else f"it does NOT fit. {planned['wait']}".strip(" .")
         typer.echo(f"{study} would take {planned['data_set']} from {planned['before']:.4g} to {planned['after']:.4g}: {verdict}.")
+
+
+def _open(
+    book: Ledger, name: str | None, most: tuple[float | None, float | None], options: Any, period: tuple[float, float] | None
+) -> None:
+    """Give a data set its budget, where one is named. Raises InvalidInput for what goes with a name alone."""
+    from manent.accounting import Budget, Period
+
+    epsilon, delta = most
+    if name is None:
+        for option, given in (("against", options["against"]), ("period", period)):
+            if given:
+                raise InvalidInput(f"--{option} goes with --open: a budget is not changed.")
+        return
+    if epsilon is None or delta is None:
+        raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
+    book.open(name, Budget(epsilon, delta, **options), None if period is None else Period(*period))
 
 
 def _limits(account: Account) -> dict[str, Any]:
