@@ -43,6 +43,7 @@ def study(*layers):
         lambda: study(mn.Clip(1e300), mn.CentralNoise(noise_multiplier=1.0)),
         lambda: study(mn.Clip(1.0), mn.Discretize(grid=1e-320), mn.CentralNoise(noise_multiplier=1.0)),
         lambda: study(mn.AdaptiveClip(initial=1e-320), mn.CentralNoise(noise_multiplier=1.0)),
+        lambda: mn.DPSGD(clip_norm=1.0, sampling_probability=1e-320),
         lambda: mn.FixedPoint(limit="3"),
         lambda: mn.FixedPoint(step=1e-320),
     ],

@@ -39,5 +39,8 @@ def check_observers(owner: str, name: str, value: Any) -> tuple[ObserverName, ..
     for one in value:
         validate.one_of(owner, name, one, OBSERVERS)
     if not value or len(set(value)) < len(value):
-        raise InvalidInput(f"{owner} expects {name} to name at least one observer, and each once; found {validate.shown(value)}.")
+        raise InvalidInput(
+            f"{owner} expects {name} to name at least one observer, and each once; found {validate.shown(value)}. "
+            f"Write {name}=('server', 'public'), or leave it out."
+        )
     return tuple(value)

@@ -15,6 +15,7 @@ failures/           inputs of clients that failed
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -25,13 +26,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from manent.core.errors import InvalidInput
 from manent.core.vectors import Array, Arrays
 from manent.rounds.reducer import Progress
-from manent.storage.durable import sync_folder
+from manent.storage.durable import sync_file, sync_folder
 
 Row = dict[str, Any]
 PACKAGES = ("manent", "numpy", "scipy", "torch", "jax", "scikit-learn", "safetensors", "cryptography")
@@ -109,8 +111,13 @@ class RunFolder:
         (self.path / name).unlink(missing_ok=True)
 
     def read(self, name: str) -> Row:
-        """Read a JSON file."""
-        row: Row = json.loads((self.path / name).read_text())
+        """Read a JSON file. Raises InvalidInput where it does not hold an object."""
+        try:
+            row = json.loads((self.path / name).read_text())
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise self.damaged(name)
         return row
 
     def write_text(self, name: str, text: str) -> None:
@@ -123,9 +130,12 @@ class RunFolder:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def rows(self, log: str) -> list[Row]:
-        """All rows of a log; none where there is no such file."""
+        """All rows of a log; none where there is no such file. Raises InvalidInput for one that was not written here."""
         path = self.path / log
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError:
+            raise self.damaged(log) from None
 
     def save(self, checkpoint: Checkpoint, durable: bool = True) -> None:
         """Replace the checkpoint in one step; with `durable`, it is on the disk when this returns."""
@@ -138,27 +148,57 @@ class RunFolder:
             "release": checkpoint.release,
             "rows": checkpoint.rows,
         }
-        data = save({**checkpoint.arrays, "current": checkpoint.current}, {"facts": json.dumps(facts)})
+        if durable:
+            for log in checkpoint.lengths:
+                if (self.path / log).exists():
+                    sync_file(self.path / log)
+        arrays, words = {**checkpoint.arrays, "current": checkpoint.current}, json.dumps(facts)
+        data = save(arrays, {"facts": words, "digest": _digest(arrays, words)})
         self._replace(self.path / "checkpoint.safetensors", data, durable)
 
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, or None. The logs are cut back to what they held when it was made."""
+        """The last checkpoint, or None. The logs are cut back to what they held when it was made.
+
+        Raises InvalidInput for a checkpoint that was damaged or altered, and for a log that lost rows.
+        """
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             for log in ("history.jsonl", "probe.jsonl"):
                 (self.path / log).unlink(missing_ok=True)
             return None
-        with safe_open(path, "numpy") as file:
-            facts = json.loads(file.metadata()["facts"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        facts, arrays = self._stored(path)
+        held = self.lengths()
         for log, length in facts["lengths"].items():
-            if (self.path / log).exists():
+            if held[log] < length:
+                raise self.damaged(log)
+            if length < held[log]:
                 os.truncate(self.path / log, length)
         progress = Progress(**{**facts["progress"], "answered": frozenset(), "lost": frozenset()})
         current = arrays.pop("current")
         losses, release = tuple(facts["losses"]), facts.get("release")
         told = (None if release is None else tuple(release), tuple((log, row) for log, row in facts.get("rows", ())))
         return Checkpoint(arrays, progress, current, facts["elapsed"], losses, facts["lengths"], facts.get("released", 0), *told)
+
+    def _stored(self, path: Path) -> tuple[Row, dict[str, Array]]:
+        """What a checkpoint holds, once its digest agrees. One of an older version has no digest."""
+        try:
+            with safe_open(path, "numpy") as file:
+                meta = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError:
+            raise self.damaged(path.name) from None
+        words = meta.get("facts", "")
+        if not words or meta.get("digest", _digest(arrays, words)) != _digest(arrays, words):
+            raise self.damaged(path.name)
+        facts: Row = json.loads(words)
+        return facts, arrays
+
+    def damaged(self, name: str) -> InvalidInput:
+        """The error for a file that the run did not write so."""
+        return InvalidInput(
+            f"{self.path / name} is not what the run wrote: it was damaged, or altered. Restore the folder from a sound copy, "
+            f"or begin a new run in another folder."
+        )
 
     def lengths(self) -> dict[str, int]:
         """The present size of each log, in bytes."""
@@ -176,6 +216,15 @@ class RunFolder:
         os.replace(part, path)
         if durable:
             sync_folder(self.path)
+
+
+def _digest(arrays: Arrays, words: str) -> str:
+    """SHA-256 of a checkpoint's words, and of its arrays by name."""
+    found = hashlib.sha256(words.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(json.dumps([name, array.dtype.str, array.shape]).encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def environment(fingerprint: str) -> Row:

@@ -78,9 +78,7 @@ class Spending:
             )
         name = data_set_name(data_set)
         event = plan.privacy.charged(ledger.account(name).budget.against)
-        noted = (
-            None if folder is None or not (folder.path / RESERVATION).exists() else str(folder.read(RESERVATION)["reservation"])
-        )
+        noted = None if folder is None else _noted(folder)
         kept = None if noted is None else _found(ledger, noted, must=released > 0)
         if kept is not None and (kept.data_set, kept.event) == (name, event):
             return cls(plan, released, ledger, kept)
@@ -137,6 +135,16 @@ class Spending:
         each = uses(self.plan, self._reservation.event)
         nothing, unrecorded = "nothing was released", "of a release whose process was interrupted"
         settle(self._ledger, self._reservation, self.released, each, nothing=nothing, unrecorded=unrecorded)
+
+
+def _noted(folder: RunFolder) -> str | None:
+    """The id that a run folder notes, or None. Raises InvalidInput for a note that is none."""
+    if not (folder.path / RESERVATION).exists():
+        return None
+    noted = folder.read(RESERVATION).get("reservation")
+    if not isinstance(noted, str):
+        raise folder.damaged(RESERVATION)
+    return noted
 
 
 def _found(ledger: Ledger, id: str, must: bool) -> Reservation | None:

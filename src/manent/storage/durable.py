@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 
+def sync_file(path: Path) -> None:
+    """Return once what a file holds is on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Return once the names in a folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)

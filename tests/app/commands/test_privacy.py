@@ -238,3 +238,18 @@ def test_a_budget_with_a_period_says_when_a_study_fits(tmp_path):
     assert not (tmp_path / "run").exists()
     assert manent("budget", ledger, "--period", "1", "7").exit_code == 2
     assert manent("budget", ledger, "--open", "more", "--epsilon", "1", "--delta", "1e-3", "--period", "2", "7").exit_code == 2
+
+
+def test_a_budget_says_against_whom_it_holds(tmp_path):
+    ledger = str(tmp_path / "ledger.db")
+    opened = ("budget", ledger, "--open", "patients", "--epsilon", "8", "--delta", "1e-3")
+    whom = ("--against", "server", "--against", "public")
+    assert manent(*opened, *whom).exit_code == 0
+    (row,) = json.loads(manent("budget", ledger, "--json").stdout)["data_sets"]
+    assert row["against"] == ["server", "public"]
+    assert "against server, public" in " ".join(manent("budget", ledger).stdout.split())
+    assert manent(*opened).exit_code == 2  # another budget than it has
+    assert manent("budget", ledger, "--against", "server").exit_code == 2
+    for wrong in (("nobody",), ("server", "server")):
+        named = [word for name in wrong for word in ("--against", name)]
+        assert manent("budget", ledger, "--open", "more", "--epsilon", "8", "--delta", "1e-3", *named).exit_code == 2

@@ -147,9 +147,10 @@ def test_a_process_that_has_just_started_closes_nothing_at_once(tmp_path):
     assert world.study(hash).round == 2
 
 
-def test_a_study_that_every_site_refuses_fails_with_their_reasons(tmp_path):
+@pytest.mark.parametrize("secret", [False, True])
+def test_a_study_that_every_site_refuses_fails_with_their_reasons(tmp_path, secret):
     world = World(tmp_path, 3)
-    hash = world.submit(study_of())
+    hash = world.submit(study_of(cohort=mn.Cohort(sampling_probability=0.5), **PRIVATE) if secret else study_of())
     world.tick()
     for index, identity in enumerate(world.identities):
         decide(world.rounds, hash, identity.public_hex, False, f"reason {index}")

@@ -132,6 +132,7 @@ class DPSGD:
             )
         if q is not None:
             validate.fraction("DPSGD", "sampling_probability", q, zero=False)
+            validate.within("DPSGD", "sampling_probability", q, validate.SMALLEST, 1.0)
         if self.examples is not None:
             validate.count("DPSGD", "examples", self.examples, ", the declared, public number of a client's examples")
 

@@ -182,8 +182,10 @@ class Rounds:
         refused = [f"{members[public]}: {reason}" for public, (yes, reason) in sorted(decided.items()) if not yes]
         waiting = len(members) - len(decided)
         late = self.clock() >= study.since + self.settings.deciding
-        if len(accepted) + waiting < plan.gathering.minimum or (late and len(accepted) < plan.gathering.minimum):
-            why = f"{len(accepted)} of {len(members)} sites take part; at least {plan.gathering.minimum} are needed."
+        # A secret cohort may be empty and has no minimum, and its history would not tell that nobody ever took part.
+        needed = max(1, plan.gathering.minimum)
+        if len(accepted) + waiting < needed or (late and len(accepted) < needed):
+            why = f"{len(accepted)} of {len(members)} sites take part; at least {needed} {'is' if needed == 1 else 'are'} needed."
             self.fail(study, " ".join([why, *refused]))
         elif room and (late or not waiting):
             self._begin(study, plan)

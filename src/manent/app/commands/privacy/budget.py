@@ -18,6 +18,20 @@ from manent.core.errors import InvalidInput
 if TYPE_CHECKING:
     from manent.accounting import Account, Ledger
 
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OBSERVER",
+        help="With --open: against whom it holds: server, clients, public, colluders or 'server and colluders'; "
+        "may be repeated. "
+        "(default: clients, the public, and whom else a study's noise is to protect from)",
+    ),
+]
+Rate = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
+]
+
 
 def budget(
     ledger: Annotated[str, typer.Argument(metavar="LEDGER", help="The ledger's SQLite file, or the URL of its database.")],
@@ -30,10 +44,8 @@ def budget(
     delta: Annotated[float | None, typer.Option(help="With --open.")] = None,
     unit: Annotated[str, typer.Option(help="With --open: client or example.")] = "client",
     relation: Relation = "add_or_remove",
-    period: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="EPSILON DAYS", help="With --open: also the most in any so many days; a rate within the budget."),
-    ] = None,
+    period: Rate = None,
+    against: Against = None,
     settle: Settle = None,
     released: Released = None,
     as_json: AsJson = False,
@@ -45,19 +57,14 @@ def budget(
     manent budget ledger.db --study my_study.py
     manent budget ledger.db --settle 0123456789abcdef0123456789abcdef --released 3[/]
     """
-    from manent.accounting import Budget, Ledger, Period
+    from manent.accounting import Ledger
     from manent.storage import is_url, open_store
 
     if give is None and not is_url(ledger) and not Path(ledger).is_file():
         raise InvalidInput(f"There is no ledger at {ledger}; create one with --open DATA_SET --epsilon E --delta D.")
     book = Ledger(open_store(ledger))
-    if give is not None:
-        if epsilon is None or delta is None:
-            raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
-        options: Any = {"privacy_unit": unit, "neighboring_relation": relation}
-        book.open(give, Budget(epsilon, delta, **options), None if period is None else Period(*period))
-    elif period is not None:
-        raise InvalidInput("--period goes with --open: a budget is not changed.")
+    options: Any = {"privacy_unit": unit, "neighboring_relation": relation, "against": tuple(against or ()) or None}
+    _open(book, give, (epsilon, delta), options, period)
     by_hand(book, settle, released)
     planned = None if study is None else _planned(book, study)
     rows = [
@@ -72,6 +79,23 @@ def budget(
     if planned is not None:
         verdict = "it fits" if planned["fits"] else f"it does NOT fit. {planned['wait']}".strip(" .")
         typer.echo(f"{study} would take {planned['data_set']} from {planned['before']:.4g} to {planned['after']:.4g}: {verdict}.")
+
+
+def _open(
+    book: Ledger, name: str | None, most: tuple[float | None, float | None], options: Any, period: tuple[float, float] | None
+) -> None:
+    """Give a data set its budget, where one is named. Raises InvalidInput for what goes with a name alone."""
+    from manent.accounting import Budget, Period
+
+    epsilon, delta = most
+    if name is None:
+        for option, given in (("against", options["against"]), ("period", period)):
+            if given:
+                raise InvalidInput(f"--{option} goes with --open: a budget is not changed.")
+        return
+    if epsilon is None or delta is None:
+        raise InvalidInput("--open needs --epsilon and --delta: the budget of the data set.")
+    book.open(name, Budget(epsilon, delta, **options), None if period is None else Period(*period))
 
 
 def _limits(account: Account) -> dict[str, Any]:
@@ -115,6 +139,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         numbers = (f"{row[name]:.4g}" for name in ("budget", "spent", "reserved", "left"))
         protected = f"each {row['privacy_unit']}, {row['neighboring_relation']}, delta {row['delta']:g}"
+        if "against" in row:
+            protected += f", against {', '.join(row['against'])}"
         if "period" in row:
             rate = row["period"]
             protected += f"; {rate['spent']:.4g} of {rate['epsilon']:g} in the last {rate['days']:g} days"
