@@ -1,6 +1,7 @@
 """Mutation of the privacy path: single faults are planted in a copy of the source, and the tests that should see each must fail.
 
     python benchmarks/mutants.py --json
+    python benchmarks/mutants.py --area crypto     # those of one table
     python benchmarks/mutants.py --only noise      # those whose name, file or tests hold this text
     python benchmarks/mutants.py --list
 
@@ -244,15 +245,15 @@ def measure(faults: list[Fault], jobs: int, checked: bool) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", help="only faults whose name, area, file or tests hold this text")
+    parser.add_argument("--area", choices=sorted(path.stem for path in TABLES.glob("*.toml")), help="only the faults of one table")
     parser.add_argument("--jobs", type=int, default=2, help="how many faults at a time")
     parser.add_argument("--list", action="store_true", help="say which faults there are, and check their anchors")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests without a fault first")
     parser.add_argument("--json", action="store_true", help="print one line of JSON last")
     options = parser.parse_args()
     try:
-        faults = [
-            one for one in table() if not options.only or options.only in " ".join((one.name, one.area, one.file, *one.tests))
-        ]
+        faults = [one for one in table() if options.area in (None, one.area)]
+        faults = [one for one in faults if not options.only or options.only in " ".join((one.name, one.area, one.file, *one.tests))]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -273,7 +274,7 @@ def main() -> int:
     for name in ("survivors", "hung", "broken", "not_equivalent"):
         for one in found[name]:
             print(f"{name}: {one['name'] + ': ' + one['said'] if isinstance(one, dict) else one}")
-    common.keep(None if options.only else "mutants", found, options.json)
+    common.keep(None if options.only or options.area else "mutants", found, options.json)
     return int(bool(found["survivors"] or found["hung"] or found["broken"] or found["not_equivalent"]))
 
 
