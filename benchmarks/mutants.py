@@ -245,7 +245,9 @@ def measure(faults: list[Fault], jobs: int, checked: bool) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", help="only faults whose name, area, file or tests hold this text")
-    parser.add_argument("--area", choices=sorted(path.stem for path in TABLES.glob("*.toml")), help="only the faults of one table")
+    parser.add_argument(
+        "--area", choices=sorted(path.stem for path in TABLES.glob("*.toml")), help="only the faults of one table"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many faults at a time")
     parser.add_argument("--list", action="store_true", help="say which faults there are, and check their anchors")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests without a fault first")
@@ -253,7 +255,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         faults = [one for one in table() if options.area in (None, one.area)]
-        faults = [one for one in faults if not options.only or options.only in " ".join((one.name, one.area, one.file, *one.tests))]
+        faults = [
+            one for one in faults if not options.only or options.only in " ".join((one.name, one.area, one.file, *one.tests))
+        ]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
