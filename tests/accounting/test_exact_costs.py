@@ -252,3 +252,49 @@ def test_errors_are_paid_from_delta_for_every_release():
         assert found == pytest.approx(exact, rel=1e-6)
     correlated = epsilon(ac.MatrixFactorisation(2.0, 20, 2, 10, 1e-7), 1e-5, A).epsilon
     assert correlated == pytest.approx(epsilon(ac.Gaussian(2.0), 1e-5 - (1 + math.exp(correlated)) * 1e-7, A).epsilon, rel=1e-6)
+
+
+def test_who_leaves_a_full_sample_makes_room():
+    """Of 100 units, all but one of which send -1, about 99 are drawn and 50 kept. Without the one that sends 1, its place is taken.
+
+    So with probability one half the sum moves by 2: that is a sample of noise with half the multiplier, and epsilon is not below.
+    """
+    event = ac.Sampled(ac.Gaussian(2.0), ac.TruncatedPoisson(0.99, 50, 100))
+
+    def delta(cost: float, q: float = 0.5) -> float:
+        t = 0.5 + math.log((math.exp(cost) - 1 + q) / q)  # from here on, the mixture is above e^cost times the other
+        beyond, moved = stats.norm.sf(t), stats.norm.sf(t - 1)
+        return float((1 - q) * beyond + q * moved - math.exp(cost) * beyond)
+
+    for accountant in ("auto", "pld"):
+        found = epsilon(event, 1e-5, A, accountant).epsilon
+        assert delta(found) < 1e-5
+        assert found > epsilon(ac.Gaussian(2.0), 1e-5, A).epsilon * 1.5
+
+
+def test_a_pure_release_beside_noise_adds_all_of_its_loss():
+    """Randomised response beside a Gaussian release: of each answer, the Gaussian's delta at epsilon less the answer's loss."""
+    yes, no = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(1.0))
+    event = ac.Composed((ac.PureRelease(1.0, A), ac.Gaussian(2.0)))
+    for adaptive in (False, True):
+        found = epsilon(event, 1e-5, A, adaptive=adaptive).epsilon
+        assert yes * gaussian_delta(2.0, found - 1) + no * gaussian_delta(2.0, found + 1) <= 1e-5
+        assert found <= (1 + epsilon(ac.Gaussian(2.0), 1e-5, A).epsilon) * (1 + 1e-9)
+
+
+def test_of_many_releases_none_is_left_out(monkeypatch):
+    monkeypatch.setattr(losses, "_AT_ONCE", 3)
+    one = losses.of_pure(0.1, 0.01)
+    for count in (2, 3, 7, 9):
+        exact = one.self_compose(count)
+        for cost in (0.0, 0.15, 0.1 * count - 0.05):
+            found = losses.many(one, count).get_delta_for_epsilon(cost)
+            assert found == pytest.approx(exact.get_delta_for_epsilon(cost), rel=1e-9)
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 1e-4])
+def test_calibrated_noise_keeps_to_its_target_and_comes_near(tolerance):
+    """Whatever a search's start and steps, on noise whose epsilon is a closed form."""
+    for target in (0.3, 1.0, 1.7, 4.2):
+        z = ac.calibrate(target, 1e-5, ac.Gaussian, A, tolerance=tolerance)
+        assert epsilon(ac.Gaussian(z), 1e-5, A).epsilon <= target < epsilon(ac.Gaussian(z / (1 + 2 * tolerance)), 1e-5, A).epsilon
