@@ -255,7 +255,7 @@ def test_errors_are_paid_from_delta_for_every_release():
 
 
 def test_who_leaves_a_full_sample_makes_room():
-    """Of 100 units, all but one of which send -1, about 99 are drawn and 50 kept. Without the one that sends 1, its place is taken.
+    """Of 100 units, all but one of which send -1, about 99 are drawn and 50 kept. Without the last one, its place is taken.
 
     So with probability one half the sum moves by 2: that is a sample of noise with half the multiplier, and epsilon is not below.
     """
