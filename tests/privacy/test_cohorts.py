@@ -34,7 +34,7 @@ def test_how_a_cohort_is_secretly_drawn(cohort, expected, where_clients_remember
 
 
 def test_who_knows_what_of_a_sample():
-    """Noise that tells the number leaves only a fixed size a secret; and what a member knows more is paid for, or it gets none."""
+    """Noise that tells the number leaves only a fixed size a secret. What members know more is paid for."""
     assert secrecy(None, False, 3, 1e-5) == Secrecy()
     assert secrecy(POISSON, True, 3, 1e-5) == secrecy(CUT, True, 3, 1e-5) == Secrecy()
     assert secrecy(POISSON, False, 3, 1e-5) == Secrecy(POISSON, POISSON, 0.0)
