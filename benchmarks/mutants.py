@@ -1,6 +1,7 @@
 """Mutation of the privacy path: single faults are planted in a copy of the source, and the tests that should see each must fail.
 
     python benchmarks/mutants.py --json
+    python benchmarks/mutants.py --area crypto     # those of one table
     python benchmarks/mutants.py --only noise      # those whose name, file or tests hold this text
     python benchmarks/mutants.py --list
 
@@ -15,15 +16,19 @@ A fault is killed where a test fails, and survives where all pass. One that chan
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -48,16 +53,34 @@ COPIED = (
 LONGEST = 400.0
 """Seconds that one fault's tests may take, generously, as machines are busy. A test that waits for ever needs a better test."""
 IMPORT_FAILED = 90
-_RUN = f"""
-import importlib, sys
-try:
-    [importlib.import_module(name) for name in sys.argv[1].split(",") if name]
-except BaseException as error:
-    print(type(error).__name__, error)
-    sys.exit({IMPORT_FAILED})
-import pytest
-sys.exit(pytest.main(sys.argv[2:]))
+_BREEDER = f"""
+import importlib, json, os, sys
+for name in ("numpy", "scipy.optimize", "scipy.special", "scipy.stats", "dp_accounting", "dp_accounting.pld", "pytest"):
+    importlib.import_module(name)
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.setsid()
+    said = os.open(asked["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0), os.dup2(said, 1), os.dup2(said, 2)
+    code = {IMPORT_FAILED}
+    try:
+        if asked["module"]:
+            importlib.import_module(asked["module"])
+    except BaseException as error:
+        print(type(error).__name__, error)
+    else:
+        import pytest
+        code = int(pytest.main(asked["options"]))
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
 """
+"""A process that has imported what is not manent's, and forks one child for each fault: imports take longer than most tests."""
 
 
 @dataclass(frozen=True)
@@ -142,25 +165,36 @@ class Copy:
         shared = ROOT.parent / "shared"
         if shared.exists() and not (folder.parent / "shared").exists():
             (folder.parent / "shared").symlink_to(shared)  # test vectors, where a checkout has them beside it
+        # Checked by the source's hash, as a fault may be planted within the same second.
+        compiled = ["-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "src"]
+        subprocess.run([sys.executable, *compiled], cwd=folder, check=True)
+        environment = os.environ | {"PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", _BREEDER]
+        self.breeder = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def test(self, tests: tuple[str, ...], module: str = "", first: bool = True) -> tuple[int | None, str]:
         """Exit code of pytest and the end of its output; None where it ran out of time. With `first` it stops at a failure."""
-        options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "--tb=line", *["-x"] * first]
-        command = [sys.executable, "-c", _RUN, module, *options, *tests]
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self.folder,
-                env=environment,
-                timeout=LONGEST if first else 4 * LONGEST,
-                capture_output=True,
-                text=True,
-            )
-        except subprocess.TimeoutExpired:
-            return None, ""
-        return done.returncode, (done.stdout + done.stderr)[-1500:]
+        options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "--tb=line", *["-x"] * first, *tests]
+        said = self.folder.parent / "said"
+        asking, telling = self.breeder.stdin, self.breeder.stdout
+        assert asking is not None
+        assert telling is not None
+        print(json.dumps({"module": module, "options": options, "said": str(said)}), file=asking, flush=True)
+        late, child = threading.Event(), int(telling.readline())
+
+        def end() -> None:
+            late.set()
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+
+        timer = threading.Timer(LONGEST if first else 4 * LONGEST, end)
+        timer.start()
+        code = int(telling.readline())
+        timer.cancel()
+        return None if late.is_set() else code, said.read_text(errors="replace")[-1500:]
 
     def run(self, fault: Fault) -> tuple[str, str]:
         """ "killed", "survived", "hung" or "broken", and the end of the output."""
@@ -216,11 +250,15 @@ def measure(faults: list[Fault], jobs: int, checked: bool) -> dict[str, Any]:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         copies = [Copy(Path(scratch) / f"job-{number}" / "tree") for number in range(jobs)]
-        failed = check_tests(copies, faults) if checked else []
-        if failed:
-            raise ValueError("Tests fail without any fault:\n" + "\n".join(failed))
-        print(f"tests without a fault: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-        found = run_all(copies, faults)
+        try:
+            failed = check_tests(copies, faults) if checked else []
+            if failed:
+                raise ValueError("Tests fail without any fault:\n" + "\n".join(failed))
+            print(f"tests without a fault: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            found = run_all(copies, faults)
+        finally:
+            for copy in copies:
+                copy.breeder.communicate()  # it ends with its input
     names = {outcome: [one["name"] for one in found if one["outcome"] == outcome] for outcome in ("survived", "hung", "broken")}
     counts = Counter(one["outcome"] for one in found)
     killed_equivalents = [
@@ -238,20 +276,25 @@ def measure(faults: list[Fault], jobs: int, checked: bool) -> dict[str, Any]:
         "notes": {fault.name: fault.equivalent for fault in faults if fault.equivalent},
         "areas": dict(sorted(Counter(one["area"] for one in found).items())),
         "seconds": round(time.monotonic() - start, 1),
+        "slowest": {one["name"]: one["seconds"] for one in sorted(found, key=lambda one: -one["seconds"])[:5]},
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", help="only faults whose name, area, file or tests hold this text")
+    parser.add_argument(
+        "--area", choices=sorted(path.stem for path in TABLES.glob("*.toml")), help="only the faults of one table"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many faults at a time")
     parser.add_argument("--list", action="store_true", help="say which faults there are, and check their anchors")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests without a fault first")
     parser.add_argument("--json", action="store_true", help="print one line of JSON last")
     options = parser.parse_args()
     try:
+        faults = [one for one in table() if options.area in (None, one.area)]
         faults = [
-            one for one in table() if not options.only or options.only in " ".join((one.name, one.area, one.file, *one.tests))
+            one for one in faults if not options.only or options.only in " ".join((one.name, one.area, one.file, *one.tests))
         ]
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -273,7 +316,7 @@ def main() -> int:
     for name in ("survivors", "hung", "broken", "not_equivalent"):
         for one in found[name]:
             print(f"{name}: {one['name'] + ': ' + one['said'] if isinstance(one, dict) else one}")
-    common.keep(None if options.only else "mutants", found, options.json)
+    common.keep(None if options.only or options.area else "mutants", found, options.json)
     return int(bool(found["survivors"] or found["hung"] or found["broken"] or found["not_equivalent"]))
 
 

@@ -48,6 +48,14 @@ def test_a_study_from_reservation_to_release():
     assert ledger.verify() == 3
 
 
+def test_no_more_releases_are_reserved_than_the_event_has():
+    ledger = opened()
+    for event, most in ((ROUNDS, 10), (ac.Gaussian(20.0), 1), (ac.Composed((ROUNDS, ac.Gaussian(9.0))), 11)):
+        with pytest.raises(mn.InvalidInput, match=f"at most {most} releases, as many as the event has; found {most + 1}"):
+            ledger.reserve("heart", event, releases=most + 1, **KNOWN)
+        assert ledger.reserve("heart", event, releases=most, **KNOWN)
+
+
 def test_what_is_asked_and_not_returned_stays_spent(tmp_path):
     """As after a crash: another process finds the reservation, and it counts."""
     opened(open_store(tmp_path / "ledger.db")).reserve("heart", ROUNDS, **KNOWN)

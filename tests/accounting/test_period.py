@@ -164,6 +164,22 @@ def test_what_runs_while_the_clock_is_set_back_counts_from_the_time_of_the_last_
     ran(ledger, large)
 
 
+def test_a_release_is_not_dated_back_by_a_clock_that_goes_back():
+    """A study that was over on day 50 counts until day 80, although the clock said day 5 when it released."""
+    ledger, clock = opened()
+    clock.days = 50
+    whole = ac.Repeated(ac.Gaussian(20.0), 20)
+    held = ledger.reserve("heart", whole, **KNOWN)
+    clock.days = 5
+    ledger.commit(held, "a total")
+    ledger.close(held)
+    clock.days = 60
+    with pytest.raises(BudgetSpent, match="any 30 days"):
+        ran(ledger, whole)
+    clock.days = 80
+    ran(ledger, whole)
+
+
 def test_a_period_is_given_once_and_lies_within_the_budget():
     ledger, _ = opened()
     ledger.open("heart", BUDGET, ac.Period(1.0, 30.0))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import manent as mn
+from manent import accounting as ac
 from manent.accounting import Ledger
 from manent.privacy import resolve
+from manent.privacy.guarantee import Privacy
 from manent.storage import MemoryStore
 from tests.cases.observed import Give, gaussian, units
 
@@ -83,7 +86,7 @@ def test_a_ledger_is_charged_for_the_dearest_that_its_budget_names(against: Any)
     assert privacy is not None
     name = "server" if against is None else against[0]
     assert ledger.account("given").spent == pytest.approx(
-        mn.accounting.epsilon(privacy.events[name], DELTA, "replace_one").epsilon  # type: ignore[index]
+        mn.ac.epsilon(privacy.events[name], DELTA, "replace_one").epsilon  # type: ignore[index]
     )
 
 
@@ -93,3 +96,13 @@ def test_a_ledger_against_a_server_refuses_what_does_not_protect_from_it() -> No
     declared = mn.Study(Give(4), 3, FIXED, [mn.Clip(1.0), mn.CentralNoise(8.0)])
     with pytest.raises(mn.Refused, match="Nothing protects from the server"):
         mn.simulate(declared, units(400), seed=1, workers=0, watcher=(), ledger=ledger)
+
+
+def test_of_those_who_are_named_the_dearest_is_charged() -> None:
+    events: dict[Any, Any] = {"clients": ac.Gaussian(1.0), "public": ac.Gaussian(2.0), "server": ac.Gaussian(1.5)}
+    plan = Privacy(1, "client", "zero_out", 1e-5, {}, events, ("clients", "public"), 1.0, {})
+    assert plan.event == events["clients"]
+    assert plan.charged(("public", "server")) == events["server"]
+    assert plan.charged(("public",)) == events["public"]
+    known: dict[Any, Any] = {"clients": ac.Sampled(events["public"], ac.Poisson(0.1)), "public": events["public"]}
+    assert replace(plan, events=known).event == events["public"]

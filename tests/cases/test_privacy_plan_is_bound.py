@@ -12,7 +12,7 @@ from manent.accounting.events import FixedSize, RoundedGaussian, released
 from manent.crypto import SigningKey, SystemRandom
 from manent.network.server.submitting import decide
 from manent.network.trust.identity import Identity
-from manent.network.wire.sums import StudySum, check_roster, client_party, make_call, read_call
+from manent.network.wire.sums import StudySum, check_count, check_roster, client_party, make_call, read_call
 from manent.privacy.check import resolve
 from manent.summation.parties.call import Roster
 from tests.network.world import SETTINGS, World, data_of, study_of
@@ -81,6 +81,17 @@ def test_a_client_goes_along_with_no_fewer_than_the_plan_needs(count):
     lie = replace(whole, terms=replace(whole.terms, clients=count))
     with pytest.raises(mn.ProtocolAbort, match=f"asks {count} clients"):
         client_party(plan, lie, sum, keys[0], roster, R, [])
+
+
+def test_a_client_goes_along_with_no_fewer_than_the_minimum_where_the_number_is_random():
+    plan = resolve(study_of(cohort=mn.Cohort(sampling_probability=0.5, minimum=4)), data_of(20))
+    for count in (4, 7, 20):
+        check_count(plan, 20, count)
+    for count in (1, 3):
+        with pytest.raises(mn.ProtocolAbort, match="needs 4 at least"):
+            check_count(plan, 20, count)
+    with pytest.raises(mn.ProtocolAbort, match="needs 5 at least"):  # too few are left of all
+        check_count(resolve(study_of(cohort=mn.Cohort(minimum=5)), data_of(20)), 3, 3)
 
 
 def test_without_noise_a_study_goes_on_with_fewer_but_not_below_its_cohort():

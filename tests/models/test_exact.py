@@ -10,7 +10,7 @@ import pytest
 
 from manent.core.examples import Examples
 from manent.core.training.dpsgd import clip_factors
-from manent.models.exact import Factor, bits_for, rounded, squares
+from manent.models.exact import EXACT, Factor, bits_for, rounded, squares
 
 
 def rows_of(seed: int, shape: tuple[int, ...], spread: int) -> Any:
@@ -136,3 +136,11 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     for cached in (1, 10_000, 1 << 30):
         monkeypatch.setattr(chain, "CACHED", cached)
         np.testing.assert_array_equal(model.clipped_gradient_sum(vector, data, 0.3)[0], whole)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3, 4, 5, 255, 256, 257, 784, 1 << 20, (1 << 20) + 1])
+def test_the_most_bits_whose_products_sum_up_exactly(terms):
+    bits = bits_for(terms)
+    assert terms * 4**bits <= 2**EXACT
+    next_power = 1 << max(terms - 1, 0).bit_length()
+    assert next_power * 4 ** (bits + 1) > 2**EXACT

@@ -53,6 +53,16 @@ def test_behind_a_clip_what_is_not_finite_becomes_zeros(plan):
     assert not found.lost
 
 
+def test_behind_a_clip_what_is_not_finite_leaves_what_the_client_has_kept():
+    plan = resolve(mn.Study(Known(True), 2, layers=(mn.Clip(0.5),)), DATA)
+    size, kept = plan.sums["one"].layout.size, np.ones(plan.own, np.float32)
+    good, bad = (checked(plan, "one", Contribution(np.full(size, x, np.float32), kept)) for x in (1, np.nan))
+    assert plan.own > 0
+    assert good.contribution.memory is kept
+    assert bad.not_finite
+    assert bad.contribution.memory is None
+
+
 def raising(group):
     if "b" in group:
         raise RuntimeError(f"asked {len(group)} at once")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -115,6 +118,26 @@ def test_of_a_private_sum_history_tells_what_was_expected():
     }  # fmt: skip
     assert abandoned_reason(PLAIN, "3 of 9 answered") == "3 of 9 answered"
     assert "9" not in abandoned_reason(ADAPTIVE, "3 of 9 answered")
+
+
+def test_of_a_private_sum_the_algorithm_is_told_what_was_expected():
+    told = []
+
+    class Telling:
+        def apply(self, arrays, assignment, given):
+            told.append((given.answers, given.divisor))
+            return arrays, {}
+
+        def assign(self, arrays, round, index):
+            return None
+
+    for plan in (ADAPTIVE, PLAIN):
+        state = first_state(plan, 3)
+        assignment, deaf = assignment_of(plan, state, 1, 0), replace(plan, study=SimpleNamespace(algorithm=Telling()))
+        total = np.zeros(plan.stacks["train"].layout.size, plan.stacks["train"].dtype)
+        for answers in (1, 9):
+            released(deaf, state, Progress(), assignment, total, answers, SystemRandom())
+    assert told == [(round(ADAPTIVE.divisor), ADAPTIVE.divisor)] * 2 + [(1, None), (9, None)]
 
 
 def test_events_are_followed_one_after_another():

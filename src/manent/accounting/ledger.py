@@ -210,8 +210,7 @@ class Ledger:
         check_unit(privacy_unit)
         check_relation(neighboring_relation)
         _check_asked(random, id)
-        most = event.releases if releases is None else releases
-        validate.count("reserve", "releases", most)
+        most = _most(event, releases)
         reservation = Reservation(id or Reservation.new_id(), data_set, event)
         row = {
             "kind": "reserve",
@@ -503,6 +502,19 @@ def _place(row: Mapping[str, Any]) -> str | None:
 
 def _text(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds")
+
+
+def _most(event: Event, releases: int | None) -> int:
+    """How many releases a reservation allows: as many as the event has, or as are asked for. Raises InvalidInput for more."""
+    if releases is None:
+        return event.releases
+    validate.count("reserve", "releases", releases)
+    if releases > event.releases:
+        raise InvalidInput(
+            f"reserve expects at most {event.releases:,} releases, as many as the event has; found {releases:,}. Reserve an event "
+            f"with more, or fewer releases."
+        )
+    return releases
 
 
 def _check_asked(random: PrivateRandom, id: object) -> None:

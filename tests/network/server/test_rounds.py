@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -343,6 +344,14 @@ def test_evaluation_counts_as_a_release_and_is_refused_where_it_could_not_be_cha
     assert sum(row["action"] == "release" for row in AuditLog(world.store).rows()) == 4 + 2
     with pytest.raises(mn.Refused, match="evaluate"):
         world.submit(study_of(**{**PRIVATE, "algorithm": evaluated}, name="private"))
+
+
+def test_no_sum_is_opened_beyond_what_the_study_accounts(tmp_path):
+    world = World(tmp_path, 4)
+    study = world.study(world.begin(study_of(**PRIVATE, rounds=2)))
+    world.service.rounds.open_sum(replace(study, released=1))
+    with pytest.raises(mn.Refused, match="accounts 2 releases, and that many were made"):
+        world.service.rounds.open_sum(replace(study, released=2))
 
 
 def test_replicas_take_turns_with_the_messages_of_one_sum(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import manent as mn
+from manent.network.wire.sums import read_call
 from tests.network.server.test_records import Site
 from tests.network.world import World, study_of
 
@@ -44,3 +45,18 @@ def test_every_sum_of_the_study_is_answered(site):
     places = [(r, i, n) for r in range(1, ROUNDS + 1) for i, n in enumerate(("train", "evaluate")[: 2 - r % 2])]
     assert len(places) == ROUNDS + ROUNDS // 2
     assert all(answers(site, *place) for place in places)
+
+
+def test_one_place_is_one_sum_whatever_its_kind(site):
+    assert answers(site, 2, 0, "train")
+    assert not answers(site, 2, 0, "evaluate")
+    assert answers(site, 2, 1, "evaluate")
+
+
+def test_what_was_uploaded_is_not_made_again_under_another_roster(site):
+    record, work = site.world.sum(site.hash), site.work()
+    task = work._begin(f"{site.hash}-1-0", "train", record.call, record.roster, record.assignment)
+    again = replace(read_call(site.plan, bytes.fromhex(record.call)), roster_number=task.roster + 1).body
+    assert work._renewed(task, again).roster == task.roster + 1
+    uploaded = replace(task, upload="ab" * 32)
+    assert work._renewed(uploaded, again) is uploaded

@@ -251,6 +251,16 @@ def test_while_a_sum_is_under_way_nothing_goes_back(site):
     assert site.books.spent == site.epsilon(ROUNDS)
 
 
+def test_a_study_that_is_settled_early_waits_for_the_sum_that_is_under_way(site):
+    site.wire.before_message = lambda: (_ for _ in ()).throw(test_records.Away("gone")) if site.wire.sent else None
+    with pytest.raises(test_records.Away):
+        site.work().run(site.world.study(site.hash).open)
+    assert any(task.study == site.hash for task in site.state.tasks())
+    site.account.finish(site.known)
+    assert site.books.spent == site.epsilon(ROUNDS)
+    assert site.account.ledger.running(site.account.ledger.find(site.known.reservation)[0])
+
+
 def test_a_server_that_ends_a_study_and_then_asks_on_gets_nothing(site):
     """What was given back may be spent by another study by then."""
     released(site)

@@ -486,6 +486,21 @@ def test_a_server_that_knows_the_sample_is_charged_without_sampling():
     assert charged(POLICY, Row(OPEN).decide().plan) is None
 
 
+def test_a_site_is_charged_against_whom_its_datas_budget_names():
+    plan, policy = Row(CENTRAL, policy=BY_CLIENT).decide().plan, policy_with({"privacy": {"against": []}, **BY_CLIENT})
+    rule = policy.data["heart"]
+
+    def against(*names):
+        budget = replace(rule.budget, against=names or None)
+        return replace(policy, data={"heart": replace(rule, budget=budget)})
+
+    assert charged(against(), plan, "heart") == plan.privacy.event
+    assert charged(against("public"), plan, "heart") == plan.privacy.events["public"]
+    assert charged(against("server"), plan) == plan.privacy.event  # whatever data
+    with pytest.raises(mn.Refused, match="Nothing protects from the server"):
+        charged(against("server"), plan, "heart")
+
+
 def test_conditions_alone():
     facts = Facts(NOON, True, load=0.9, mains_power=True)
     assert [refusal.rule for refusal in conditions(POLICY, facts)] == ["work.hours", "work.load"]
