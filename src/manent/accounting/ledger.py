@@ -511,8 +511,8 @@ def _most(event: Event, releases: int | None) -> int:
     validate.count("reserve", "releases", releases)
     if releases > event.releases:
         raise InvalidInput(
-            f"reserve expects at most {event.releases:,} releases, as many as the event has; found {releases:,}. Reserve an event "
-            f"with more, or fewer releases."
+            f"reserve expects at most {event.releases:,} releases, as many as the event has; found {releases:,}. Reserve an "
+            f"event with more, or fewer releases."
         )
     return releases
 
