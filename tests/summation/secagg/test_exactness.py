@@ -138,7 +138,7 @@ def test_as_many_as_the_threshold_are_enough_from_the_first_message_on():
         assert attempt.survivors == [1, 2, 3, 5, 6, 7]
 
 
-@pytest.mark.parametrize(("phase", "kind"), zip(("advertise", "share", "upload", "consent", "reveal"), ANSWERS, strict=True))
+@pytest.mark.parametrize(("phase", "kind"), [*zip(("advertise", "share", "upload", "consent", "reveal"), ANSWERS, strict=True)])
 def test_one_answer_fewer_than_the_minimum_ends_the_attempt_in_its_phase(phase, kind):
     attempt = Attempt(terms_of(9, threshold=6), 3)
     Network(attempt, silent=dict.fromkeys((0, 3, 4, 8), kind)).run()
