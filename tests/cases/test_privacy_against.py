@@ -86,7 +86,7 @@ def test_a_ledger_is_charged_for_the_dearest_that_its_budget_names(against: Any)
     assert privacy is not None
     name = "server" if against is None else against[0]
     assert ledger.account("given").spent == pytest.approx(
-        mn.ac.epsilon(privacy.events[name], DELTA, "replace_one").epsilon  # type: ignore[index]
+        mn.accounting.epsilon(privacy.events[name], DELTA, "replace_one").epsilon  # type: ignore[index]
     )
 
 

@@ -138,7 +138,18 @@ def test_as_many_as_the_threshold_are_enough_from_the_first_message_on():
         assert attempt.survivors == [1, 2, 3, 5, 6, 7]
 
 
-@pytest.mark.parametrize(("phase", "kind"), zip(("advertise", "share", "upload", "consent", "reveal"), ANSWERS, strict=True))
+def test_a_client_drops_every_secret_once_the_sum_is_closed():
+    """What it holds after a whole attempt: neither its own secrets, nor masks, nor the shares of others."""
+    attempt = Attempt(terms_of(5))
+    Network(attempt).run()
+    assert attempt.right_or_aborted()
+    for client in attempt.clients:
+        now = client._now
+        assert now is not None
+        assert not any((now.root, now.own_seed, now.channel_secret, now.mask_secrets, now.mask_keys, now.shares))
+
+
+@pytest.mark.parametrize(("phase", "kind"), [*zip(("advertise", "share", "upload", "consent", "reveal"), ANSWERS, strict=True)])
 def test_one_answer_fewer_than_the_minimum_ends_the_attempt_in_its_phase(phase, kind):
     attempt = Attempt(terms_of(9, threshold=6), 3)
     Network(attempt, silent=dict.fromkeys((0, 3, 4, 8), kind)).run()
