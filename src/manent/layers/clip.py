@@ -34,7 +34,7 @@ class Clip:
     | squares beyond float64 | the vector is scaled down all the same |
 
     Attributes:
-        norm: in the unit of the vector, from 1e-100 to 1e100: squares of what is near it are numbers of float64.
+        norm: in the unit of the vector, from 1e-50 to 1e50: squares of what is near it are numbers of float64.
         order: 2 for the Euclidean norm; 1 for the sum of sizes, which Laplace noise needs.
 
     Raises:

@@ -110,8 +110,9 @@ class Sqlite:
 
     def check(self, connection: sa.Connection) -> None:
         """See `Database`."""
-        application = connection.exec_driver_sql("PRAGMA application_id").scalar()
+        # In this order: another process may just be making the store, whose tables and mark come with one commit.
         tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
+        application = connection.exec_driver_sql("PRAGMA application_id").scalar()
         if tables and application != _APPLICATION:
             raise InvalidInput(f"{self.name} is a database of another program; name another file.")
 
