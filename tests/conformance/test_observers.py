@@ -66,6 +66,8 @@ def refused(summation: str, noise: str, cohort: str, relation: str, remembers: b
         return not (cohort == "cut" and remembers)  # no accountant bounds such a sample
     if relation != "add_or_remove":
         return False
+    if summation != "Plain":
+        return True  # whoever takes part learns who else does
     if cohort == "cut" and (remembers or noise == "central laplace"):
         return True  # nothing pays for what a client that was left out knows
     return noise in ("local", "local laplace", "shares") or cohort in ("fixed", "groups")

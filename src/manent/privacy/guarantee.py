@@ -225,6 +225,8 @@ def _relation(private: _Private, seen: Mapping[ObserverName, Seen]) -> Neighbori
     protected = [one for one in seen.values() if one.event is not None]
     tells = any(cost_of(stack).tells_number for stack in private.stacks(1.0, trial=True).values())
     shown = population_shown(cohort, tells, not any(one.knows_sample for one in protected))
+    if any(private.summation.seen_by(name).cohort for name, one in seen.items() if one.event is not None):
+        shown = shown or "Whoever takes part in a sum learns who else does."
     if budget is None:
         return usual_relation(cohort, shown)
     if budget.neighboring_relation == "add_or_remove" and shown is not None:
@@ -299,11 +301,20 @@ def _check_budget_fits(study: Study, clients: int, noise: Layer | None) -> None:
 _KNOWN = "The observer may know who was sampled, so sampling counts for nothing, and who took part is not hidden."
 
 
+_NUMBER = (
+    "How many clients there are, and the divisor, are public numbers that do not change with the one client more or less; that "
+    "it is on the roster is not hidden."
+)
+
+
 def _guarantee(seen: Seen, delta: float, relation: NeighboringRelation) -> Guarantee | None:
     if seen.event is None:
         return None
     found = guarantee(seen.event, delta, relation)
-    return replace(found, assumptions=(*found.assumptions, _KNOWN)) if seen.knows_sample else found
+    more: tuple[str, ...] = (_KNOWN,) if seen.knows_sample else ()
+    if relation == "add_or_remove":
+        more += (_NUMBER,)
+    return replace(found, assumptions=(*found.assumptions, *more)) if more else found
 
 
 @lru_cache(maxsize=1024)

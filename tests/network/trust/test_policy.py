@@ -322,7 +322,7 @@ TABLE = {
     "all data where examples must be": Row(SHARES, policy={**SHARED}),
     "noise of a trusted server": Row(CENTRAL, ("privacy.against",), BY_CLIENT),
     "noise of a server that is trusted": Row(
-        CENTRAL, policy={"privacy": {"against": ("clients", "public")}, **BY_CLIENT}
+        CENTRAL, policy={"privacy": {"against": ("clients", "public")}, **SHARED}
     ),
     "correlated noise, released whoever answers": Row(TREE, ("cohort.survivors",), CORRELATED),
     "correlated noise, where that may be": Row(TREE, policy={**CORRELATED, "cohort": {"minimum": 6, "survivors": 1}}),

@@ -29,7 +29,7 @@ class Plain:
         return PlainNetwork()
 
     def seen_by(self, observer: ObserverName) -> Sight:
-        """The server sees every vector, and who sent it. To others, the call to a sum names nobody, and no number."""
+        """The server sees every vector, and who sent it. To others, the call of a secret cohort names nobody, no number."""
         return Sight("every client's vector", True) if with_server(observer) else Sight("nothing but what is released", False)
 
     def minimum(self, most: int) -> int:
